@@ -1,0 +1,195 @@
+"""The command line: turns words into calls of the API, and errors into one screen and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from paretopress.api import Result, load_and_trace, open_result, resume_run, start_run
+from paretopress.config import RunConfig, parse_config, read_config
+from paretopress.demo import run_demo
+from paretopress.deploy.verify import verify_bundle
+from paretopress.errors import ConfigError, ParetopressError
+from paretopress.profile_model import profile_rows
+from paretopress.report.live import LiveView
+from paretopress.report.tables import front_table, profile_table
+from paretopress.status import run_status
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Press a model onto the Pareto front.")
+out, err = Console(), Console(stderr=True)
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN")]
+ModelOption = Annotated[str | None, typer.Option(help="file.py:factory, or torchvision:resnet18?weights=FILE&num_classes=10.")]
+DataOption = Annotated[str | None, typer.Option(help="file.py:factory, digits, fashion-mnist, folder:PATH, torchvision:CIFAR10?root=PATH.")]
+TrustOption = Annotated[bool, typer.Option("--trust", help="Allow reading pickles (.pt, .pth), which can run any code.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the session that is timed (default 1).")]
+
+
+@app.command()
+def demo(
+    minutes: Annotated[float, typer.Option(help="Time for the search.")] = 4.0,
+    run: Annotated[Path | None, typer.Option(help="New folder for the run.")] = None,
+    to: Annotated[Path | None, typer.Option(help="New folder for the bundle.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Train a small network on scikit-learn's digits, search for one twice as fast, export and verify it."""
+    folder = run or _new_run("demo")
+    with LiveView(out) as view:
+        result = run_demo(folder, view, minutes=minutes, seed=seed)
+    _show(result)
+    _export(result, to or folder / "bundle", None, None)
+
+
+@app.command()
+def search(
+    config: Annotated[Path | None, typer.Argument(help="TOML file that says the same as the options.", metavar="[CONFIG]")] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Upper bound on the p50 of one batch.")] = None,
+    speedup: Annotated[float | None, typer.Option(help="The bound as a ratio: baseline latency / X.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials.")] = None,
+    run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="guided, tpe, nsga2, nsga3 or random.")] = None,
+    threads: ThreadsOption = None,
+    trust: TrustOption = False,
+) -> None:
+    """Search for compressed versions of a model within a latency budget."""
+    asked = {
+        "model": model,
+        "data": data,
+        "seed": seed,
+        "sampler": sampler,
+        "trust": trust or None,
+        "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
+        "time": {"minutes": minutes, "hours": hours, "trials": trials},
+        "target": {"threads": threads},
+    }
+    settings = _merged(read_config(config) if config else None, asked)
+    if settings.model is None or settings.data is None:
+        raise ConfigError("a search needs a model and data", "Give --model and --data, or a TOML file that names them.")
+    with LiveView(out) as view:
+        result = start_run(settings, run or _new_run(config.stem if config else "search"), view)
+    _show(result)
+
+
+@app.command()
+def resume(run: RunArgument) -> None:
+    """Go on with a run that ended early."""
+    with LiveView(out) as view:
+        result = resume_run(run, view)
+    _show(result)
+
+
+@app.command()
+def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show where a run stands; reads only, so it never disturbs the run."""
+    value = run_status(run)
+    if as_json:
+        print(json.dumps(value, indent=2))
+        return
+    for name, shown in value.items():
+        out.print(f"{name.replace('_', ' ')}: {shown if not isinstance(shown, list) else '; '.join(map(str, shown)) or 'none'}", markup=False)
+
+
+@app.command()
+def front(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="Print front.json.")] = False) -> None:
+    """Show the front of a finished run."""
+    result = open_result(run)
+    if as_json:
+        print(json.dumps(result.front, indent=2))
+    else:
+        out.print(front_table(result.front))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="New folder for the bundle.")],
+    latency_ms: Annotated[float | None, typer.Option(help="The most accurate point within this bound.")] = None,
+    trial: Annotated[int | None, typer.Option(help="The point of this trial.")] = None,
+) -> None:
+    """Export a point of the front as a bundle that needs onnxruntime and numpy alone."""
+    if latency_ms is not None and trial is not None:
+        raise ConfigError(f"--latency-ms or --trial may be given, not both, but got {latency_ms} and {trial}")
+    _export(open_result(run), to, trial, latency_ms)
+
+
+@app.command()
+def verify(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", metavar="BUNDLE")]) -> None:
+    """Check a bundle's hashes, its parity and its self-check."""
+    checked = verify_bundle(bundle)
+    out.print(f"verified {bundle}: sha256 {checked.sha256[:16]}, {checked.samples} samples, largest difference {checked.max_difference:.2g}")
+    for warning in checked.warnings:
+        out.print(f"warning: {warning}", markup=False)
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Option(help="As for search.")],
+    data: Annotated[str, typer.Option(help="As for search.")],
+    threads: Annotated[int, typer.Option(help="Threads of the session.")] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs.")] = 50,
+    trust: TrustOption = False,
+) -> None:
+    """Show what each layer of a model costs: MACs, parameters, measured share of latency."""
+    intake, split = load_and_trace(parse_config({"model": model, "data": data, "trust": trust}, "the command line"))
+    out.print(profile_table(profile_rows(intake, split, threads=threads, runs=runs)))
+
+
+def main() -> None:
+    """Run the command line; leaves with 0, 1 (failed) or 2 (bad input), and never shows a traceback for an expected error."""
+    try:
+        app()
+    except ParetopressError as error:
+        err.print(f"error: {error.message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        if error.hint:
+            err.print(error.hint, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; `paretopress resume RUN` goes on from here", style="bold")
+        sys.exit(1)
+
+
+def _new_run(name: str) -> Path:
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+
+
+def _merged(base: RunConfig | None, asked: dict[str, Any]) -> RunConfig:
+    """Return the configuration with every option that was given put over it."""
+    value = base.to_json() if base is not None else {"base": str(Path.cwd())}
+    for name, given in asked.items():
+        if isinstance(given, dict):
+            options = {key: option for key, option in given.items() if option is not None}
+            if name == "budget" and ("latency_ms" in options or "speedup" in options):
+                value.get(name, {}).update(latency_ms=None, speedup=None)
+            if name == "time" and ("minutes" in options or "hours" in options):
+                value.get(name, {}).update(minutes=None, hours=None)
+            value[name] = value.get(name, {}) | options
+        elif given is not None:
+            value[name] = given
+            if name in ("model", "data") and base is not None:
+                value["base"] = str(Path.cwd())
+    return parse_config(value, "the command line")
+
+
+def _show(result: Result) -> None:
+    out.print(front_table(result.front))
+    out.print(f"front: {result.run / 'front.json'}  picture: {result.run / 'front.png'}", markup=False, highlight=False)
+
+
+def _export(result: Result, to: Path, trial: int | None, latency_ms: float | None) -> None:
+    started = time.monotonic()
+    bundle = result.export(to, trial=trial, latency_ms=latency_ms)
+    out.print(f"bundle: {bundle} (exported and verified in {time.monotonic() - started:.1f} s)", markup=False, highlight=False)
+    out.print(f"it runs with onnxruntime and numpy alone: python {bundle / 'run.py'} --check", markup=False, highlight=False)

@@ -1,0 +1,78 @@
+"""Carrying out a plan on a traced model: branches, then widths, then ranks."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from paretopress.compress.branches import remove_branches
+from paretopress.compress.factorise import break_even_rank, factorise
+from paretopress.compress.pruning import prune_groups
+from paretopress.errors import CompressError
+from paretopress.graph import ModelGraph
+from paretopress.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A compressed, not yet recovered module; `notes` are choices of the plan that had no effect."""
+
+    module: fx.GraphModule
+    notes: tuple[str, ...]
+
+
+def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Compressed:
+    """Return a compressed copy of `base`; the base is not changed.
+
+    Raises: CompressError: the plan names something that the graph does not have, or the result does not run.
+    """
+    _check_names(graph, plan)
+    module = copy.deepcopy(base).eval()
+    example = torch.zeros(2, *graph.input_shape)
+    removed = [branch for branch in graph.branches if plan.kept.get(branch.group) == 0]
+    remove_branches(module, removed)
+    groups = {group.name: group for group in graph.channel_groups}
+    prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example)
+    notes = _factorise_layers(module, plan)
+    try:
+        with torch.inference_mode():
+            shape = tuple(module(example).shape[1:])
+    except RuntimeError as error:
+        raise CompressError(f"a compressed model must run, but got {str(error).splitlines()[0]}") from error
+    if shape != graph.output_shape:
+        raise CompressError(f"compression must keep the output shape {graph.output_shape}, but got {shape}")
+    return Compressed(module, notes)
+
+
+def _check_names(graph: ModelGraph, plan: Plan) -> None:
+    known_groups = {group.name for group in graph.channel_groups} | {branch.group for branch in graph.branches}
+    layers = {layer.name for layer in graph.layers}
+    bit_groups = {group.name for group in graph.bit_groups}
+    for kind, names, known in (("group", plan.kept, known_groups), ("layer", plan.rank, layers), ("bit group", plan.bits, bit_groups)):
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise CompressError(f"a plan may name what the model has, but got the {kind} {unknown[0]!r}")
+    for name, keep in plan.kept.items():
+        if keep == 0 and graph.branch_led_by(name) is None:
+            raise CompressError(f"0 channels may be kept only of a residual branch with an identity skip, but got 0 at {name}")
+
+
+def _factorise_layers(module: fx.GraphModule, plan: Plan) -> tuple[str, ...]:
+    notes = []
+    layers = dict(module.named_modules())
+    for name, rank in plan.rank.items():
+        layer = layers.get(name)
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            notes.append(f"rank/{name}: its branch is removed")
+            continue
+        out_channels, in_channels = layer.weight.shape[:2]
+        kernel = (layer.kernel_size[0], layer.kernel_size[1]) if isinstance(layer, nn.Conv2d) else (1, 1)
+        limit = break_even_rank(out_channels, in_channels, kernel)
+        if rank > limit:
+            notes.append(f"rank/{name}: {rank} is past the break-even rank {limit} of the pruned layer; left dense")
+            continue
+        module.set_submodule(name, factorise(layer, rank))
+    return tuple(notes)

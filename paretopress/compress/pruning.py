@@ -1,0 +1,65 @@
+"""Structured pruning of channel groups through torch-pruning's dependency graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from paretopress.errors import CompressError
+from paretopress.graph import ChannelGroup
+
+
+def dependency_graph(module: nn.Module, example: Tensor) -> tp.DependencyGraph:
+    """Return torch-pruning's dependency graph of a module; `example` is (N, C, H, W) float32."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of parameters that it leaves alone; intake lists those itself
+        return tp.DependencyGraph().build_dependency(module, example_inputs=example)
+
+
+def pruning_function(layer: nn.Module) -> object:
+    """Return the function that prunes the output channels of a Conv2d or Linear."""
+    if isinstance(layer, nn.Linear):
+        return tp.prune_linear_out_channels
+    if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1:
+        return tp.prune_depthwise_conv_out_channels
+    if isinstance(layer, nn.Conv2d):
+        return tp.prune_conv_out_channels
+    raise CompressError(f"only Conv2d and Linear can be pruned, but got {type(layer).__name__}")
+
+
+def channels_of(layer: nn.Module) -> int:
+    """Return the number of output channels of a Conv2d or Linear."""
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+
+
+def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Tensor) -> None:
+    """Prune channel groups in place, the least important channels first.
+
+    Importance: mean L2 norm over everything that a channel couples, normalised per group (Fang et al. 2023, "DepGraph", section 3.3).
+
+    Args:
+        groups: name -> group; a group of which no layer is left in the module is passed over.
+        kept: group name -> output channels that remain, at least 1.
+        example: (N, C, H, W) float32, to trace the dependencies.
+    """
+    wanted = {name: keep for name, keep in kept.items() if keep < groups[name].channels}
+    if not wanted:
+        return
+    layers = dict(module.named_modules())
+    graph = dependency_graph(module, example)
+    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
+    for name, keep in wanted.items():
+        root = next((layers[layer] for layer in groups[name].layers if layer in layers), None)
+        if root is None:
+            continue
+        channels = channels_of(root)
+        function = pruning_function(root)
+        scores = importance(graph.get_pruning_group(root, function, list(range(channels))))
+        if scores is None or len(scores) != channels:
+            raise CompressError(f"every channel must have an importance, but torch-pruning gave none at {name}")
+        drop = torch.argsort(scores, stable=True)[: channels - keep].sort().values.tolist()
+        graph.get_pruning_group(root, function, drop).prune()

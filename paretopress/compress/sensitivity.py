@@ -1,0 +1,45 @@
+"""Which residual branches a model misses least, found before the first trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from paretopress.compress.apply import compress_module
+from paretopress.graph import ModelGraph
+from paretopress.plan import Plan
+
+
+def branch_removal_order(
+    base: fx.GraphModule, graph: ModelGraph, images: Tensor, recalibrate: Callable[[nn.Module], None], *, greedy: bool
+) -> list[str]:
+    """Return the groups that lead a residual branch, in the order in which to remove them.
+
+    The loss of a removal is the KL divergence from the unchanged model's outputs, after batch-norm recalibration. `greedy`
+    measures again after each removal, because branches stand in for one another; otherwise each is removed alone, once.
+
+    Args:
+        images: (N, C, H, W) float32 training images. recalibrate: sets batch-norm statistics in place.
+    """
+    with torch.inference_mode():
+        target = F.log_softmax(base(images), dim=1)
+
+    def loss(removed: list[str]) -> float:
+        module = compress_module(base, graph, Plan(kept=dict.fromkeys(removed, 0))).module
+        recalibrate(module)
+        with torch.inference_mode():
+            return float(F.kl_div(F.log_softmax(module(images), dim=1), target, reduction="batchmean", log_target=True))
+
+    left = [branch.group for branch in graph.branches]
+    if not greedy:
+        losses = {group: loss([group]) for group in left}
+        return sorted(left, key=losses.__getitem__)
+    order: list[str] = []
+    while left:
+        losses = {group: loss([*order, group]) for group in left}
+        order.append(min(left, key=losses.__getitem__))
+        left.remove(order[-1])
+    return order

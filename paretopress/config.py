@@ -1,0 +1,141 @@
+"""The configuration of a run: one TOML file, or the same from the command line or from Python."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from paretopress.compress.recover import Optimizer, Recipe
+from paretopress.errors import ConfigError
+from paretopress.measurement import Budget
+from paretopress.search.samplers import DEFAULT_SAMPLER
+from paretopress.search.study import Limits
+
+CONFIG_SCHEMA = 1
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetSection(_Section):
+    """Hard bounds; see `Budget`."""
+
+    latency_ms: float | None = None
+    speedup: float | None = None
+    max_drop: float | None = None
+    size_bytes: int | None = None
+
+
+class TimeSection(_Section):
+    """When the search ends; see `Limits`. Of minutes and hours, give one."""
+
+    trials: int | None = None
+    minutes: float | None = None
+    hours: float | None = None
+    finalist_share: float = Field(0.35, ge=0.0, lt=1.0)
+    finalists: int = Field(8, ge=0)
+
+
+class RecoverySection(_Section):
+    """How candidates are trained; see `Recipe`. What is None is found at the start of the run, by a test or from the time given.
+
+    `short_steps` and `final_steps` are training batches of a trial and of a finalist; 0 recalibrates batch norm alone.
+    """
+
+    learning_rate: float | None = Field(None, gt=0.0)
+    batch_size: int = Field(128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    weight_decay: float = Field(1e-4, ge=0.0)
+    warmup: float = Field(0.1, ge=0.0, le=1.0)
+    calibration_batches: int = Field(4, ge=0)
+    short_steps: int | None = Field(None, ge=0)
+    final_steps: int | None = Field(None, ge=0)
+
+    def recipe(self, learning_rate: float) -> Recipe:
+        """Return the recipe at a learning rate."""
+        return Recipe(
+            learning_rate,
+            self.batch_size,
+            Optimizer(self.optimizer),
+            self.momentum,
+            self.weight_decay,
+            self.warmup,
+            self.calibration_batches,
+        )
+
+
+class TargetSection(_Section):
+    """Where latency is measured: this host, with so many threads."""
+
+    threads: int = Field(1, ge=1)
+
+
+class SpaceSection(_Section):
+    """Bounds on the search space; None is what the target's capabilities say."""
+
+    channel_step: int | None = Field(None, ge=1)
+    bits: tuple[Literal[32, 8, 4], ...] | None = None
+
+
+class RunConfig(_Section):
+    """Everything that decides a run. `model` and `data` are specs, None where a module and data sets were handed over in Python.
+
+    `base` is the folder that relative paths in the specs start from.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    model: str | None = None
+    data: str | None = None
+    base: str | None = None
+    trust: bool = False
+    seed: int = Field(0, ge=0)
+    sampler: str = DEFAULT_SAMPLER
+    budget: BudgetSection = BudgetSection()
+    time: TimeSection = TimeSection()
+    recovery: RecoverySection = RecoverySection()
+    target: TargetSection = TargetSection()
+    space: SpaceSection = SpaceSection()
+
+    def checked_budget(self) -> Budget:
+        """Return the budget; raises BudgetError."""
+        return Budget(**self.budget.model_dump())
+
+    def limits(self) -> Limits:
+        """Return when the search ends; raises ConfigError."""
+        time = self.time
+        if time.minutes is not None and time.hours is not None:
+            raise ConfigError(f"minutes or hours may be given, not both, but got minutes={time.minutes}, hours={time.hours}")
+        seconds = time.hours * 3600.0 if time.hours is not None else time.minutes * 60.0 if time.minutes is not None else None
+        return Limits(time.trials, seconds, time.finalist_share, time.finalists)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `parse_config` reads back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def parse_config(value: dict[str, Any], source: str) -> RunConfig:
+    """Return a configuration; raises ConfigError naming the key and what is wrong with it."""
+    try:
+        return RunConfig.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(f"{source} must be a valid configuration, but at {key}: {first['msg']}, got {first['input']!r}") from error
+
+
+def read_config(path: Path) -> RunConfig:
+    """Return the configuration in a TOML file; relative paths in it start from its folder. Raises ConfigError."""
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the configuration must be readable, but got {error.strerror} at {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration must be TOML, but got: {error} at {path}") from error
+    if value.get("schema") != CONFIG_SCHEMA:
+        raise ConfigError(f"the configuration must have schema = {CONFIG_SCHEMA}, but got schema={value.get('schema')} at {path}")
+    return parse_config({"base": str(path.resolve().parent), **value}, str(path))

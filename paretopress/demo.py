@@ -1,0 +1,25 @@
+"""The demo: a network trained on the spot on data that needs no download, then the main job on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paretopress.api import Result, compress
+from paretopress.demo_model import train_demo_model
+from paretopress.errors import RunFolderError
+from paretopress.intake.data_spec import load_data
+from paretopress.measurement import Budget
+from paretopress.report.live import Reporter
+
+DEMO_DATA = "digits?size=16"
+DEMO_SPEEDUP = 2.0
+
+
+def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int = 0) -> Result:
+    """Train the demo's network and search for versions that take half its latency; return the run's result."""
+    if run.exists():
+        raise RunFolderError(f"a new run needs a new folder, but {run} exists", "Name another with --run.")
+    data = load_data(DEMO_DATA, seed=seed)
+    reporter.message("training a small residual network on scikit-learn's digits (under a minute)")
+    model = train_demo_model(data, seed=seed)
+    return compress(model, data, budget=Budget(speedup=DEMO_SPEEDUP), run=run, minutes=minutes, seed=seed, reporter=reporter)

@@ -1,0 +1,1 @@
+"""What ships: the bundle (ONNX file, manifest, self-check, runner) and its verification; imports no torch."""

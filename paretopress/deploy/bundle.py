@@ -1,0 +1,219 @@
+"""Writing a bundle: the measured ONNX file, its manifest, a self-check and a runner, in a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from paretopress.deploy import bundle_run
+from paretopress.deploy.card import model_card
+from paretopress.deploy.verify import broken_as_bundle_error, runner_bytes, verify_bundle
+from paretopress.errors import BundleError, ConfigError, DataError, RunFolderError
+
+# On one CPU and runtime version reruns are bit-identical; 0.001 leaves room for another order of float sums across threads and stays
+# below one step of an int8 output, 1/255 of its range.
+MAX_DIFFERENCE_OF_RANGE = 1e-3
+MIN_ARGMAX_AGREEMENT = 0.9
+SELFCHECK_BATCH = 32
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFacts:
+    """What the bundle says about its model; every mapping must be plain JSON without NaN.
+
+    Attributes:
+        classes: names in the order of the output's columns, or () if they have none.
+        preprocessing: what the caller does to an image before `predict`.
+        measurements: figures with the unit in their name; a predicted one carries that word.
+        conditions: under which they were measured: machine, versions, protocol; "batch" is the batch that `run.py --time` uses.
+        plan: `Plan.to_json`.
+        session_options: onnxruntime's, at least the two thread counts; the measured session's, and used by run.py.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    preprocessing: Mapping[str, object]
+    measurements: Mapping[str, object]
+    conditions: Mapping[str, object]
+    plan: Mapping[str, object]
+    session_options: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        for name in ("intra_op_num_threads", "inter_op_num_threads"):
+            if not isinstance(self.session_options.get(name), int):
+                raise ConfigError(f"session_options must hold a whole number {name}, but got {self.session_options.get(name)!r}")
+        self.to_json()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as plain JSON objects; raises BundleError: a value that JSON does not have, NaN included."""
+        result = {}
+        for field in fields(self):
+            try:
+                result[field.name] = json.loads(json.dumps(getattr(self, field.name), allow_nan=False, default=_plain))
+            except (TypeError, ValueError) as error:
+                raise BundleError(f"{field.name} must be JSON, but got {bundle_run.one_line(error)}", "Leave out what is NaN.") from error
+        return result
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+def _interface(arguments: list[ort.NodeArg]) -> list[dict[str, Any]]:
+    """Return name, shape (named or unknown dimensions as strings) and dtype of each input or output of a session."""
+    result = []
+    for argument in arguments:
+        if argument.type not in DTYPES:
+            raise BundleError(f"inputs and outputs must be one of {sorted(DTYPES)}, but got {argument.type} at {argument.name}")
+        shape = [size if isinstance(size, int | str) else "?" for size in argument.shape]
+        result.append({"name": argument.name, "shape": shape, "dtype": DTYPES[argument.type]})
+    return result
+
+
+def _checked_samples(samples: np.ndarray[Any, Any], spec: Mapping[str, Any]) -> int:
+    """Return the batch in which the self-check runs `samples`; raises DataError: they do not fit the model's input."""
+    fixed = spec["shape"][0] if spec["shape"] and isinstance(spec["shape"][0], int) else None
+    count = len(samples) if samples.ndim else 0
+    if count == 0 or (fixed and count % fixed):
+        raise DataError(f"the number of samples must be a positive multiple of the model's batch {fixed or 1}, but got {count}")
+    try:
+        bundle_run.check_input(samples[:fixed], spec)
+    except bundle_run.WrongInputError as error:
+        raise DataError(str(error).rstrip("."), "Hand over preprocessed samples.") from error
+    if not np.isfinite(samples).all():
+        raise DataError("samples must be finite, but got NaN or infinity", "Check the preprocessing.")
+    return fixed or min(count, SELFCHECK_BATCH)
+
+
+def _checked_outputs(outputs: list[np.ndarray[Any, Any]], samples: int, classes: tuple[str, ...]) -> None:
+    for output in outputs:
+        if output.ndim == 0 or len(output) != samples or not np.isfinite(output).all():
+            raise BundleError(f"every output must hold finite values for each of {samples} samples, but got shape {output.shape}")
+    if classes and outputs[0].shape != (samples, len(classes)):
+        raise BundleError(
+            f"the first output must be ({samples}, {len(classes)}), a column for each class name, but got {outputs[0].shape}",
+            "Give as many class names as the model has classes.",
+        )
+
+
+def _tool_version() -> str:
+    try:
+        return metadata.version("paretopress")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _destination(to: Path) -> Path:
+    """Return `to` as an absolute path; raises RunFolderError: something is there already."""
+    destination = to.resolve()
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise RunFolderError(f"a bundle must go to a new or empty folder, but got {to}", "Name another folder, or remove this one.")
+    return destination
+
+
+def _copy_model(onnx: Path, copy: Path, sha256: str) -> None:
+    if not onnx.is_file():
+        raise BundleError(f"the ONNX file must exist, but got {onnx}", "Measure the candidate again to restore its file.")
+    shutil.copyfile(onnx, copy)
+    actual = bundle_run.file_sha256(copy)
+    if actual != sha256:
+        raise BundleError(
+            f"model.onnx must be the measured file with sha256 {sha256}, but got {actual}",
+            "The file changed after it was measured: measure the candidate again.",
+        )
+
+
+def _manifest(folder: Path, sha256: str, facts: BundleFacts, session: ort.InferenceSession) -> dict[str, Any]:
+    """Return the manifest without the parts that the self-check and the files' hashes add."""
+    return {
+        "schema": bundle_run.SCHEMA,
+        "format_version": bundle_run.FORMAT_VERSION,
+        "tool": {"name": "paretopress", "version": _tool_version()},
+        "sha256": sha256,
+        "size_bytes": (folder / bundle_run.MODEL).stat().st_size,
+        "provider": bundle_run.PROVIDER,
+        "inputs": _interface(session.get_inputs()),
+        "outputs": _interface(session.get_outputs()),
+        **facts.to_json(),
+    }
+
+
+def _fill(folder: Path, sha256: str, facts: BundleFacts, samples: np.ndarray[Any, Any]) -> None:
+    """Write everything around the model.onnx in `folder`: self-check, runner, card, and the manifest last."""
+    session = bundle_run.open_session(folder / bundle_run.MODEL, facts.session_options)
+    manifest = _manifest(folder, sha256, facts, session)
+    if len(manifest["inputs"]) != 1:
+        raise BundleError(f"a bundle's model must have one input, but got {[spec['name'] for spec in manifest['inputs']]}")
+    batch = _checked_samples(samples, manifest["inputs"][0])
+    outputs = bundle_run.in_batches(session, manifest["inputs"][0]["name"], samples, batch)
+    _checked_outputs(outputs, len(samples), facts.classes)
+    expected = {f"expected_{index}": output for index, output in enumerate(outputs)}
+    np.savez_compressed(folder / bundle_run.SELFCHECK, allow_pickle=False, inputs=samples, **expected)
+    manifest["selfcheck"] = {
+        "samples": len(samples),
+        "batch": batch,
+        "max_difference_of_range": MAX_DIFFERENCE_OF_RANGE,
+        "min_argmax_agreement": MIN_ARGMAX_AGREEMENT,
+        "cpu_family": bundle_run.cpu_family(),
+        "onnxruntime": ort.__version__,
+    }
+    (folder / "run.py").write_bytes(runner_bytes())
+    (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+    manifest["files"] = {
+        name: {"sha256": bundle_run.file_sha256(folder / name), "size_bytes": (folder / name).stat().st_size} for name in bundle_run.FILES
+    }
+    manifest["manifest_sha256"] = bundle_run.manifest_digest(manifest)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / bundle_run.MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def write_bundle(to: Path, *, onnx: Path, sha256: str, facts: BundleFacts, samples: np.ndarray[Any, Any]) -> Path:
+    """Write the bundle into the folder `to`, verified, and return `to`.
+
+    Args:
+        onnx: the measured file; it must hold its weights itself, since its hash has to cover them.
+        sha256: of the file that was measured, 64 hex digits.
+        samples: preprocessed inputs of the self-check, (N, C, H, W) float32; 32 or more make "90 % of the samples" meaningful.
+    Raises: RunFolderError: `to` is a file or a folder that is not empty. DataError: the samples do not fit the model. BundleError: the
+        file is not the measured one, does not load, or could not be written.
+    Invariant: `to` holds a whole, verified bundle or is as it was before; nothing else is left beside it.
+    """
+    try:
+        destination = _destination(to)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent, ignore_cleanup_errors=True) as beside:
+            folder = Path(beside) / destination.name  # mkdtemp's own mode 0700 must not end up on the bundle
+            folder.mkdir()
+            _copy_model(onnx, folder / bundle_run.MODEL, sha256)
+            with broken_as_bundle_error():
+                _fill(folder, sha256, facts, samples)
+            verify_bundle(folder)
+            if os.name == "nt" and destination.exists():
+                destination.rmdir()  # Windows does not rename over an empty folder, others do so in one step
+            folder.rename(destination)
+    except OSError as error:
+        raise BundleError(f"the bundle must be written to {to}, but got {error}", "Check free space and permissions there.") from error
+    return to

@@ -1,0 +1,83 @@
+"""Every error that paretopress raises on purpose: `InputError` for what the user handed over, `RunError` for what failed on the way."""
+
+from __future__ import annotations
+
+
+class ParetopressError(Exception):
+    """Base of all errors of this package.
+
+    Message form: `<rule>, but got <name=value> at <layer>`; `hint` says what to do. The CLI prints both without a traceback and
+    leaves with `exit_code`: 2 for bad input, 1 for a failure.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
+
+class InputError(ParetopressError):
+    """The user's model, data, budget, config or path cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(InputError):
+    """The model is not a module, does not trace, or holds NaN."""
+
+
+class DataError(InputError):
+    """A split is empty, a shape is wrong, a label is out of range, or an input is NaN."""
+
+
+class BudgetError(InputError):
+    """The budget is not a positive number."""
+
+
+class ConfigError(InputError):
+    """A TOML file, option or spec says something that is not known."""
+
+
+class RunFolderError(InputError):
+    """The run folder exists, is missing, is in use, or is not a run."""
+
+
+class TrustError(InputError):
+    """A pickle was named without `--trust`."""
+
+
+class RunError(ParetopressError):
+    """Something failed while working; in a search this fails one trial, and is recorded with it."""
+
+
+class CompressError(RunError):
+    """A plan could not be carried out on the model."""
+
+
+class RecoveryError(RunError):
+    """Training diverged or its data loader died."""
+
+
+class LoweringError(RunError):
+    """ONNX export or quantisation failed."""
+
+
+class ParityError(LoweringError):
+    """The ONNX file does not compute what the torch module computes."""
+
+
+class LatencyError(RunError):
+    """A session failed, or too few blocks finished."""
+
+
+class BundleError(RunError):
+    """A bundle is incomplete, altered, or fails its self-check."""
+
+
+class SearchFailedError(RunError):
+    """No trial could be completed, or no plan meets the budget."""

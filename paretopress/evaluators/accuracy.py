@@ -1,0 +1,62 @@
+"""Top-1 accuracy of an ONNX file with the runtime that will serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from paretopress.errors import DataError, RunError
+from paretopress.targets.local import SessionSettings, first_line, open_session
+
+Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+
+
+def _slices(images: npt.NDArray[Any], batch: object) -> Iterator[npt.NDArray[Any]]:
+    """Yield `images` in pieces of the file's own batch size, or whole if it is dynamic."""
+    step = batch if isinstance(batch, int) and batch > 0 else max(len(images), 1)
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
+
+
+def _classes(session: ort.InferenceSession, images: npt.NDArray[Any], file: str) -> npt.NDArray[np.int64]:
+    node = session.get_inputs()[0]
+    found = []
+    for piece in _slices(images, node.shape[0]):
+        try:
+            logits = np.asarray(session.run(None, {node.name: piece})[0])
+        except Exception as error:  # the runtime's exceptions share no base class but Exception
+            raise RunError(f"the file must run its input, but got: {first_line(error)} at {file}") from error
+        if logits.ndim != 2 or len(logits) != len(piece):
+            raise RunError(f"outputs must be (N, classes) with N={len(piece)}, but got shape={logits.shape} at {file}")
+        if np.isnan(logits).any():
+            raise RunError(f"outputs must not be NaN, but got {int(np.isnan(logits).sum())} NaN at {file}")
+        found.append(logits.argmax(axis=1))
+    return np.concatenate(found)
+
+
+def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int) -> float:
+    """Return the top-1 accuracy in percent of the first output.
+
+    Args:
+        batches: (images, labels): (N, C, H, W) float32 and (N,) integers. A file of fixed batch size is fed in such pieces.
+    Raises:
+        DataError: there is no image, or a batch has not one label per image.
+        RunError: the file does not load or run, or an output is NaN.
+    """
+    session = open_session(path, SessionSettings(threads=threads))
+    correct, total = 0, 0
+    for images, labels in batches:
+        if labels.shape != (len(images),):
+            raise DataError(f"labels must have shape ({len(images)},), but got shape={labels.shape}")
+        if len(images) == 0:
+            continue
+        correct += int((_classes(session, images, path.name) == labels).sum())
+        total += len(images)
+    if total == 0:
+        raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
+    return 100.0 * correct / total

@@ -1,0 +1,89 @@
+"""Multiply-adds and parameters of a torch module, counted by fvcore."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paretopress.errors import ModelError
+
+with warnings.catch_warnings():
+    # fvcore 0.1.5 scripts its focal loss while it is imported, and torch 2.14 answers with a FutureWarning that no user can act on.
+    warnings.simplefilter("ignore")
+    from fvcore.nn import FlopCountAnalysis
+
+
+@dataclass(frozen=True, slots=True)
+class Macs:
+    """Counts for one input.
+
+    Attributes:
+        macs: multiply-adds; fvcore counts one fused multiply-add as one FLOP, and counts normalisation and pooling too.
+        params: elements of all parameters, shared ones once.
+        uncounted: operators that fvcore has no count for, sorted; cheap elementwise ones as a rule.
+    """
+
+    macs: int
+    params: int
+    uncounted: tuple[str, ...]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in training:
+            part.training = mode
+
+
+def _analysis(module: nn.Module, input_shape: tuple[int, ...]) -> FlopCountAnalysis:
+    parameter = next(module.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    dtype = parameter.dtype if parameter is not None else torch.float32
+    x = torch.zeros((1, *input_shape), device=device, dtype=dtype)
+    analysis = FlopCountAnalysis(module, x)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    try:
+        with torch.no_grad():
+            analysis.total()
+    except Exception as error:  # whatever the user's forward raises
+        raise ModelError(
+            f"the model must trace on an input of shape {(1, *input_shape)}, but got {type(error).__name__}: {error}",
+            "Pass input_shape as (C, H, W) of one input.",
+        ) from error
+    return analysis
+
+
+def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
+    """Return the counts of one forward pass in eval mode.
+
+    Args:
+        input_shape: (C, H, W) of one input; batch 1 is added.
+    Raises: ModelError: the module does not trace on that input.
+    Invariant: every submodule is left in the training mode it came in.
+    """
+    with _evaluating(module):
+        analysis = _analysis(module, input_shape)
+        return Macs(
+            macs=int(analysis.total()),
+            params=sum(parameter.numel() for parameter in module.parameters()),
+            uncounted=tuple(sorted(analysis.unsupported_ops())),
+        )
+
+
+def macs_by_layer(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Return module path -> multiply-adds of every Conv2d and Linear, in the module's order; 0 for one that is not called.
+
+    Raises: ModelError: the module does not trace on that input.
+    """
+    with _evaluating(module):
+        by_module = _analysis(module, input_shape).by_module()
+    return {name: int(by_module[name]) for name, part in module.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)}

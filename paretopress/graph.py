@@ -1,0 +1,106 @@
+"""What the intake found in a model: layers, channel groups, residual branches, bit groups, and what must stay as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LayerKind(StrEnum):
+    """How a layer's weights are laid out."""
+
+    CONV = "conv"
+    DEPTHWISE = "depthwise"
+    GROUPED = "grouped"
+    LINEAR = "linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One Conv2d or Linear, named by its module path.
+
+    `macs` and `output_shape` are those of one input (batch 1); `output_shape` is (C, H, W) or (features,).
+    """
+
+    name: str
+    kind: LayerKind
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    groups: int
+    macs: int
+    params: int
+    output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelGroup:
+    """Layers whose output channels must be pruned together; `name` is the first of them in the model's order."""
+
+    name: str
+    channels: int
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualBranch:
+    """The layers between an identity skip and its add: with kept[`group`] = 0 the branch is removed and the skip remains.
+
+    `add` is the name of the add in the traced graph, `skip_arg` which of its two arguments is the skip; `groups` are the channel
+    groups that live only inside the branch. `group` is the first of them, or the branch's first layer if there is none.
+    """
+
+    group: str
+    add: str
+    skip_arg: int
+    layers: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BitGroup:
+    """Layers that share one bit width, so that the runtime can fuse the add (if any) that they feed."""
+
+    name: str
+    layers: tuple[str, ...]
+    bits: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Something that is left as it is, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGraph:
+    """The structure of one traced model.
+
+    Attributes:
+        input_shape: (C, H, W) of one input.
+        output_shape: (classes,) of one output.
+        layers: in the order in which the model calls them.
+        frozen: what is not pruned, with the reason.
+    """
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    channel_groups: tuple[ChannelGroup, ...]
+    branches: tuple[ResidualBranch, ...]
+    bit_groups: tuple[BitGroup, ...]
+    frozen: tuple[Frozen, ...]
+
+    def layer(self, name: str) -> Layer:
+        """Return the layer of that name; raises KeyError."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(name)
+
+    def branch_led_by(self, group: str) -> ResidualBranch | None:
+        """Return the residual branch that kept[`group`] = 0 removes, or None."""
+        return next((branch for branch in self.branches if branch.group == group), None)

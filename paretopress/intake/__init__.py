@@ -1,0 +1,1 @@
+"""Intake: load the user's model and data from a spec, and check both before anything else happens."""

@@ -1,0 +1,132 @@
+"""Channel groups: which layers' output channels must be pruned together, and which must not be pruned at all.
+
+torch-pruning's dependency graph proposes the groups. Each is then proven on the model itself: silencing a channel by zero weights
+must give the same outputs as removing it. A group that fails the proof is frozen with the reason, so nothing is pruned silently wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+from paretopress.compress.pruning import channels_of, dependency_graph, pruning_function
+from paretopress.graph import ChannelGroup, Frozen, Layer, LayerKind
+
+_TOLERANCE = 1e-3
+
+
+def find_channel_groups(
+    module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor
+) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
+    """Return (groups that can be pruned, layers that are left alone with the reason), both in the model's order."""
+    proposed, frozen = _propose(module, layers, example)
+    if not _proof_fails(module, proposed, example):  # all at once first: one copy and two forwards, where each alone costs as much
+        return tuple(proposed), tuple(frozen)
+    proven = []
+    for group in proposed:
+        reason = _proof_fails(module, [group], example)
+        if reason:
+            frozen.append(Frozen(group.name, reason))
+        else:
+            proven.append(group)
+    return tuple(proven), tuple(frozen)
+
+
+def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor) -> tuple[list[ChannelGroup], list[Frozen]]:
+    by_name = {layer.name: layer for layer in layers}
+    names = {id(child): name for name, child in module.named_modules()}
+    graph = dependency_graph(module, example)
+    found: dict[str, ChannelGroup] = {}
+    frozen: dict[str, Frozen] = {}
+    outputs = _output_layers(module)
+    order = {layer.name: i for i, layer in enumerate(layers)}
+    for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
+        members = {
+            names.get(id(dependency.target.module), "")
+            for dependency, _ in raw
+            if dependency.handler.__name__ == "prune_out_channels" and isinstance(dependency.target.module, nn.Conv2d | nn.Linear)
+        }
+        ordered = tuple(sorted((name for name in members if name in by_name), key=order.__getitem__))
+        if not ordered:
+            continue
+        group = ChannelGroup(ordered[0], by_name[ordered[0]].out_channels, ordered)
+        reason = _refusal(group, by_name, outputs)
+        if reason:
+            frozen[group.name] = Frozen(group.name, reason)
+        else:
+            found[group.name] = group
+    return sorted(found.values(), key=lambda g: order[g.name]), sorted(frozen.values(), key=lambda f: order[f.name])
+
+
+def _refusal(group: ChannelGroup, layers: dict[str, Layer], outputs: set[str]) -> str:
+    if outputs & set(group.layers):
+        return "its output channels are the model's outputs"
+    grouped = [name for name in group.layers if layers[name].kind is LayerKind.GROUPED]
+    if grouped:
+        return f"{grouped[0]} is a grouped convolution: its channels cannot be removed one by one"
+    widths = {layers[name].out_channels for name in group.layers}
+    if len(widths) > 1:
+        return f"its layers have different widths {sorted(widths)}"
+    return ""
+
+
+def _output_layers(module: fx.GraphModule) -> set[str]:
+    """Return the layers from which the output is reached without passing another layer."""
+    modules = dict(module.named_modules())
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    waiting, seen, found = list(output.all_input_nodes), set[fx.Node](), set[str]()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear):
+            found.add(str(node.target))
+        else:
+            waiting.extend(node.all_input_nodes)
+    return found
+
+
+def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example: Tensor) -> str:
+    """Return "" if pruning half of each group equals silencing the same channels, else what went wrong."""
+    halves = {group.name: (group, _every_other(group.channels)) for group in groups if group.channels > 1}
+    silenced, pruned = copy.deepcopy(module), copy.deepcopy(module)
+    try:
+        dependencies = dependency_graph(pruned, example)
+        layers = dict(pruned.named_modules())
+        for name, (_, drop) in halves.items():
+            coupled = dependencies.get_pruning_group(layers[name], pruning_function(layers[name]), drop)
+            _silence(silenced, coupled, {id(child): path for path, child in layers.items()})
+            coupled.prune()
+        with torch.inference_mode():
+            expected, actual = silenced(example), pruned(example)
+    except Exception as error:  # torch-pruning raises whatever its handlers meet
+        return f"pruning it breaks the model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+    if expected.shape != actual.shape:
+        return f"pruning it changes the output shape from {tuple(expected.shape)} to {tuple(actual.shape)}"
+    difference = float((expected - actual).abs().max())
+    scale = float(expected.abs().max()) + 1e-6
+    if not difference <= _TOLERANCE * scale:
+        return f"removing channels is not the same as silencing them (outputs differ by {difference:.2g} of {scale:.2g})"
+    wrong = [name for group, drop in halves.values() for name in group.layers if channels_of(layers[name]) != group.channels - len(drop)]
+    return f"{wrong[0]} would not be pruned with it" if wrong else ""
+
+
+def _every_other(channels: int) -> list[int]:
+    return list(range(0, channels, 2))[: channels // 2]
+
+
+def _silence(module: nn.Module, coupled: Iterable[tuple[object, list[int]]], names: dict[int, str]) -> None:
+    """Set to zero, in another copy of the model, everything that makes the coupled output channels non-zero."""
+    layers = dict(module.named_modules())
+    for dependency, indices in coupled:
+        target = dependency.target.module  # type: ignore[attr-defined]  # torch-pruning is untyped
+        if dependency.handler.__name__ != "prune_out_channels" or id(target) not in names:  # type: ignore[attr-defined]
+            continue
+        layer = layers[names[id(target)]]
+        for parameter in layer.parameters(recurse=False):
+            with torch.no_grad():
+                parameter[indices] = 0.0

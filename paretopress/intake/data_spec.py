@@ -1,0 +1,45 @@
+"""Load data from a spec: a factory in a user's file, or one of the sources that are known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from paretopress.errors import ConfigError, DataError
+from paretopress.intake.data import Data, as_data
+from paretopress.intake.digits import digits
+from paretopress.intake.factory import call_factory, is_factory
+from paretopress.intake.fashion_mnist import fashion_mnist
+from paretopress.intake.spec import Spec, parse_spec
+from paretopress.intake.vision_data import folder, torchvision_dataset
+
+SOURCES: dict[str, Callable[[Spec, int], Data]] = {
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "folder": folder,
+    "torchvision": torchvision_dataset,
+}
+DATA_FORMS = (
+    "FILE.py:FACTORY",
+    "digits?size=16",
+    "fashion-mnist?root=PATH",
+    "folder:PATH?size=224",
+    "torchvision:CIFAR10?root=PATH&download=0",
+)
+
+
+def load_data(spec: str, *, base: Path | None = None, seed: int = 0) -> Data:
+    """Return the data that `spec` names; its forms are DATA_FORMS.
+
+    Args:
+        base: the folder that relative paths start from; default: the working folder.
+        seed: of every split that is cut at random.
+    Raises: ConfigError: an unknown form, source or option. DataError: the data cannot be read, or a factory raised.
+    """
+    if is_factory(spec):
+        return as_data(call_factory(spec, base, DataError), seed)
+    parsed = parse_spec(spec, base)
+    source = SOURCES.get(parsed.kind)
+    if source is None:
+        raise ConfigError(f"a data spec must have a known form, but got {spec!r}", f"Valid forms: {', '.join(DATA_FORMS)}.")
+    return source(parsed, seed)

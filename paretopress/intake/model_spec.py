@@ -1,0 +1,141 @@
+"""Load a model from a spec: a factory in a user's file, a torchvision architecture with weights, or a trusted pickle."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from paretopress.errors import ConfigError, ModelError, TrustError
+from paretopress.intake.factory import call_factory, is_factory
+from paretopress.intake.spec import Spec, parse_spec, resolve
+
+PICKLES = (".pt", ".pth")
+MODEL_FORMS = ("FILE.py:FACTORY", "torchvision:resnet18?weights=FILE.safetensors&num_classes=10", "MODEL.pt (with --trust)")
+WRAPPERS = ("state_dict", "model")
+NAMED = 3
+UNPICKLING = (OSError, EOFError, RuntimeError, ValueError, AttributeError, ImportError, TypeError, KeyError, pickle.UnpicklingError)
+
+
+def load_model(spec: str, *, trust: bool = False, base: Path | None = None) -> nn.Module:
+    """Return the model that `spec` names, in eval mode; its forms are MODEL_FORMS. Nothing is downloaded.
+
+    Args:
+        trust: whether pickles may be read. A .pt file of weights is read with weights_only=True even then.
+        base: the folder that relative paths start from; default: the working folder.
+    Raises: ConfigError: an unknown form, name or option. TrustError: a pickle without `trust`. ModelError: the file is missing or
+        damaged, does not hold a module, or its weights do not fit the architecture; or a factory raised.
+    """
+    if is_factory(spec):
+        return _module(call_factory(spec, base, ModelError), spec).eval()
+    if Path(spec).suffix in PICKLES and "?" not in spec:
+        return _pickled_model(resolve(spec, base), trust).eval()
+    parsed = parse_spec(spec, base)
+    if parsed.kind == "torchvision":
+        return _torchvision_model(parsed, trust).eval()
+    raise ConfigError(f"a model spec must have a known form, but got {spec!r}", f"Valid forms: {', '.join(MODEL_FORMS)}.")
+
+
+def _module(value: object, source: str) -> nn.Module:
+    if isinstance(value, torch.jit.ScriptModule):
+        raise ModelError(f"a model must be eager PyTorch, but got TorchScript from {source}", "Hand over the module it was scripted from.")
+    if not isinstance(value, nn.Module):
+        hint = "For a state dict, give the architecture: FILE.py:FACTORY, or torchvision:NAME?weights=FILE."
+        raise ModelError(f"a model must be a torch.nn.Module, but got {type(value).__name__} from {source}", hint)
+    return value
+
+
+def _demand_trust(path: Path, trust: bool) -> None:
+    if not trust:
+        raise TrustError(
+            f"{path.name} is a pickle, which can run any code when it is read",
+            "Convert the weights to .safetensors, or pass --trust if you know where the file comes from.",
+        )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ModelError(
+            f"the model file must exist, but got {path}", "Relative paths start from the config's folder, else the working folder."
+        )
+    return path
+
+
+def _pickled_model(path: Path, trust: bool) -> nn.Module:
+    _demand_trust(path, trust)
+    try:
+        value: object = torch.load(_existing(path), map_location="cpu", weights_only=False)
+    except UNPICKLING as error:
+        hint = "If a class is missing, hand over FILE.py:FACTORY instead, which builds the module and loads its weights."
+        raise ModelError(f"{path.name} could not be read: {_first_line(error)}", hint) from error
+    return _module(value, path.name)
+
+
+def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
+    spec.allow("weights", "num_classes", argument="NAME")
+    # classifiers only: torchvision's detectors fetch a backbone even with weights=None
+    known = torchvision.models.list_models(module=torchvision.models)
+    if spec.argument not in known:
+        near = difflib.get_close_matches(spec.argument, known, n=3, cutoff=0.4) or known[:3]
+        raise ConfigError(f"torchvision has no classifier {spec.argument!r}", f"Did you mean {', '.join(near)}?")
+    weights = spec.path("weights")
+    state = None if weights is None else _state_dict(weights, trust)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model: nn.Module = torchvision.models.get_model(
+            spec.argument, weights=None, num_classes=spec.integer("num_classes", 1000, minimum=1)
+        )
+    if weights is not None and state is not None:
+        _demand_fit(model.state_dict(), state, f"{weights.name} for {spec.argument}")
+        model.load_state_dict(state)
+    return model
+
+
+def _state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise ModelError(f"weights must be .safetensors, .pt or .pth, but got {path.name}", "Save them with safetensors.torch.save_file.")
+    if path.suffix in PICKLES:
+        _demand_trust(path, trust)
+    try:
+        state: Any = (
+            torch.load(_existing(path), map_location="cpu", weights_only=True) if path.suffix in PICKLES else load_file(_existing(path))
+        )
+    except (*UNPICKLING, safetensors.SafetensorError) as error:
+        raise ModelError(
+            f"the weights in {path.name} could not be read: {_first_line(error)}", "Save a state dict, not the module."
+        ) from error
+    for wrapper in WRAPPERS:  # what training scripts put around a state dict
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path.name} must hold a state dict of tensors, but got {type(state).__name__}", "Save model.state_dict().")
+    return {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix
+
+
+def _demand_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+    complaints = {
+        "missing": [key for key in wanted if key not in given],
+        "unexpected": [key for key in given if key not in wanted],
+        "of another shape": [
+            f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in given and given[key].shape != wanted[key].shape
+        ],
+    }
+    found = "; ".join(f"{len(keys)} {word}: {', '.join(keys[:NAMED])}" for word, keys in complaints.items() if keys)
+    if found:
+        raise ModelError(
+            f"weights must fit the architecture, but got {what} with {found}", "Check the architecture's name and num_classes."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -1,0 +1,153 @@
+"""Data through torchvision: folders of images, and the datasets that torchvision knows by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch.utils.data import Subset
+from torchvision import transforms
+
+from paretopress.errors import ConfigError, DataError
+from paretopress.intake.data import Data, Split, as_data, cut, labels_of, shuffled, split_size, stratified
+from paretopress.intake.spec import Spec, resolve
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PLAIN_MEAN, PLAIN_STD = 0.5, 0.25
+RESIZE_TO_CROP = 256 / 224
+FLAT_SHARES = (0.70, 0.15, 0.15)
+VAL_SHARE = 10  # one in ten of train becomes val where there is none
+VAL_NAMES = ("val", "valid", "validation")
+FOLDER_HINT = "Give PATH/train/CLASS/..., PATH/val/CLASS/... and PATH/test/CLASS/..., or PATH/CLASS/... alone."
+
+
+def folder(spec: Spec, seed: int) -> Data:
+    """Return the data of `folder:PATH?size=224`: x (3, size, size) with ImageNet's mean and std.
+
+    PATH has train, val and test; or two of them, the third is cut off (test off val, val off train); or class folders alone, which
+    are split 70/15/15 within each class. Training images are cropped at random and flipped; val and test come in a seeded order.
+    Raises: ConfigError: an unknown option. DataError: not such a folder, or no images in it.
+    """
+    spec.allow("size", argument="PATH")
+    size = spec.integer("size", 224, minimum=8)
+    root = resolve(spec.argument, spec.base)
+    if not root.is_dir():
+        raise DataError(f"the folder must exist, but got {root} in the spec {spec.text!r}", FOLDER_HINT)
+    splits = _parted(root, size, seed) if (root / "train").is_dir() else _flat(root, size, seed)
+    steps = {
+        "color": "RGB",
+        "resize": round(size * RESIZE_TO_CROP),
+        "crop": size,
+        "interpolation": "bilinear",
+        "scale": 1 / 255,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+    }
+    return replace(as_data(splits, seed), preprocessing=steps)
+
+
+def _parted(root: Path, size: int, seed: int) -> tuple[Split, ...]:
+    train = _images(root / "train", _augmented(size))
+    val = next((_images(root / name, _centred(size)) for name in VAL_NAMES if (root / name).is_dir()), None)
+    test = _images(root / "test", _centred(size)) if (root / "test").is_dir() else None
+    if val is None and test is None:
+        raise DataError(f"a folder with train must have val or test beside it, but got {root}", FOLDER_HINT)
+    if val is None:
+        kept, held = cut(train, split_size(train) // VAL_SHARE, seed)
+        train, val = kept, Subset(_images(root / "train", _centred(size)), held.indices)
+    return (train, shuffled(val, seed)) if test is None else (train, shuffled(val, seed), shuffled(test, seed))
+
+
+def _flat(root: Path, size: int, seed: int) -> tuple[Split, ...]:
+    plain = _images(root, _centred(size))
+    labels = labels_of(plain)
+    assert labels is not None
+    train, val, test = stratified(labels, FLAT_SHARES, seed)
+    return Subset(_images(root, _augmented(size)), train), Subset(plain, val), Subset(plain, test)
+
+
+def _images(root: Path, transform: Callable[[Any], torch.Tensor]) -> Split:
+    try:
+        dataset: Split = torchvision.datasets.ImageFolder(root, transform)
+    except OSError as error:  # no class folders, or one without an image
+        raise DataError(f"{root} must hold one folder of images for each class: {str(error).splitlines()[0]}", FOLDER_HINT) from error
+    return dataset
+
+
+def _centred(size: int) -> Callable[[Any], torch.Tensor]:
+    steps = [transforms.Resize(round(size * RESIZE_TO_CROP)), transforms.CenterCrop(size)]
+    return _then_normalised(steps, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _augmented(size: int) -> Callable[[Any], torch.Tensor]:
+    return _then_normalised([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()], IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _then_normalised(steps: list[Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], torch.Tensor]:
+    composed: Callable[[Any], torch.Tensor] = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    return composed
+
+
+def torchvision_dataset(spec: Spec, seed: int) -> Data:
+    """Return the data of `torchvision:CIFAR10?root=PATH&download=0`: x = (pixel / 255 - 0.5) / 0.25, not augmented.
+
+    Any class of torchvision.datasets with a `train` or `split` argument. Without a val split a tenth of train becomes val; without a
+    test split half of val becomes test. `root` is ./data where not given; val and test come in a seeded order.
+    Raises: ConfigError: an unknown option or class. DataError: the files are missing, or the download failed.
+    """
+    spec.allow("root", "download", argument="CLASS")
+    dataset_class = _dataset_class(spec.argument)
+    options: dict[str, Any] = {"root": spec.path("root") or resolve("data", spec.base)}
+    parameters = inspect.signature(dataset_class).parameters
+    if "download" in parameters:
+        options["download"] = spec.switch("download", default=False)
+    options["transform"] = _then_normalised([], (PLAIN_MEAN,), (PLAIN_STD,))
+    if "train" in parameters:
+        found = [_construct(dataset_class, spec, options, train=True), None, _construct(dataset_class, spec, options, train=False)]
+    else:
+        found = [_first_split(dataset_class, spec, options, names) for names in (("train", "trainval"), VAL_NAMES, ("test",))]
+    train, val, test = found
+    if train is None or (val is None and test is None):
+        raise DataError(f"a dataset must have train and one of val and test, but torchvision's {spec.argument} has not")
+    if val is None:
+        train, val = cut(train, split_size(train) // VAL_SHARE, seed)
+    data = as_data((train, shuffled(val, seed)) if test is None else (train, shuffled(val, seed), shuffled(test, seed)), seed)
+    return replace(data, preprocessing={"scale": 1 / 255, "mean": [PLAIN_MEAN], "std": [PLAIN_STD]})
+
+
+def _dataset_class(name: str) -> Callable[..., Split]:
+    known = [
+        key
+        for key in torchvision.datasets.__all__
+        if {"train", "split"} & inspect.signature(vars(torchvision.datasets)[key]).parameters.keys()
+    ]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
+        raise ConfigError(f"torchvision has no dataset {name!r} with a train or split argument", f"Did you mean {', '.join(near)}?")
+    dataset_class: Callable[..., Split] = vars(torchvision.datasets)[name]
+    return dataset_class
+
+
+def _first_split(dataset_class: Callable[..., Split], spec: Spec, options: dict[str, Any], names: tuple[str, ...]) -> Split | None:
+    for name in names:
+        try:
+            return _construct(dataset_class, spec, options, split=name)
+        except DataError as error:
+            if not isinstance(error.__cause__, ValueError):  # torchvision's word for a split that this dataset does not have
+                raise
+    return None
+
+
+def _construct(dataset_class: Callable[..., Split], spec: Spec, options: dict[str, Any], **part: object) -> Split:
+    try:
+        return dataset_class(**options, **part)
+    except (OSError, RuntimeError, ImportError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        hint = "Give root=PATH of the files, or download=1 to fetch them."
+        raise DataError(f"torchvision's {spec.argument} could not be read from {options['root']}: {reason}", hint) from error

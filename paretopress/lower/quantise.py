@@ -1,0 +1,147 @@
+"""Per-layer mixed quantisation of an exported ONNX file: static QDQ at 8 bits, weight-only blocks at 4 bits, the rest float."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+from paretopress.atomic import write_bytes
+from paretopress.errors import LoweringError
+from paretopress.lower.export import INPUT
+
+_LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
+# ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
+_FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
+_INT4_BLOCK = 32
+
+
+def quantise_onnx(source: Path, target: Path, bits: Mapping[str, int], calibration: Sequence[np.ndarray], *, reduce_range: bool) -> None:
+    """Write a copy of `source` in which the named layers are quantised.
+
+    Activations are unsigned 8 bits, so that a ReLU vanishes into the zero-point; weights signed 8 bits per output channel. A
+    ReLU, an add or a pooling that reads quantised layers alone joins them.
+
+    Args:
+        bits: layer -> 8 or 4; layers that are not named stay float. Factors `name.0` and `name.1` follow `name`.
+        calibration: batches (N, C, H, W) float32 of training images; the ranges are the minimum and maximum seen.
+        reduce_range: 7-bit weights, for x86 CPUs without VNNI, where 8 bits saturate.
+    Raises: LoweringError: a layer is not in the file, or the quantiser failed.
+    """
+    model = onnx.load(source)
+    nodes = {level: _layer_nodes(model.graph, [name for name, b in bits.items() if b == level]) for level in (8, 4)}
+    try:
+        if nodes[4]:
+            model = _weights_to_4_bits(model, nodes[4])
+        if nodes[8]:
+            model = _static_8_bits(model, nodes[8], calibration, reduce_range)
+    except Exception as error:  # the quantiser raises whatever its operators meet
+        raise LoweringError(f"quantisation must succeed, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    write_bytes(target, model.SerializeToString())
+
+
+def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
+    names = [node.name for node in graph.node if node.op_type in _LAYER_OPS]
+    found: list[str] = []
+    for layer in layers:
+        own = [name for name in names if name.split("#")[0] in (layer, f"{layer}.0", f"{layer}.1")]
+        if not own:
+            raise LoweringError(f"a quantised layer must be in the ONNX file, but {layer} is not")
+        found.extend(own)
+    return found
+
+
+class _Batches(CalibrationDataReader):
+    def __init__(self, batches: Sequence[np.ndarray]) -> None:
+        self._batches: Iterator[np.ndarray] = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]  # the base class declares a dict, documents None
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: Sequence[np.ndarray], reduce_range: bool) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet_root_logger():
+        source, target = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
+        onnx.save(model, source)
+        quantize_static(
+            source,
+            target,
+            _Batches(calibration),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=sorted(_LAYER_OPS | _ACTIVATIONS | _FOLLOWERS),
+            nodes_to_quantize=_with_followers(model.graph, set(layers)),
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            # the logits stay float: nothing after them would use 8 bits
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+        )
+        return onnx.load(target)
+
+
+def _with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
+    """Return the layer nodes and every node that reads the outputs of quantised nodes alone, in graph order."""
+    quantised: list[str] = []
+    tensors: set[str] = set()
+    constants = {tensor.name for tensor in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    for node in graph.node:
+        reads = [name for name in node.input if name and name not in constants]
+        joins = node.op_type in _ACTIVATIONS | _FOLLOWERS and bool(reads) and all(name in tensors for name in reads)
+        if node.name in layers or joins:
+            quantised.append(node.name)
+            if node.op_type not in ("Gemm", "MatMul"):  # their outputs are float, see OpTypesToExcludeOutputQuantization
+                tensors.update(node.output)
+    return quantised
+
+
+def _weights_to_4_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
+    for name in layers:
+        _gemm_to_matmul(model.graph, name)
+    with _quiet_root_logger():
+        quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=_INT4_BLOCK, is_symmetric=True, nodes_to_include=list(layers))
+        quantizer.process()
+    result: onnx.ModelProto = quantizer.model.model
+    return result
+
+
+def _gemm_to_matmul(graph: onnx.GraphProto, name: str) -> None:
+    """MatMulNBits replaces MatMul alone: rewrite Gemm(x, W, b) with transB as Add(MatMul(x, W^T), b)."""
+    at, node = next((i, n) for i, n in enumerate(graph.node) if n.name == name)
+    if node.op_type != "Gemm":
+        return
+    weight = next(tensor for tensor in graph.initializer if tensor.name == node.input[1])
+    transposed = numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), f"{weight.name}_t")
+    graph.initializer.append(transposed)
+    graph.initializer.remove(weight)
+    has_bias = len(node.input) > 2
+    product = f"{node.output[0]}_matmul" if has_bias else node.output[0]
+    new = [onnx.helper.make_node("MatMul", [node.input[0], transposed.name], [product], name=name)]
+    if has_bias:
+        new.append(onnx.helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{name}/bias"))
+    del graph.node[at]
+    for offset, made in enumerate(new):
+        graph.node.insert(at + offset, made)
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """The quantiser logs advice to the root logger at every call."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)

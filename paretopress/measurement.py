@@ -1,0 +1,141 @@
+"""What was measured of one candidate, under which budget: plain values, each with its unit in its name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from paretopress.errors import BudgetError
+
+
+class Rung(IntEnum):
+    """Fidelity of an evaluation."""
+
+    COSTS = 0
+    SHORT = 1
+    LONG = 2
+    FINAL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Latency of one ONNX file, measured in turns with the baseline file in the same process.
+
+    Attributes:
+        latency_ms: the p50 of one batch on the baseline's scale: `ratio` times the run's baseline p50.
+        latency_ci_ms: 95 % interval of `latency_ms` (low, high).
+        ratio, ratio_ci: candidate / baseline, of the p50s of interleaved blocks.
+        raw_p50_ms, raw_p90_ms: as the clock showed them, in the machine state of that minute.
+        baseline_raw_p50_ms: the baseline beside it, in the same minute.
+        blocks, runs: interleaved blocks of each model, and timed runs of each model in all.
+    Why a scale: the raw p50 of one unchanged file moves by 20-40 % within minutes on shared machines, the ratio by about 1 %.
+    """
+
+    latency_ms: float
+    latency_ci_ms: tuple[float, float]
+    ratio: float
+    ratio_ci: tuple[float, float]
+    raw_p50_ms: float
+    raw_p90_ms: float
+    baseline_raw_p50_ms: float
+    blocks: int
+    runs: int
+    duration_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Latency:
+        """Return what `to_json` wrote."""
+        fields = dict(value)
+        for key in ("latency_ci_ms", "ratio_ci"):
+            low, high = fields[key]
+            fields[key] = (low, high)
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All figures of one evaluated candidate.
+
+    Attributes:
+        val_accuracy: percent, of the ONNX file on the validation split; where `rejected` is set, that of the untrained
+            candidate on the first images of the split.
+        macs: multiply-adds of one input by fvcore; `uncounted` are the operators it could not count.
+        onnx_path: relative to the run folder; `onnx_sha256` of the very bytes that were measured.
+        rejected: why no training took place, or "".
+        stages_s: seconds by stage.
+        notes: choices of the plan that had no effect, with the reason.
+    """
+
+    rung: Rung
+    val_accuracy: float
+    macs: int
+    params: int
+    latency: Latency
+    size_bytes: int
+    onnx_path: str
+    onnx_sha256: str
+    rejected: str = ""
+    test_accuracy: float | None = None
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields["rung"] = int(self.rung)
+        fields["latency"] = self.latency.to_json()
+        fields["stages_s"] = dict(self.stages_s)
+        return fields
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Outcome:
+        """Return what `to_json` wrote."""
+        fields = dict(value)
+        fields["rung"] = Rung(fields["rung"])
+        fields["latency"] = Latency.from_json(fields["latency"])
+        for key in ("uncounted", "notes"):
+            fields[key] = tuple(fields[key])
+        return cls(**fields)
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise BudgetError(f"{name} must be a positive number, but got {name}={value!r}", "Give it in the unit its name ends in.")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Hard upper bounds. Exactly one of `latency_ms` and `speedup` is set; `speedup` X means baseline latency / X.
+
+    `max_drop` is in points of accuracy against the baseline; `size_bytes` bounds the ONNX file.
+    """
+
+    latency_ms: float | None = None
+    speedup: float | None = None
+    max_drop: float | None = None
+    size_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            _positive(name, getattr(self, name))
+        if (self.latency_ms is None) == (self.speedup is None):
+            raise BudgetError(
+                f"exactly one of latency_ms and speedup must be given, but got latency_ms={self.latency_ms}, speedup={self.speedup}"
+            )
+
+    def limit_ms(self, baseline_ms: float) -> float:
+        """Return the bound on latency in milliseconds, for a baseline that takes `baseline_ms`."""
+        if self.latency_ms is not None:
+            return self.latency_ms
+        assert self.speedup is not None
+        return baseline_ms / self.speedup

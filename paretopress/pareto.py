@@ -1,0 +1,37 @@
+"""Pareto dominance and the hypervolume of a front; every objective here is minimised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Point = tuple[float, ...]
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """Return whether `a` is no worse than `b` everywhere and better somewhere (all minimised)."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def non_dominated(points: Sequence[Point]) -> list[int]:
+    """Return the indices of the points that no other point dominates; of equal points the first stays."""
+    front = []
+    for i, point in enumerate(points):
+        beaten = any(dominates(other, point) or (other == point and j < i) for j, other in enumerate(points) if j != i)
+        if not beaten:
+            front.append(i)
+    return front
+
+
+def hypervolume_2d(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Return the area that the points dominate up to `reference`, both objectives minimised.
+
+    Points that are not better than the reference in both objectives add nothing.
+    Source: Zitzler and Thiele 1998, "Multiobjective optimization using evolutionary algorithms", the S metric.
+    """
+    inside = sorted({p for p in points if p[0] < reference[0] and p[1] < reference[1]})
+    area, ceiling = 0.0, reference[1]
+    for x, y in inside:
+        if y < ceiling:
+            area += (reference[0] - x) * (ceiling - y)
+            ceiling = y
+    return area

@@ -1,0 +1,95 @@
+"""The plan: one immutable, JSON-serialisable point of the search space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from paretopress.errors import ConfigError
+
+PLAN_SCHEMA = 1
+FLOAT_BITS = 32
+KNOWN_BITS = (4, 8, FLOAT_BITS)
+
+
+def _frozen(mapping: Mapping[str, int]) -> Mapping[str, int]:
+    return MappingProxyType(dict(sorted(mapping.items())))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do to a model; whatever a mapping does not name stays as it is.
+
+    Attributes:
+        kept: channel group -> channels kept; 0 removes the residual branch that the group leads.
+        rank: layer -> rank of the factors that replace it, in ranks of the channel SVD.
+        bits: bit group -> weight bits, 8 (static QDQ, int8 activations) or 4 (weight-only); 32 is float and left out.
+        temperature: distillation temperature T > 0 (Hinton et al. 2015, section 2).
+        alpha: share of the distillation loss in [0, 1]; the rest is cross-entropy with the labels.
+    """
+
+    kept: Mapping[str, int] = field(default_factory=dict)
+    rank: Mapping[str, int] = field(default_factory=dict)
+    bits: Mapping[str, int] = field(default_factory=dict)
+    temperature: float = 4.0
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, value in self.kept.items():
+            if value < 0:
+                raise ConfigError(f"kept channels must be at least 0, but got {value} at {name}")
+        for name, value in self.rank.items():
+            if value < 1:
+                raise ConfigError(f"a rank must be at least 1, but got {value} at {name}")
+        for name, value in self.bits.items():
+            if value not in KNOWN_BITS:
+                raise ConfigError(f"bits must be one of {KNOWN_BITS}, but got {value} at {name}")
+        if not self.temperature > 0.0:
+            raise ConfigError(f"temperature > 0 must hold, but got temperature={self.temperature}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ConfigError(f"0 <= alpha <= 1 must hold, but got alpha={self.alpha}")
+        object.__setattr__(self, "kept", _frozen(self.kept))
+        object.__setattr__(self, "rank", _frozen(self.rank))
+        object.__setattr__(self, "bits", _frozen({k: v for k, v in self.bits.items() if v != FLOAT_BITS}))
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def structure(self) -> Plan:
+        """Return the plan without its distillation settings: what decides latency, MACs and size."""
+        return Plan(self.kept, self.rank, self.bits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` turns back into an equal plan."""
+        return {
+            "schema": PLAN_SCHEMA,
+            "kept": dict(self.kept),
+            "rank": dict(self.rank),
+            "bits": dict(self.bits),
+            "temperature": self.temperature,
+            "alpha": self.alpha,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """Return the plan that `to_json` wrote.
+
+        Raises: ConfigError: another schema, or a key that no plan has.
+        """
+        fields = dict(value)
+        schema = fields.pop("schema", None)
+        if schema != PLAN_SCHEMA:
+            raise ConfigError(f"a plan must have schema {PLAN_SCHEMA}, but got schema={schema}")
+        unknown = fields.keys() - {"kept", "rank", "bits", "temperature", "alpha"}
+        if unknown:
+            raise ConfigError(f"a plan has no keys {sorted(unknown)}")
+        return cls(**fields)
+
+    def digest(self) -> str:
+        """Return 16 hex digits that name the plan's content."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

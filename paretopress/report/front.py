@@ -1,0 +1,80 @@
+"""front.json (schema 1): what a search found, with what it takes to trace each figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paretopress.measurement import Outcome
+from paretopress.search.candidates import Bounds, Candidate
+from paretopress.search.study import Counts
+
+FRONT_SCHEMA = 1
+
+
+def point_json(trial: int | None, plan: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """Return the baseline's or one point's object."""
+    latency = outcome.latency
+    return {
+        "trial": trial,
+        "plan": dict(plan),
+        "rung": int(outcome.rung),
+        "val_accuracy": outcome.val_accuracy,
+        "test_accuracy": outcome.test_accuracy,
+        "macs": outcome.macs,
+        "uncounted_operators": list(outcome.uncounted),
+        "params": outcome.params,
+        "latency_ms": latency.latency_ms,
+        "latency_ci_ms": list(latency.latency_ci_ms),
+        "latency_vs_baseline": latency.ratio,
+        "latency_vs_baseline_ci": list(latency.ratio_ci),
+        "latency_raw_p50_ms": latency.raw_p50_ms,
+        "latency_raw_p90_ms": latency.raw_p90_ms,
+        "size_bytes": outcome.size_bytes,
+        "onnx": {"path": outcome.onnx_path, "sha256": outcome.onnx_sha256},
+        "duration_s": round(sum(outcome.stages_s.values()), 3),
+        "stages_s": {name: round(seconds, 3) for name, seconds in outcome.stages_s.items()},
+        "notes": list(outcome.notes),
+    }
+
+
+def front_json(
+    baseline: Mapping[str, Any],
+    points: Sequence[Mapping[str, Any]],
+    evaluated: Sequence[Candidate],
+    bounds: Bounds,
+    counts: Counts,
+    *,
+    best: int | None,
+    seed: int,
+    environment: Mapping[str, Any],
+    data: Mapping[str, int],
+    elapsed_s: float,
+) -> dict[str, Any]:
+    """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`."""
+    budget = bounds.budget
+    return {
+        "schema": FRONT_SCHEMA,
+        "baseline": dict(baseline),
+        "points": [dict(point) for point in points],
+        "best": best,
+        "budget": {
+            "latency_ms": budget.latency_ms,
+            "speedup": budget.speedup,
+            "max_drop": budget.max_drop,
+            "size_bytes": budget.size_bytes,
+            "limit_ms": bounds.limit_ms,
+        },
+        "latency_scale": "ratio to the baseline, measured in turns with it, times the baseline's p50 at the start of the run",
+        "hypervolume": bounds.hypervolume(evaluated),
+        "evaluated": [
+            {"trial": c.number, "latency_ms": c.outcome.latency.latency_ms, "val_accuracy": c.outcome.val_accuracy, "rung": int(c.outcome.rung)}
+            for c in evaluated
+            if not c.outcome.rejected
+        ],
+        "environment": dict(environment),
+        "data": dict(data),
+        "trials": {"completed": counts.completed, "rejected_early": counts.rejected_early, "failed": counts.failed},
+        "seed": seed,
+        "elapsed_s": round(elapsed_s, 1),
+    }

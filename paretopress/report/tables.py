@@ -1,0 +1,159 @@
+"""The tables that a person reads: the front of a search, and where a model's time goes layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE, SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from paretopress.plan import FLOAT_BITS
+
+MAX_NAMED_RANKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """What one layer costs, or all that belongs to no layer under a name that says so.
+
+    Attributes:
+        macs, params: of one input (batch 1).
+        latency_ms: measured, per batch; None where the runtime gives the layer no time of its own.
+        share: `latency_ms` as a share in [0, 1] of the whole model's time, None with it.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    params: int
+    latency_ms: float | None
+    share: float | None
+
+
+def plan_summary(plan: Mapping[str, Any]) -> str:
+    """Return a plan's JSON object in a few words, such as "2 branches removed, 3 groups pruned, 12 int8"; "unchanged" if it does nothing.
+
+    Bits are counted in bit groups, as the plan holds them, and ranks are spelled out up to two layers.
+    """
+    kept = plan.get("kept", {}).values()
+    bits = [value for value in plan.get("bits", {}).values() if value != FLOAT_BITS]
+    removed = sum(channels == 0 for channels in kept)
+    parts = [
+        _counted(removed, "branch removed", "branches removed"),
+        _counted(len(kept) - removed, "group pruned", "groups pruned"),
+        *(_counted(bits.count(width), f"int{width}", f"int{width}") for width in sorted(set(bits), reverse=True)),
+        _ranks(plan.get("rank", {})),
+    ]
+    return ", ".join(part for part in parts if part) or "unchanged"
+
+
+def front_table(front: Mapping[str, Any]) -> Table:
+    """Return the table of a front.json object (schema 1): the baseline, then the points from the fastest to the slowest.
+
+    The best point is starred. The drop is in points of test accuracy if every row has one, else of validation accuracy.
+    """
+    baseline = front["baseline"]
+    points = sorted(front["points"], key=lambda point: point["latency_ms"])
+    split = "test" if all(row["test_accuracy"] is not None for row in (baseline, *points)) else "val"
+    table = Table(
+        title="Pareto front",
+        caption=_caption(front),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
+    for header in ("trial", "val %", "test %", f"{split} drop"):
+        table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
+    # 80 columns hold it all if the interval may go below its figure and the plan takes some lines
+    table.add_column("latency ms\n[95 % CI]", justify="right", min_width=13)
+    for header in ("x faster", "MMACs", "KB"):
+        table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
+    table.add_column("plan", min_width=15)
+    table.add_row(*_cells(baseline, baseline, split), style="dim", end_section=True)
+    for point in points:
+        best = point["trial"] == front["best"]
+        table.add_row(*_cells(point, baseline, split, "*" if best else ""), style="bold green" if best else "")
+    return table
+
+
+def profile_table(rows: Sequence[ProfileRow]) -> Table:
+    """Return the table of a model's layers in the order given, with the sums of MACs, parameters and measured time below."""
+    times = [row.latency_ms for row in rows if row.latency_ms is not None]
+    shares = [row.share for row in rows if row.share is not None]
+    table = Table(title="Where the time goes", show_footer=True, box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column("layer", footer="total")
+    table.add_column("kind")
+    for header, footer in (
+        ("MMACs", _mega(sum(row.macs for row in rows))),
+        ("params", f"{sum(row.params for row in rows):,}"),
+        ("ms", _milliseconds(sum(times)) if times else "-"),
+        ("share", f"{sum(shares):.1%}" if shares else "-"),
+    ):
+        table.add_column(header, footer=footer, justify="right", no_wrap=True)
+    for row in rows:
+        time = "-" if row.latency_ms is None else _milliseconds(row.latency_ms)
+        share = "-" if row.share is None else f"{row.share:.1%}"
+        table.add_row(Text(row.name), Text(row.kind), _mega(row.macs), f"{row.params:,}", time, share)
+    return table
+
+
+def _cells(row: Mapping[str, Any], baseline: Mapping[str, Any], split: str, mark: str = "") -> list[Text]:
+    low, high = row["latency_ci_ms"]
+    test, key = row["test_accuracy"], f"{split}_accuracy"
+    is_baseline = row["trial"] is None
+    cells = (
+        "base" if is_baseline else f"{mark}{row['trial']}",
+        f"{row['val_accuracy']:.2f}",
+        "-" if test is None else f"{test:.2f}",
+        "-" if is_baseline else f"{round(baseline[key] - row[key], 2) + 0.0:.2f}",  # + 0.0 turns -0.0 into 0.0
+        f"{_milliseconds(row['latency_ms'])} [{_milliseconds(low)}-{_milliseconds(high)}]",
+        f"{1 / row['latency_vs_baseline']:.2f}x",
+        _mega(row["macs"]),
+        f"{row['size_bytes'] / 1000:,.0f}",
+        plan_summary(row["plan"] or {}),
+    )
+    return [Text(cell) for cell in cells]
+
+
+def _caption(front: Mapping[str, Any]) -> Text:
+    trials = front["trials"]
+    counts = f"{trials['completed']} trials completed, {trials['rejected_early']} rejected early, {trials['failed']} failed."
+    lines = [f"Budget: {_budget(front['budget'])}.", counts]
+    if front["best"] is not None:
+        lines.append("* the best point within the budget.")
+    if not front["points"]:
+        lines.append("No plan met the budget.")
+    return Text("\n".join(lines))
+
+
+def _budget(budget: Mapping[str, Any]) -> str:
+    parts = [f"{_milliseconds(budget['limit_ms'])} ms for the upper end of the interval"]
+    if budget["max_drop"] is not None:
+        parts.append(f"a drop of {budget['max_drop']:g} points")
+    if budget["size_bytes"] is not None:
+        parts.append(f"{budget['size_bytes'] / 1000:,.0f} KB")
+    return ", ".join(parts)
+
+
+def _ranks(ranks: Mapping[str, int]) -> str:
+    if len(ranks) > MAX_NAMED_RANKS:
+        return f"{len(ranks)} layers factorised"
+    return ", ".join(f"rank {rank} at {layer}" for layer, rank in ranks.items())
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}" if number else ""
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def _milliseconds(value: float) -> str:
+    # a layer takes microseconds and a VGG-16 takes 300 ms: three significant digits, never an exponent
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"

@@ -1,0 +1,112 @@
+"""The folder of one run: where everything lies, and the lock that keeps a second process out.
+
+    config.json  state.json      what was asked, and what was found before the first trial
+    journal.log                  the study (Optuna journal)
+    samples.npy                  validation images for self-checks
+    baseline.onnx  trials/0007/  finalists/0007/    model.onnx and student.safetensors
+    front.json  front.png        the result
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from paretopress.errors import RunFolderError
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths inside one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, as JSON."""
+        return self.root / "config.json"
+
+    @property
+    def state(self) -> Path:
+        """What was found before the first trial."""
+        return self.root / "state.json"
+
+    @property
+    def journal(self) -> Path:
+        """The study's journal."""
+        return self.root / "journal.log"
+
+    @property
+    def baseline(self) -> Path:
+        """The unchanged model's ONNX file."""
+        return self.root / "baseline.onnx"
+
+    @property
+    def samples(self) -> Path:
+        """A few validation images, for the self-check of bundles."""
+        return self.root / "samples.npy"
+
+    @property
+    def front(self) -> Path:
+        """The result."""
+        return self.root / "front.json"
+
+    @property
+    def picture(self) -> Path:
+        """The result as a picture."""
+        return self.root / "front.png"
+
+    def candidate(self, number: int, *, final: bool) -> Path:
+        """Return the folder of a trial's candidate, or of its full recovery."""
+        return self.root / ("finalists" if final else "trials") / f"{number:04d}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; raises RunFolderError if another holds it."""
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunFolderError(f"a run may be worked on by one process, but {self.root} is in use", "Wait for it, or end it.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Return a JSON file of this run; raises RunFolderError if it is missing or damaged."""
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            hint = "Is this the folder of a run, and has it got that far? `paretopress status RUN` tells."
+            raise RunFolderError(f"a run must have {path.name}, but {self.root} has none", hint) from error
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunFolderError(f"{path} must be readable JSON, but got {error}") from error
+        return value
+
+
+def create_run_folder(root: Path) -> RunFolder:
+    """Return a new run folder; raises RunFolderError if the path exists or cannot be made."""
+    try:
+        root.mkdir(parents=True)
+    except FileExistsError as error:
+        raise RunFolderError(
+            f"a new run needs a new folder, but {root} exists", "Name another with --run, or go on with `paretopress resume`."
+        ) from error
+    except OSError as error:
+        raise RunFolderError(f"the run folder must be writable, but got {error.strerror} at {root}") from error
+    return RunFolder(root)
+
+
+def open_run_folder(root: Path) -> RunFolder:
+    """Return an existing run folder; raises RunFolderError if it is none."""
+    folder = RunFolder(root)
+    if not folder.config.is_file():
+        raise RunFolderError(f"a run folder must hold config.json, but {root} does not", "Give the folder that `search` was started with.")
+    return folder

@@ -1,0 +1,1 @@
+"""The search: samplers, seeds, the study, finalists. It knows plans, measurements and a callable `evaluate`, and imports no torch."""

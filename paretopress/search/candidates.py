@@ -1,0 +1,106 @@
+"""Evaluated candidates: what the budget says of them, and which are on the front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from paretopress.measurement import Budget, Outcome, Rung
+from paretopress.pareto import hypervolume_2d, non_dominated
+from paretopress.plan import Plan
+
+# A short recovery has not won back what a full one will: on the CIFAR-10 ResNet-20 a full one halves what is left after a short one.
+SHORT_DROP_FACTOR = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One evaluated plan; `number` is its trial."""
+
+    number: int
+    plan: Plan
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A budget made concrete by the baseline of the run.
+
+    `limit_ms` bounds the upper end of the latency interval; `baseline_accuracy` is in percent, on validation data.
+    """
+
+    budget: Budget
+    baseline_ms: float
+    baseline_accuracy: float
+
+    @property
+    def limit_ms(self) -> float:
+        """The bound on latency in milliseconds."""
+        return self.budget.limit_ms(self.baseline_ms)
+
+    def drop(self, outcome: Outcome) -> float:
+        """Return the points of validation accuracy lost against the baseline."""
+        return self.baseline_accuracy - outcome.val_accuracy
+
+    def constraints(self, outcome: Outcome) -> Mapping[str, float]:
+        """Return constraint -> violation, relative to the bound; feasible where none is above 0.
+
+        The bound on the drop is `SHORT_DROP_FACTOR` times as wide below the final rung.
+        """
+        violations = {"latency_ms": outcome.latency.latency_ci_ms[1] / self.limit_ms - 1.0}
+        if self.budget.size_bytes is not None:
+            violations["size_bytes"] = outcome.size_bytes / self.budget.size_bytes - 1.0
+        if self.budget.max_drop is not None:
+            factor = 1.0 if outcome.rung is Rung.FINAL else SHORT_DROP_FACTOR
+            violations["max_drop"] = (self.drop(outcome) - factor * self.budget.max_drop) / self.budget.max_drop
+        return violations
+
+    def feasible(self, outcome: Outcome) -> bool:
+        """Return whether the outcome was recovered and meets every bound."""
+        return not outcome.rejected and all(violation <= 0.0 for violation in self.constraints(outcome).values())
+
+    def hypervolume(self, candidates: Sequence[Candidate]) -> float:
+        """Return the area (points of accuracy x share of the baseline's latency) dominated by the feasible candidates.
+
+        Reference: the baseline's latency, at 10 points below the baseline's accuracy.
+        """
+        points = [(c.outcome.latency.latency_ms / self.baseline_ms, self.drop(c.outcome)) for c in candidates if self.feasible(c.outcome)]
+        return hypervolume_2d(points, (1.0, 10.0))
+
+
+def front(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candidate]:
+    """Return the feasible candidates that no other dominates in (accuracy, MACs, latency), fastest first."""
+    feasible = [c for c in candidates if bounds.feasible(c.outcome)]
+    points = [(-c.outcome.val_accuracy, float(c.outcome.macs), c.outcome.latency.latency_ms) for c in feasible]
+    return sorted((feasible[i] for i in non_dominated(points)), key=lambda c: c.outcome.latency.latency_ms)
+
+
+def selection_margin(val_accuracy: float, images: int, compared: int) -> float:
+    """Return by how many points the best of several noisy validation accuracies is expected to flatter, at the least.
+
+    The expected maximum of n normal errors is below sigma * sqrt(2 ln n). Sigma is the binomial error of one accuracy times 0.6:
+    candidates and baseline see the same images and agree on most.
+    """
+    if compared < 2 or images < 1:
+        return 0.0
+    share = min(max(val_accuracy / 100.0, 0.0), 1.0)
+    sigma = 0.6 * 100.0 * math.sqrt(share * (1.0 - share) / images)
+    return sigma * math.sqrt(2.0 * math.log(compared))
+
+
+def best(points: Sequence[Candidate], bounds: Bounds, images: int) -> Candidate | None:
+    """Return the point to ship, or None if there is none: a fully recovered one where there are any.
+
+    With a bound on the drop: the fastest whose drop stays within it by the selection margin, else the one with the smallest drop.
+    Without: the most accurate.
+    """
+    pool = [c for c in points if c.outcome.rung is Rung.FINAL] or list(points)
+    if not pool:
+        return None
+    most_accurate = max(pool, key=lambda c: (c.outcome.val_accuracy, -c.outcome.latency.latency_ms))
+    if bounds.budget.max_drop is None:
+        return most_accurate
+    margin = selection_margin(bounds.baseline_accuracy, images, len(pool))
+    safe = [c for c in pool if bounds.drop(c.outcome) + margin <= bounds.budget.max_drop]
+    return min(safe, key=lambda c: c.outcome.latency.latency_ms) if safe else most_accurate

@@ -1,0 +1,33 @@
+"""Samplers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from optuna.samplers import BaseSampler, NSGAIISampler, NSGAIIISampler, RandomSampler, TPESampler
+
+from paretopress.errors import ConfigError
+from paretopress.search.guided import GuidedSampler
+from paretopress.spaces.variables import Variable
+
+DEFAULT_SAMPLER = "guided"
+
+_SAMPLERS: dict[str, Callable[[Sequence[Variable], int], BaseSampler]] = {
+    "guided": lambda variables, seed: GuidedSampler(variables, seed),
+    "tpe": lambda _, seed: TPESampler(seed=seed, multivariate=True),
+    "nsga2": lambda _, seed: NSGAIISampler(seed=seed, population_size=16),
+    "nsga3": lambda _, seed: NSGAIIISampler(seed=seed, population_size=16),
+    "random": lambda _, seed: RandomSampler(seed=seed),
+}
+
+
+def sampler_names() -> list[str]:
+    """Return the names that `make_sampler` knows."""
+    return sorted(_SAMPLERS)
+
+
+def make_sampler(name: str, variables: Sequence[Variable], seed: int) -> BaseSampler:
+    """Return the sampler of that name; raises ConfigError with the valid names."""
+    if name not in _SAMPLERS:
+        raise ConfigError(f"the sampler must be one of {', '.join(sampler_names())}, but got {name!r}")
+    return _SAMPLERS[name](variables, seed)

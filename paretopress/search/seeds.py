@@ -1,0 +1,54 @@
+"""The plans a study starts from: what a careful engineer would try by hand first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paretopress.graph import ModelGraph
+from paretopress.plan import Plan
+from paretopress.spaces.space import SearchSpace
+
+_WIDE_CHANNELS = 32
+
+
+def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
+    """Return distinct plans, most promising first under a tight budget.
+
+    They are: branches removed one after another, least important first, in int8 and in int8 of the wide layers alone; uniform
+    int8; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches removed and the rest at 50 %; and
+    the unchanged model.
+
+    Args:
+        removal_order: groups that lead a residual branch, least important first.
+    """
+    int8, wide = _bits(space, 1), _bits(space, _WIDE_CHANNELS)
+    plans = [Plan(), Plan(bits=int8)]
+    for count in range(1, len(removal_order) + 1):
+        removed = dict.fromkeys(removal_order[:count], 0)
+        plans += [Plan(kept=removed, bits=int8), Plan(kept=removed, bits=wide)]
+    for ratio in (0.25, 0.5, 0.75):
+        kept = _uniform(space, ratio)
+        plans += [Plan(kept=kept, bits=int8), Plan(kept=kept)]
+    for count in (1, 2):
+        if len(removal_order) >= count:
+            plans.append(Plan(kept=_uniform(space, 0.5) | dict.fromkeys(removal_order[:count], 0), bits=int8))
+    canonical = [space.plan(space.params(plan)) for plan in plans]
+    return list(dict.fromkeys(canonical))
+
+
+def _bits(space: SearchSpace, min_channels: int) -> dict[str, int]:
+    """Return 8 bits for every bit group with enough output channels (classifiers always)."""
+    graph: ModelGraph = space.graph
+    output = graph.layers[-1].name
+    return {
+        group.name: 8
+        for group in graph.bit_groups
+        if space.offers(group, 8) and (output in group.layers or min(graph.layer(name).out_channels for name in group.layers) >= min_channels)
+    }
+
+
+def _uniform(space: SearchSpace, ratio: float) -> dict[str, int]:
+    kept = {group.name: space.nearest_kept(group, ratio) for group in space.graph.channel_groups}
+    return {group.name: kept[group.name] for group in space.graph.channel_groups if kept[group.name] < group.channels}
+
+

@@ -1,0 +1,178 @@
+"""What a run finds out before its first trial: the baseline's figures, a learning rate, how many steps fit, which branches matter."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from paretopress.compress.apply import compress_module
+from paretopress.compress.recover import Recipe, Recovery, learning_rate_test
+from paretopress.compress.sensitivity import branch_removal_order
+from paretopress.config import RecoverySection, RunConfig
+from paretopress.errors import RunFolderError
+from paretopress.intake.data import Data, stack
+from paretopress.intake.trace import Intake
+from paretopress.measurement import Outcome
+from paretopress.pipeline import Effort, Pipeline
+from paretopress.plan import Plan
+from paretopress.search.study import Limits
+from paretopress.spaces.space import SearchSpace
+
+STATE_SCHEMA = 1
+_RATES = (0.003, 0.01, 0.03, 0.1)
+_RATE_TEST_STEPS = 10
+_TRIALS_AIMED_AT = 50
+_STEPS_WITHOUT_TIME = {"short": 100, "final": 400}
+_SENSITIVITY_IMAGES = 256
+_GREEDY_UP_TO = 10
+# a trial is not training alone: the share of its time that is, on a small network
+_TRAINING_SHARE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """The facts a run rests on; a resumed run reads them back instead of finding others."""
+
+    model_sha256: str
+    baseline: Outcome
+    learning_rate: float
+    rate_losses: Mapping[str, float]
+    seconds_per_step: float
+    effort: Effort
+    removal_order: tuple[str, ...]
+    environment: Mapping[str, Any]
+    classes: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+    data_sizes: Mapping[str, int]
+    setup_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        return {
+            "schema": STATE_SCHEMA,
+            "model_sha256": self.model_sha256,
+            "baseline": self.baseline.to_json(),
+            "learning_rate": self.learning_rate,
+            "rate_losses": dict(self.rate_losses),
+            "seconds_per_step": self.seconds_per_step,
+            "short_steps": self.effort.short_steps,
+            "final_steps": self.effort.final_steps,
+            "scoring_threads": self.effort.scoring_threads,
+            "removal_order": list(self.removal_order),
+            "environment": dict(self.environment),
+            "classes": list(self.classes),
+            "preprocessing": dict(self.preprocessing),
+            "data_sizes": dict(self.data_sizes),
+            "setup_s": self.setup_s,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunState:
+        """Return what `to_json` wrote; raises RunFolderError for another schema."""
+        if value.get("schema") != STATE_SCHEMA:
+            raise RunFolderError(f"state.json must have schema {STATE_SCHEMA}, but got schema={value.get('schema')}")
+        return cls(
+            value["model_sha256"],
+            Outcome.from_json(value["baseline"]),
+            value["learning_rate"],
+            value["rate_losses"],
+            value["seconds_per_step"],
+            Effort(value["short_steps"], value["final_steps"], value["scoring_threads"]),
+            tuple(value["removal_order"]),
+            value["environment"],
+            tuple(value["classes"]),
+            value["preprocessing"],
+            value["data_sizes"],
+            value["setup_s"],
+        )
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Return the hash of all parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def scoring_threads() -> int:
+    """Return how many threads score accuracy: all cores, because nothing is timed then."""
+    return os.cpu_count() or 1
+
+
+def find_state(
+    pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, environment: Mapping[str, Any], started: float
+) -> RunState:
+    """Measure the baseline and find the recipe of a new run; `started` is the run's first moment by time.monotonic()."""
+    baseline = pipeline.measure_baseline()
+    trains = config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
+    rate, losses = _learning_rate(intake, data, space, config.recovery) if trains else (config.recovery.learning_rate or 0.0, {})
+    recovery = Recovery(intake.module, data.train, config.recovery.recipe(rate))
+    step_s = recovery.seconds_per_step(intake.module) if trains else 0.0
+    images, _ = stack(data.train, _SENSITIVITY_IMAGES, config.seed)
+    order = branch_removal_order(
+        intake.module,
+        intake.graph,
+        images,
+        lambda module: recovery.recalibrated(module, config.seed),
+        greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
+    )
+    spent = time.monotonic() - started
+    return RunState(
+        weights_sha256(intake.module),
+        baseline,
+        rate,
+        {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()},
+        step_s,
+        plan_effort(config.recovery, config.limits(), step_s, spent, len(data.train) // config.recovery.batch_size),
+        tuple(order),
+        environment,
+        data.classes,
+        data.preprocessing,
+        data.sizes(),
+        spent,
+    )
+
+
+def _learning_rate(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> tuple[float, dict[float, float]]:
+    if section.learning_rate is not None:
+        return section.learning_rate, {}
+    kept = {group.name: space.nearest_kept(group, 0.5) for group in intake.graph.channel_groups}
+    losses = learning_rate_test(
+        lambda: compress_module(intake.module, intake.graph, Plan(kept=kept)).module,
+        lambda rate: Recovery(intake.module, data.train, section.recipe(rate)),
+        _RATES,
+        _RATE_TEST_STEPS,
+    )
+    return min(losses, key=losses.__getitem__), losses
+
+
+def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
+    """Return the steps of each rung: as configured, else what the time allows for about 50 trained trials and for the finalists.
+
+    They are fixed at the start, so that the same seed trains every plan alike.
+    """
+    short, final = _STEPS_WITHOUT_TIME["short"], _STEPS_WITHOUT_TIME["final"]
+    if limits.seconds is not None and step_s > 0.0:
+        left = max(limits.seconds - spent_s, 1.0)
+        trials = min(limits.trials or _TRIALS_AIMED_AT, _TRIALS_AIMED_AT)
+        short = int(left * (1.0 - limits.finalist_share) * _TRAINING_SHARE / trials / step_s)
+        final = int(left * limits.finalist_share * _TRAINING_SHARE / max(limits.finalists, 1) / step_s)
+    epoch = max(steps_per_epoch, 1)
+    short = section.short_steps if section.short_steps is not None else min(max(short, 5), 5 * epoch)
+    final = section.final_steps if section.final_steps is not None else min(max(final, short), 40 * epoch)
+    return Effort(short, final, scoring_threads())
+
+
+def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:
+    """Return the recovery that every trial of a run shares."""
+    recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01)
+    return Recovery(intake.module, data.train, recipe)

@@ -1,0 +1,175 @@
+"""The search space of one model on one target, and the way between plans and Optuna's parameters.
+
+    prune/<group>          share of the group's channels removed, in steps of the target's channel step; 1.0 removes the branch
+    bits/<bit group>       32 (float), 8 (static QDQ), 4 (weight-only)
+    rank/<layer>           None (dense), or a rank below break-even
+    distill/temperature    distill/alpha
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optuna.distributions import BaseDistribution
+
+from paretopress.errors import ConfigError
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph
+from paretopress.plan import FLOAT_BITS, Plan
+from paretopress.spaces.variables import Choice, Range, Value, Variable
+
+TEMPERATURE, ALPHA = "distill/temperature", "distill/alpha"
+Params = dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceOptions:
+    """What the target can run, and how fine the space is.
+
+    Attributes:
+        channel_step: kept channels are multiples of it (the runtime's blocked layout).
+        bits: widths the target has kernels for; 32 is always there.
+        max_choices: of one variable; the steps of wide layers are thinned out evenly to so many.
+        min_share: a layer with a smaller share of the MACs and of the weights gets no rank variable: it has nothing to save.
+    """
+
+    channel_step: int = 8
+    bits: tuple[int, ...] = (32, 8, 4)
+    max_choices: int = 8
+    min_share: float = 0.005
+
+    def __post_init__(self) -> None:
+        if self.channel_step < 1:
+            raise ConfigError(f"channel_step must be at least 1, but got channel_step={self.channel_step}")
+
+
+class SearchSpace:
+    """The variables of one model graph, in the model's order."""
+
+    def __init__(self, graph: ModelGraph, options: SpaceOptions) -> None:
+        self.graph, self.options = graph, options
+        self._kept: dict[str, dict[Value, int]] = {}
+        variables: list[Variable] = [*self._prune_variables(), *self._bit_variables(), *self._rank_variables()]
+        variables += [Range(TEMPERATURE, 1.0, 8.0, 4.0), Range(ALPHA, 0.0, 1.0, 0.9)]
+        self.variables = tuple(variables)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return parameter name -> Optuna distribution."""
+        return {variable.name: variable.distribution() for variable in self.variables}
+
+    def defaults(self) -> Params:
+        """Return the parameters of the unchanged model."""
+        return {variable.name: variable.default for variable in self.variables}
+
+    def plan(self, params: Mapping[str, Value]) -> Plan:
+        """Return the plan that the parameters name; choices inside a removed branch have no effect and are left out.
+
+        Raises: ConfigError: a parameter or value that the space does not have.
+        """
+        self._check(params)
+        kept = {name: table[params[f"prune/{name}"]] for name, table in self._kept.items() if params[f"prune/{name}"] != 0.0}
+        gone = self._gone(kept)
+        inside = {name for branch in self.graph.branches if kept.get(branch.group) == 0 for name in branch.groups if name != branch.group}
+        rank = {layer.name: value for layer in self.graph.layers if (value := params.get(f"rank/{layer.name}")) is not None}
+        bits = {group.name: int(params.get(f"bits/{group.name}") or FLOAT_BITS) for group in self.graph.bit_groups if set(group.layers) - gone}
+        temperature, alpha = params[TEMPERATURE], params[ALPHA]
+        assert temperature is not None and alpha is not None
+        return Plan(
+            kept={name: value for name, value in kept.items() if name not in inside},
+            rank={name: int(value) for name, value in rank.items() if name not in gone},
+            bits=bits,
+            temperature=float(temperature),
+            alpha=float(alpha),
+        )
+
+    def params(self, plan: Plan) -> Params:
+        """Return parameters that `plan()` turns back into the plan; raises ConfigError if the space does not hold it."""
+        params = self.defaults()
+        for name, kept in plan.kept.items():
+            ratio = next((ratio for ratio, value in self._kept.get(name, {}).items() if value == kept), None)
+            if ratio is None:
+                raise ConfigError(f"kept channels must be a step of the space, but got {kept} at {name}")
+            params[f"prune/{name}"] = ratio
+        params |= {f"bits/{name}": value for name, value in plan.bits.items()}
+        params |= {f"rank/{name}": value for name, value in plan.rank.items()}
+        params |= {TEMPERATURE: plan.temperature, ALPHA: plan.alpha}
+        self._check(params)
+        return params
+
+    def nearest_kept(self, group: ChannelGroup, ratio: float) -> int:
+        """Return the step of the space that removes the share nearest to `ratio`, of those that leave a channel."""
+        steps = [kept for kept in self._kept.get(group.name, {}).values() if kept > 0] or [group.channels]
+        return min(steps, key=lambda kept: (abs(kept - group.channels * (1.0 - ratio)), -kept))
+
+    def offers(self, group: BitGroup, bits: int) -> bool:
+        """Return whether the space lets the bit group take that width."""
+        return bits in _offered(group, self.options)
+
+    def _check(self, params: Mapping[str, Value]) -> None:
+        known = {variable.name: variable for variable in self.variables}
+        for name in sorted(params.keys() ^ known.keys()):
+            raise ConfigError(f"the parameters must be those of the space, but {name!r} is {'unknown' if name in params else 'missing'}")
+        for name, value in params.items():
+            variable = known[name]
+            if isinstance(variable, Choice) and value not in variable.values:
+                raise ConfigError(f"{name} must be one of {variable.values}, but got {value}")
+
+    def _gone(self, kept: Mapping[str, int]) -> set[str]:
+        return {layer for branch in self.graph.branches if kept.get(branch.group) == 0 for layer in branch.layers}
+
+    def _prune_variables(self) -> list[Variable]:
+        variables: list[Variable] = []
+        groups = {group.name: group for group in self.graph.channel_groups}
+        led = {branch.group for branch in self.graph.branches}
+        order = [layer.name for layer in self.graph.layers]
+        for name in sorted(groups.keys() | led, key=order.index):
+            steps = _steps(groups[name].channels, self.options) if name in groups else []
+            channels = groups[name].channels if name in groups else self.graph.layer(name).out_channels
+            table: dict[Value, int] = {0.0: channels}
+            table |= {round(1.0 - kept / channels, 4): kept for kept in steps}
+            if name in led:
+                table[1.0] = 0
+            if len(table) > 1:
+                self._kept[name] = table
+                variables.append(Choice(f"prune/{name}", tuple(table)))
+        return variables
+
+    def _bit_variables(self) -> list[Variable]:
+        offered = {group.name: _offered(group, self.options) for group in self.graph.bit_groups}
+        return [Choice(f"bits/{name}", bits) for name, bits in offered.items() if len(bits) > 1]
+
+    def _rank_variables(self) -> list[Variable]:
+        macs, params = (sum(getattr(layer, key) for layer in self.graph.layers) for key in ("macs", "params"))
+        variables: list[Variable] = []
+        for layer in self.graph.layers:
+            if max(layer.macs / max(macs, 1), layer.params / max(params, 1)) < self.options.min_share:
+                continue
+            ranks = _ranks(layer, self.options)
+            if ranks:
+                variables.append(Choice(f"rank/{layer.name}", (None, *ranks)))
+        return variables
+
+
+def _offered(group: BitGroup, options: SpaceOptions) -> tuple[int, ...]:
+    return tuple(bits for bits in group.bits if bits == FLOAT_BITS or bits in options.bits)
+
+
+def _steps(channels: int, options: SpaceOptions) -> list[int]:
+    """Return kept widths below `channels`, widest first: multiples of the step, at most `max_choices` of them."""
+    widths = list(range((channels - 1) // options.channel_step * options.channel_step, 0, -options.channel_step))
+    return _thinned(widths, options.max_choices)
+
+
+def _ranks(layer: Layer, options: SpaceOptions) -> list[int]:
+    if layer.kind not in (LayerKind.CONV, LayerKind.LINEAR):
+        return []
+    taps = layer.in_channels * layer.kernel[0] * layer.kernel[1]
+    limit = (layer.out_channels * taps - 1) // (layer.out_channels + taps)
+    ranks = list(range(limit // options.channel_step * options.channel_step, 0, -options.channel_step))
+    return _thinned(ranks, max(2, options.max_choices // 2))
+
+
+def _thinned(values: list[int], count: int) -> list[int]:
+    if len(values) <= count:
+        return values
+    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,76 @@
+"""What a measurement was made on: processor, its state, and the versions of the runtime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+CPUINFO = Path("/proc/cpuinfo")
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+PACKAGES = ("onnxruntime", "onnx", "numpy")
+# Names as the Linux kernel spells them; asimd is AArch64's NEON, asimddp its dot product, i8mm its int8 matrix multiply.
+ISA_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "neon",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+
+
+def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return (model name or "", those of `ISA_FLAGS` that the first processor has, in that order) from the text of /proc/cpuinfo."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return fields.get("model name", ""), tuple(flag for flag in ISA_FLAGS if flag in flags)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Return what this host is, as JSON values; a fact that the system does not show is None or empty.
+
+    Keys: cpu, machine, isa (kernel names, only those of `ISA_FLAGS`), cores_logical, cores_physical, governor,
+    load_average (1, 5 and 15 minutes), platform, versions (python, onnxruntime, onnx, numpy).
+    """
+    model, isa = parse_cpuinfo(_text(CPUINFO))
+    return {
+        "cpu": model or platform.processor() or platform.machine(),
+        "machine": platform.machine(),
+        "isa": list(isa),
+        "cores_logical": psutil.cpu_count(logical=True),
+        "cores_physical": psutil.cpu_count(logical=False),
+        "governor": _text(GOVERNOR).strip() or None,
+        "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }

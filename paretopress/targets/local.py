@@ -1,0 +1,175 @@
+"""This host as a target: ONNX Runtime sessions in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from paretopress.errors import ConfigError, LatencyError
+from paretopress.measurement import Latency
+from paretopress.targets.rounds import measure_in_rounds
+from paretopress.targets.sampling import Run, SamplingRules
+from paretopress.targets.target import Feed
+
+PROVIDERS = ("CPUExecutionProvider",)
+LOG_ERRORS_ONLY = 3
+BASELINE_BLOCKS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How a session runs: `threads` inside one operator; `inter_op` > 1 runs operators side by side."""
+
+    threads: int = 1
+    inter_op: int = 1
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but got {name}={getattr(self, name)}")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what the runtime said, or the error's type if it said nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def open_session(path: Path, settings: SessionSettings, *, profile_prefix: Path | None = None) -> ort.InferenceSession:
+    """Return a new session on the CPU provider; with `profile_prefix` it writes a profile to files of that name.
+
+    Raises: LatencyError: the runtime does not load the file.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = settings.inter_op
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if settings.inter_op > 1 else ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = LOG_ERRORS_ONLY
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+    except Exception as error:  # the runtime's exceptions share no base class but Exception
+        raise LatencyError(f"ONNX Runtime must load the file, but got: {first_line(error)} at {path.name}") from error
+
+
+def random_feed(source: Path | ort.InferenceSession, rng: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
+    """Return standard normal float32 arrays for every input of a file or session; dynamic dimensions become 1.
+
+    Raises: LatencyError: an input is not float32, or the file does not load.
+    """
+    session = open_session(source, SessionSettings()) if isinstance(source, Path) else source
+    feed: dict[str, npt.NDArray[np.float32]] = {}
+    for node in session.get_inputs():
+        if node.type != "tensor(float)":
+            raise LatencyError(f"a random feed needs float32 inputs, but got {node.type} at {node.name}", "Pass a feed of real inputs.")
+        shape = [size if isinstance(size, int) and size > 0 else 1 for size in node.shape]
+        feed[node.name] = rng.standard_normal(shape, dtype=np.float32)
+    return feed
+
+
+def _runner(path: Path, settings: SessionSettings, feed: Feed) -> Run:
+    session = open_session(path, settings)
+    inputs = dict(feed)
+
+    def run() -> None:
+        try:
+            session.run(None, inputs)
+        except Exception as error:  # the runtime's exceptions share no base class but Exception
+            raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {path.name}") from error
+
+    return run
+
+
+def _pair(candidate: Path, reference: Path, settings: SessionSettings, feed: Feed) -> Callable[[], tuple[Run, Run]]:
+    return lambda: (_runner(candidate, settings, feed), _runner(reference, settings, feed))
+
+
+def measure(
+    candidate: Path,
+    reference: Path,
+    *,
+    baseline_ms: float | None,
+    limit_ms: float | None,
+    settings: SessionSettings,
+    feed: Feed,
+    rng: np.random.Generator,
+    blocks: int = 8,
+    max_rounds: int = 3,
+) -> Latency:
+    """Return the latency of one ONNX file, measured in turns with the baseline file on this host.
+
+    Args:
+        baseline_ms: what the reference takes on the run's scale; None if the candidate is the baseline itself.
+        limit_ms: while it lies inside the interval another round is measured and pooled, up to `max_rounds`.
+        feed: input name -> array of batch 1, e.g. (1, C, H, W) float32.
+        blocks: blocks of each model in each of the two sessions of a round.
+    Returns: Latency in milliseconds per batch, with a 95 % confidence interval.
+    Raises: LatencyError: a session failed, or fewer than 5 blocks finished, or the baseline is measured against another file.
+    Source: Georges et al., OOPSLA 2007, section 3.2 (several invocations, not one). Invariant: feed is never mutated.
+    """
+    if baseline_ms is None and candidate != reference:
+        raise LatencyError(f"the baseline must be measured against itself, but got reference={reference.name} at {candidate.name}")
+    return measure_in_rounds(
+        _pair(candidate, reference, settings, feed),
+        baseline_ms=baseline_ms,
+        limit_ms=limit_ms,
+        rng=rng,
+        clock=time.perf_counter_ns,
+        rules=SamplingRules(blocks=blocks),
+        max_rounds=max_rounds,
+    )
+
+
+def measure_baseline(
+    path: Path, *, settings: SessionSettings, feed: Feed, rng: np.random.Generator, blocks: int = BASELINE_BLOCKS
+) -> Latency:
+    """Return the latency of the baseline: its raw p50, and the ratio it measures against itself, with more blocks than a candidate.
+
+    Raises: LatencyError: a session failed, or fewer than 5 blocks finished.
+    """
+    return measure(path, path, baseline_ms=None, limit_ms=None, settings=settings, feed=feed, rng=rng, blocks=blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTarget:
+    """This host; implements `Target`."""
+
+    settings: SessionSettings = field(default_factory=SessionSettings)
+    blocks: int = 8
+    baseline_blocks: int = BASELINE_BLOCKS
+    max_rounds: int = 3
+
+    def measure(
+        self,
+        candidate: Path,
+        reference: Path,
+        *,
+        baseline_ms: float | None,
+        limit_ms: float | None,
+        feed: Feed,
+        rng: np.random.Generator,
+    ) -> Latency:
+        """Return the latency of `candidate` on this host; see `measure`."""
+        return measure(
+            candidate,
+            reference,
+            baseline_ms=baseline_ms,
+            limit_ms=limit_ms,
+            settings=self.settings,
+            feed=feed,
+            rng=rng,
+            blocks=self.blocks,
+            max_rounds=self.max_rounds,
+        )
+
+    def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
+        """Return the latency of the baseline on this host; see `measure_baseline`."""
+        return measure_baseline(path, settings=self.settings, feed=feed, rng=rng, blocks=self.baseline_blocks)

@@ -1,0 +1,45 @@
+"""The interface of a target: whatever can measure an ONNX file beside the baseline file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from paretopress.measurement import Latency
+
+Feed = Mapping[str, npt.NDArray[Any]]
+
+
+class Target(Protocol):
+    """Measures latency where the model will run.
+
+    A `feed` maps each input name to an array of batch 1, e.g. (1, C, H, W) float32, and is never mutated.
+    """
+
+    def measure(
+        self,
+        candidate: Path,
+        reference: Path,
+        *,
+        baseline_ms: float | None,
+        limit_ms: float | None,
+        feed: Feed,
+        rng: np.random.Generator,
+    ) -> Latency:
+        """Return the latency of `candidate`, measured in turns with `reference`, on the scale where `reference` takes `baseline_ms`.
+
+        It is measured again while `limit_ms` lies inside its interval. With `baseline_ms` None both files must be the same.
+        Raises: LatencyError: a session failed, or fewer than 5 blocks finished.
+        """
+        ...
+
+    def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
+        """Return the latency of `path` measured against itself; its `latency_ms` is the scale of every later ratio.
+
+        Raises: LatencyError: a session failed, or fewer than 5 blocks finished.
+        """
+        ...

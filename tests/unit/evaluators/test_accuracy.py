@@ -1,0 +1,58 @@
+"""Top-1 accuracy of tiny ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from paretopress.errors import DataError, RunError
+from paretopress.evaluators.accuracy import Batch, onnx_accuracy
+
+
+def _write(path: Path, op: str = "Flatten", batch: int | str = "batch") -> Path:
+    """Write a file whose outputs are its three input pixels, or an elementwise function of them."""
+    x = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [batch, 3, 1, 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])
+    nodes = [helper.make_node("Flatten", ["pixels"], ["flat"]), helper.make_node("Identity" if op == "Flatten" else op, ["flat"], ["y"])]
+    graph = helper.make_graph(nodes, "tiny", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    return path
+
+
+def _batch(predicted: list[int], labels: list[int]) -> Batch:
+    return np.eye(3, dtype=np.float32)[predicted].reshape(-1, 3, 1, 1), np.array(labels)
+
+
+@pytest.mark.parametrize("batch", ["batch", 1], ids=["dynamic", "fixed"])
+def test_onnx_accuracy_counts_images_when_batches_are_unequal(tmp_path: Path, batch: int | str) -> None:
+    path = _write(tmp_path / "m.onnx", batch=batch)
+    batches = [_batch([0, 1, 2], [0, 1, 1]), _batch([2], [2]), _batch([], []), _batch([0], [2])]
+    assert onnx_accuracy(path, batches, threads=1) == pytest.approx(60.0)
+
+
+def test_onnx_accuracy_raises_when_there_is_no_image(tmp_path: Path) -> None:
+    path = _write(tmp_path / "m.onnx")
+    with pytest.raises(DataError, match="at least one image"):
+        onnx_accuracy(path, [], threads=1)
+
+
+def test_onnx_accuracy_raises_when_labels_are_missing(tmp_path: Path) -> None:
+    images, labels = _batch([0, 1], [0, 1])
+    with pytest.raises(DataError, match=r"shape \(2,\)"):
+        onnx_accuracy(_write(tmp_path / "m.onnx"), [(images, labels[:1])], threads=1)
+
+
+def test_onnx_accuracy_raises_when_outputs_are_nan(tmp_path: Path) -> None:
+    path = _write(tmp_path / "m.onnx", op="Log")  # the logarithm of a negative pixel
+    images, labels = _batch([0, 1], [0, 1])
+    with pytest.raises(RunError, match=r"NaN at m\.onnx"):
+        onnx_accuracy(path, [(-images, labels)], threads=1)
+
+
+def test_onnx_accuracy_raises_when_images_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"must run its input.*at m\.onnx"):
+        onnx_accuracy(_write(tmp_path / "m.onnx"), [(np.zeros((2, 4, 1, 1), np.float32), np.zeros(2, np.int64))], threads=1)

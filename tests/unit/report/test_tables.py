@@ -1,0 +1,97 @@
+"""The tables as text, with figures worked out by hand."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from paretopress.plan import Plan
+from paretopress.report.tables import ProfileRow, front_table, plan_summary, profile_table
+
+
+def rendered(table: Table, width: int = 160) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def line_with(lines: list[str], word: str) -> list[str]:
+    (line,) = [line.split() for line in lines if word in line.split()]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("plan", "summary"),
+    [
+        (Plan(), "unchanged"),
+        (Plan(kept={"a": 0}), "1 branch removed"),
+        (Plan(kept={"a": 0, "b": 0, "c": 16}, bits={"a": 8, "b": 8, "c": 4}), "2 branches removed, 1 group pruned, 2 int8, 1 int4"),
+        (Plan(kept={"a": 8, "b": 16}, rank={"fc": 8}), "2 groups pruned, rank 8 at fc"),
+        (Plan(rank={"a": 1, "b": 2, "c": 3}), "3 layers factorised"),
+    ],
+)
+def test_plan_summary_counts_what_is_done_when_a_plan_acts(plan: Plan, summary: str) -> None:
+    assert plan_summary(plan.to_json()) == summary
+
+
+def test_plan_summary_leaves_float_out_when_the_bits_name_it() -> None:
+    assert plan_summary({"bits": {"a": 32}}) == "unchanged"
+
+
+def test_front_table_starts_with_the_baseline_and_goes_by_latency_when_points_are_unordered(front: dict[str, Any]) -> None:
+    lines = rendered(front_table(front))
+    first_words = [line.split()[0] for line in lines if line.strip()]
+    assert [word for word in first_words if word in {"base", "31", "12", "*7", "7"}] == ["base", "31", "12", "*7"]
+
+
+def test_front_table_shows_the_figures_of_a_point_when_tested(front: dict[str, Any]) -> None:
+    lines = rendered(front_table(front))
+    # drop 97.50 - 96.25; 0.8 / 0.25 = 3.2x; 0.25 * 10 MMACs; 250 KB
+    assert " ".join(line_with(lines, "12")) == "12 97.00 96.25 1.25 0.250 [0.237-0.263] 3.20x 2.50 250 1 branch removed, 1 group pruned"
+    assert line_with(lines, "*7")[3] == "-0.10"  # better than the baseline on test data
+    assert line_with(lines, "base")[3] == "-"
+    assert "Budget: 0.421 ms for the upper end of the interval." in [line.strip() for line in lines]
+    assert "20 trials completed, 11 rejected early, 1 failed." in [line.strip() for line in lines]
+
+
+def test_front_table_compares_validation_when_a_point_has_no_test_accuracy(front: dict[str, Any]) -> None:
+    front["points"][0]["test_accuracy"] = None
+    lines = rendered(front_table(front))
+    header = " ".join(line for line in lines[:4])
+    assert header.split().count("val") == 2  # the accuracy and the drop
+    assert line_with(lines, "*7")[1:4] == ["97.90", "-", "0.10"]
+    assert line_with(lines, "12")[3] == "1.00"
+
+
+def test_front_table_has_no_star_when_no_point_is_best(front: dict[str, Any]) -> None:
+    front |= {"points": [], "best": None}
+    text = "\n".join(rendered(front_table(front)))
+    assert "*" not in text
+    assert "No plan met the budget." in text
+
+
+def test_front_table_names_every_bound_when_the_budget_has_more(front: dict[str, Any]) -> None:
+    front["budget"] |= {"max_drop": 1.0, "size_bytes": 250_000}
+    assert "0.421 ms for the upper end of the interval, a drop of 1 points, 250 KB" in "\n".join(rendered(front_table(front)))
+
+
+def test_front_table_loses_nothing_when_80_columns_wide(front: dict[str, Any]) -> None:
+    lines = rendered(front_table(front), width=80)
+    words = " ".join(lines).split()
+    assert max(len(line) for line in lines) <= 80
+    assert [word for word in ("[0.237-0.263]", "3.20x", "250", "pruned", "[0.380-0.420]") if word not in words] == []
+
+
+def test_profile_table_adds_up_when_a_layer_was_not_timed() -> None:
+    rows = [
+        ProfileRow("layer1.0.conv1", "conv", 2_000_000, 2_304, 0.05, 0.5),
+        ProfileRow("layer1.0.conv2", "depthwise", 500_000, 1_000, 0.025, 0.25),
+        ProfileRow("[fc]", "linear", 10_000, 650, None, None),
+    ]
+    lines = rendered(profile_table(rows))
+    assert line_with(lines, "layer1.0.conv1") == ["layer1.0.conv1", "conv", "2.00", "2,304", "0.050", "50.0%"]
+    assert line_with(lines, "[fc]") == ["[fc]", "linear", "0.01", "650", "-", "-"]
+    assert line_with(lines, "total") == ["total", "2.51", "3,954", "0.075", "75.0%"]
