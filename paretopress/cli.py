@@ -9,10 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import optuna
 import typer
 from rich.console import Console
 
 from paretopress.api import Result, load_and_trace, open_result, resume_run, start_run
+from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
@@ -149,6 +151,8 @@ def profile(
 
 def main() -> None:
     """Run the command line; leaves with 0, 1 (failed) or 2 (bad input), and never shows a traceback for an expected error."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would tear the live view
+    keep_freed_memory()
     try:
         app()
     except ParetopressError as error:

@@ -36,8 +36,8 @@ class TimeSection(_Section):
     trials: int | None = None
     minutes: float | None = None
     hours: float | None = None
-    finalist_share: float = Field(0.35, ge=0.0, lt=1.0)
-    finalists: int = Field(8, ge=0)
+    finalist_share: float = Field(0.4, ge=0.0, lt=1.0)
+    finalists: int = Field(6, ge=0)
 
 
 class RecoverySection(_Section):

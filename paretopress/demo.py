@@ -13,6 +13,7 @@ from paretopress.report.live import Reporter
 
 DEMO_DATA = "digits?size=16"
 DEMO_SPEEDUP = 2.0
+DEMO_MAX_DROP = 2.0
 
 
 def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int = 0) -> Result:
@@ -22,4 +23,4 @@ def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int =
     data = load_data(DEMO_DATA, seed=seed)
     reporter.message("training a small residual network on scikit-learn's digits (under a minute)")
     model = train_demo_model(data, seed=seed)
-    return compress(model, data, budget=Budget(speedup=DEMO_SPEEDUP), run=run, minutes=minutes, seed=seed, reporter=reporter)
+    return compress(model, data, budget=Budget(speedup=DEMO_SPEEDUP, max_drop=DEMO_MAX_DROP), run=run, minutes=minutes, seed=seed, reporter=reporter)

@@ -100,12 +100,12 @@ class Pipeline:
 
     def __init__(self, intake: Intake, data: Data, target: Target, folder: RunFolder, *, reduce_range: bool, scoring_threads: int, seed: int):
         self.intake, self.data = intake, data
-        self._target, self._folder, self._seed = target, folder, seed
+        self.folder, self.seed, self._target = folder, seed, target
         self._reduce_range, self._threads = reduce_range, scoring_threads
         images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
         self._calibration = [part.numpy() for part in images.split(_CALIBRATION_BATCH)]
         self._example, _ = stack(data.val, 4, seed)
-        self._feed = {INPUT: self._example[:1].numpy()}
+        self.feed = {INPUT: self._example[:1].numpy()}
         self._val = Batches(data.val, data.sizes()["val"])
         early_x, early_y = stack(data.val, _EARLY_IMAGES, seed)
         self._early: list[Batch] = [(early_x.numpy(), early_y.numpy())]
@@ -113,19 +113,23 @@ class Pipeline:
     def measure_baseline(self) -> Outcome:
         """Export, measure and score the unchanged model; writes baseline.onnx and samples.npy."""
         watch = Stopwatch()
-        path = self._folder.baseline
+        path = self.folder.baseline
         samples = io.BytesIO()
         np.save(samples, self._early[0][0][:_SAMPLES])
-        write_bytes(self._folder.samples, samples.getvalue())
+        write_bytes(self.folder.samples, samples.getvalue())
         with watch.stage("export"):
             export_onnx(self.intake.module, self._example, path)
         with watch.stage("latency"):
-            latency = self._target.measure_baseline(path, feed=self._feed, rng=np.random.default_rng(self._seed))
+            latency = self._target.measure_baseline(path, feed=self.feed, rng=np.random.default_rng(self.seed))
         return self._outcome(self.intake.module, path, path.name, Rung.FINAL, latency, self._val, watch)
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
-        return onnx_accuracy(self._folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]), threads=self._threads)
+        return onnx_accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]), threads=self._threads)
+
+    def val_accuracy(self, onnx_path: str) -> float:
+        """Return the accuracy of a file of this run on the validation split, in percent."""
+        return onnx_accuracy(self.folder.root / onnx_path, self._val, threads=self._threads)
 
     def evaluator(self, recovery: Recovery, effort: Effort, bounds: Bounds) -> "Evaluator":
         """Return the search's `evaluate`."""
@@ -148,11 +152,11 @@ class Pipeline:
         with watch.stage("latency"):
             return self._target.measure(
                 path,
-                self._folder.baseline,
+                self.folder.baseline,
                 baseline_ms=bounds.baseline_ms,
                 limit_ms=bounds.limit_ms,
-                feed=self._feed,
-                rng=np.random.default_rng((self._seed, number)),
+                feed=self.feed,
+                rng=np.random.default_rng((self.seed, number)),
             )
 
     def _bits_by_layer(self, module: nn.Module, plan: Plan) -> dict[str, int]:
@@ -188,16 +192,6 @@ class Pipeline:
     def rejected(self, module: nn.Module, path: Path, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of an untrained candidate, scored on the first validation images; its file is not kept."""
         return self._outcome(module, path, "", Rung.COSTS, latency, self._early, watch)
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return self._seed
-
-    @property
-    def folder(self) -> RunFolder:
-        """The run's folder."""
-        return self._folder
 
 
 @dataclass(frozen=True, slots=True)

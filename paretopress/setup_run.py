@@ -28,7 +28,7 @@ from paretopress.spaces.space import SearchSpace
 STATE_SCHEMA = 1
 _RATES = (0.003, 0.01, 0.03, 0.1)
 _RATE_TEST_STEPS = 10
-_TRIALS_AIMED_AT = 50
+_TRIALS_AIMED_AT = 40
 _STEPS_WITHOUT_TIME = {"short": 100, "final": 400}
 _SENSITIVITY_IMAGES = 256
 _GREEDY_UP_TO = 10
@@ -116,7 +116,7 @@ def find_state(
     trains = config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
     rate, losses = _learning_rate(intake, data, space, config.recovery) if trains else (config.recovery.learning_rate or 0.0, {})
     recovery = Recovery(intake.module, data.train, config.recovery.recipe(rate))
-    step_s = recovery.seconds_per_step(intake.module) if trains else 0.0
+    step_s = _typical_step_s(recovery, intake, space) if trains else 0.0
     images, _ = stack(data.train, _SENSITIVITY_IMAGES, config.seed)
     order = branch_removal_order(
         intake.module,
@@ -142,12 +142,22 @@ def find_state(
     )
 
 
+def _typical_step_s(recovery: Recovery, intake: Intake, space: SearchSpace) -> float:
+    """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
+    students = (intake.module, _half(intake, space))
+    return sum(recovery.seconds_per_step(student) for student in students) / len(students)
+
+
+def _half(intake: Intake, space: SearchSpace) -> nn.Module:
+    kept = {group.name: space.nearest_kept(group, 0.5) for group in intake.graph.channel_groups}
+    return compress_module(intake.module, intake.graph, Plan(kept=kept)).module
+
+
 def _learning_rate(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> tuple[float, dict[float, float]]:
     if section.learning_rate is not None:
         return section.learning_rate, {}
-    kept = {group.name: space.nearest_kept(group, 0.5) for group in intake.graph.channel_groups}
     losses = learning_rate_test(
-        lambda: compress_module(intake.module, intake.graph, Plan(kept=kept)).module,
+        lambda: _half(intake, space),
         lambda rate: Recovery(intake.module, data.train, section.recipe(rate)),
         _RATES,
         _RATE_TEST_STEPS,
@@ -156,7 +166,7 @@ def _learning_rate(intake: Intake, data: Data, space: SearchSpace, section: Reco
 
 
 def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
-    """Return the steps of each rung: as configured, else what the time allows for about 50 trained trials and for the finalists.
+    """Return the steps of each rung: as configured, else what the time allows for about 40 trained trials and for the finalists.
 
     They are fixed at the start, so that the same seed trains every plan alike.
     """

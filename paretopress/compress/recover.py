@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from fvcore.nn.precise_bn import update_bn_stats
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from paretopress.errors import RecoveryError
+from paretopress.fvcore_import import update_bn_stats
 
 
 class Optimizer(StrEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,8 @@ import torch
 from torch import nn
 
 from paretopress.errors import ModelError
+from paretopress.fvcore_import import FlopCountAnalysis
 
-with warnings.catch_warnings():
-    # fvcore 0.1.5 scripts its focal loss while it is imported, and torch 2.14 answers with a FutureWarning that no user can act on.
-    warnings.simplefilter("ignore")
-    from fvcore.nn import FlopCountAnalysis
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 import torchvision
 from safetensors.torch import load_file
@@ -22,7 +20,6 @@ PICKLES = (".pt", ".pth")
 MODEL_FORMS = ("FILE.py:FACTORY", "torchvision:resnet18?weights=FILE.safetensors&num_classes=10", "MODEL.pt (with --trust)")
 WRAPPERS = ("state_dict", "model")
 NAMED = 3
-UNPICKLING = (OSError, EOFError, RuntimeError, ValueError, AttributeError, ImportError, TypeError, KeyError, pickle.UnpicklingError)
 
 
 def load_model(spec: str, *, trust: bool = False, base: Path | None = None) -> nn.Module:
@@ -61,19 +58,19 @@ def _demand_trust(path: Path, trust: bool) -> None:
         )
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path) -> None:
     if not path.is_file():
         raise ModelError(
             f"the model file must exist, but got {path}", "Relative paths start from the config's folder, else the working folder."
         )
-    return path
 
 
 def _pickled_model(path: Path, trust: bool) -> nn.Module:
     _demand_trust(path, trust)
+    _existing(path)
     try:
-        value: object = torch.load(_existing(path), map_location="cpu", weights_only=False)
-    except UNPICKLING as error:
+        value: object = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # a damaged or foreign pickle can raise anything
         hint = "If a class is missing, hand over FILE.py:FACTORY instead, which builds the module and loads its weights."
         raise ModelError(f"{path.name} could not be read: {_first_line(error)}", hint) from error
     return _module(value, path.name)
@@ -104,11 +101,10 @@ def _state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
         raise ModelError(f"weights must be .safetensors, .pt or .pth, but got {path.name}", "Save them with safetensors.torch.save_file.")
     if path.suffix in PICKLES:
         _demand_trust(path, trust)
+    _existing(path)
     try:
-        state: Any = (
-            torch.load(_existing(path), map_location="cpu", weights_only=True) if path.suffix in PICKLES else load_file(_existing(path))
-        )
-    except (*UNPICKLING, safetensors.SafetensorError) as error:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True) if path.suffix in PICKLES else load_file(path)
+    except Exception as error:  # a damaged pickle can raise anything, IndexError for one
         raise ModelError(
             f"the weights in {path.name} could not be read: {_first_line(error)}", "Save a state dict, not the module."
         ) from error

@@ -122,15 +122,12 @@ def torchvision_dataset(spec: Spec, seed: int) -> Data:
 
 
 def _dataset_class(name: str) -> Callable[..., Split]:
-    known = [
-        key
-        for key in torchvision.datasets.__all__
-        if {"train", "split"} & inspect.signature(vars(torchvision.datasets)[key]).parameters.keys()
-    ]
+    classes = {key: value for key, value in vars(torchvision.datasets).items() if inspect.isclass(value)}
+    known = [key for key, value in classes.items() if {"train", "split"} & inspect.signature(value).parameters.keys()]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
         raise ConfigError(f"torchvision has no dataset {name!r} with a train or split argument", f"Did you mean {', '.join(near)}?")
-    dataset_class: Callable[..., Split] = vars(torchvision.datasets)[name]
+    dataset_class: Callable[..., Split] = classes[name]
     return dataset_class
 
 

@@ -92,18 +92,25 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
 
 
 def _with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
-    """Return the layer nodes and every node that reads the outputs of quantised nodes alone, in graph order."""
-    quantised: list[str] = []
+    """Return the layer nodes, and the nodes between them that read quantised tensors alone, in graph order."""
+    quantised: dict[str, onnx.NodeProto] = {}
     tensors: set[str] = set()
     constants = {tensor.name for tensor in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     for node in graph.node:
         reads = [name for name in node.input if name and name not in constants]
         joins = node.op_type in _ACTIVATIONS | _FOLLOWERS and bool(reads) and all(name in tensors for name in reads)
         if node.name in layers or joins:
-            quantised.append(node.name)
+            quantised[node.name] = node
             if node.op_type not in ("Gemm", "MatMul"):  # their outputs are float, see OpTypesToExcludeOutputQuantization
                 tensors.update(node.output)
-    return quantised
+    wanted: set[str] = set()
+    for node in reversed(list(quantised.values())):
+        # an add or a pooling whose readers are all float gains nothing: it would only move the DQ behind it
+        if node.op_type in _FOLLOWERS and not wanted & set(node.output):
+            del quantised[node.name]
+        else:
+            wanted.update(node.input)
+    return list(quantised)
 
 
 def _weights_to_4_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:

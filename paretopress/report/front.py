@@ -68,7 +68,12 @@ def front_json(
         "latency_scale": "ratio to the baseline, measured in turns with it, times the baseline's p50 at the start of the run",
         "hypervolume": bounds.hypervolume(evaluated),
         "evaluated": [
-            {"trial": c.number, "latency_ms": c.outcome.latency.latency_ms, "val_accuracy": c.outcome.val_accuracy, "rung": int(c.outcome.rung)}
+            {
+                "trial": c.number,
+                "latency_ms": c.outcome.latency.latency_ms,
+                "val_accuracy": c.outcome.val_accuracy,
+                "rung": int(c.outcome.rung),
+            }
             for c in evaluated
             if not c.outcome.rejected
         ],

@@ -21,7 +21,7 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     Args:
         removal_order: groups that lead a residual branch, least important first.
     """
-    int8, wide = _bits(space, 1), _bits(space, _WIDE_CHANNELS)
+    int8, wide = int8_bits(space, 1), int8_bits(space, _WIDE_CHANNELS)
     plans = [Plan(), Plan(bits=int8)]
     for count in range(1, len(removal_order) + 1):
         removed = dict.fromkeys(removal_order[:count], 0)
@@ -36,7 +36,7 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     return list(dict.fromkeys(canonical))
 
 
-def _bits(space: SearchSpace, min_channels: int) -> dict[str, int]:
+def int8_bits(space: SearchSpace, min_channels: int) -> dict[str, int]:
     """Return 8 bits for every bit group with enough output channels (classifiers always)."""
     graph: ModelGraph = space.graph
     output = graph.layers[-1].name

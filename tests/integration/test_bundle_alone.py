@@ -70,7 +70,7 @@ def lonely_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(python), "-I", *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([str(python), "-I", *arguments], capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("module", ["torch", "paretopress", "onnx"])
@@ -97,7 +97,7 @@ def test_run_predict_and_time_answer_when_only_numpy_and_onnxruntime_are_install
 
 
 def test_run_check_fails_in_one_line_when_onnxruntime_is_not_installed(bundle: Path, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True, timeout=600)
     python = tmp_path / "bare" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     done = run(python, str(bundle / "run.py"), "--check")
     assert done.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from paretopress.errors import LatencyError
+from paretopress.evaluators import profile as module
 from paretopress.evaluators.profile import LayerCost, layer_by_module_path, module_path, profile_onnx
 from paretopress.targets.local import SessionSettings
+from paretopress.targets.target import Feed
 
 LAYERS = ("stem", "layer1.0.conv1", "fc")
 FEED = {"x": np.random.default_rng(0).standard_normal((1, 16, 8, 8)).astype(np.float32)}
@@ -29,7 +32,7 @@ def _initialisers(channels: int) -> list[onnx.TensorProto]:
 
 
 def _write(path: Path, channels: int = 16) -> Path:
-    """Write stem conv -> relu -> conv -> add -> relu -> pool -> flatten -> linear."""
+    """Write stem conv -> relu -> conv -> add -> relu -> pool -> flatten -> linear -> relu."""
     pads: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Conv", ["x", "w0"], ["/stem/Conv_output_0"], name="/stem/Conv", **pads),
@@ -39,7 +42,8 @@ def _write(path: Path, channels: int = 16) -> Path:
         helper.make_node("Relu", ["sum"], ["r"], name="/layer1/layer1.0/Relu"),
         helper.make_node("GlobalAveragePool", ["r"], ["p"], name="/pool/GlobalAveragePool"),
         helper.make_node("Flatten", ["p"], ["f"], name="/Flatten"),
-        helper.make_node("Gemm", ["f", "w2"], ["y"], name="/fc/Gemm", transB=1),
+        helper.make_node("Gemm", ["f", "w2"], ["g"], name="/fc/Gemm", transB=1),
+        helper.make_node("Relu", ["g"], ["y"], name="/Relu_1"),
     ]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, 8, 8])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])
@@ -83,6 +87,36 @@ def test_profile_onnx_finds_each_layer_once_when_the_file_is_quantised(tmp_path:
     costs = _profile(path)
     assert _layers(costs) == list(LAYERS)
     assert any(cost.op == "QuantizeLinear" and cost.layer is None for cost in costs)
+
+
+class ScriptedSession:
+    """Writes a trace in which the first five runs are slow: the conv takes 500 us there and 20 us afterwards, the pool 10 us."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+        self.events: list[dict[str, Any]] = []
+
+    def run(self, outputs: None, feed: Feed) -> None:
+        start = 1000 * len(self.events)
+        conv_us = 500 if start < 5 * 4000 else 20
+        for name, op, ts, dur in (("/stem/Conv", "Conv", 1, conv_us), ("/pool/Pool", "Pool", 600, 10)):
+            args = {"op_name": op, "node_index": str(ts)}
+            self.events.append({"cat": "Node", "name": f"{name}_kernel_time", "ts": start + ts, "dur": dur, "args": args})
+        for name in ("SequentialExecutor::Execute", "model_run"):
+            self.events.append({"cat": "Session", "name": name, "ts": start, "dur": 900, "args": {}})
+
+    def end_profiling(self) -> str:
+        self.trace.write_text(json.dumps(self.events))
+        return str(self.trace)
+
+
+def test_profile_onnx_counts_nodes_after_the_warm_up_when_the_first_runs_are_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = ScriptedSession(tmp_path / "trace.json")
+    monkeypatch.setattr(module, "open_session", lambda *_, **__: session)
+    conv, pool = _profile(_write(tmp_path / "m.onnx"))
+    assert (conv.layer, conv.node, conv.op, conv.latency_ms) == ("stem", "/stem/Conv", "Conv", pytest.approx(0.02))
+    assert (pool.layer, pool.latency_ms) == (None, pytest.approx(0.01))
+    assert (conv.share, pool.share) == pytest.approx((2 / 3, 1 / 3))
 
 
 def test_profile_onnx_leaves_no_file_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

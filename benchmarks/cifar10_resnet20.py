@@ -1,0 +1,206 @@
+"""CIFAR-10 (JPEG), ResNet-20: a 30-minute search against what a careful engineer makes by hand with the same training per model.
+
+    python benchmarks/cifar10_resnet20.py [--run DIR] [--minutes 30]
+
+The search runs as `paretopress search runs/cifar10_resnet20.toml` would. Then the hand-made models are trained for as many steps as a
+finalist had in all, with the same recipe. At the end every model is measured once more, in random order, interleaved with the baseline,
+and these last ratios are the ones compared. Takes about 50 minutes on two cores, with nothing else running. With --run on a folder that
+holds a finished search, that search is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from results_file import Headline, write_result
+
+from paretopress.api import load_and_trace, start_run
+from paretopress.compress.allocator import keep_freed_memory
+from paretopress.compress.apply import compress_module
+from paretopress.config import parse_config, read_config
+from paretopress.evaluators.macs import count_macs
+from paretopress.evaluators.size import file_facts
+from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.plan import Plan
+from paretopress.report.live import LiveView
+from paretopress.run_folder import RunFolder
+from paretopress.search.seeds import int8_bits
+from paretopress.setup_run import RunState, recovery_for, scoring_threads
+from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.targets.capabilities import detect
+from paretopress.targets.environment import environment
+from paretopress.targets.local import LocalTarget
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"
+ROUNDS = 3
+DROPS = (0.5, 1.0, 2.0, 3.0)
+HAND_STEP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One measured model; `path` is relative to the run folder."""
+
+    maker: str
+    name: str
+    path: str
+    sha256: str
+    size_bytes: int
+    macs: int
+    val_accuracy: float
+    test_accuracy: float
+    plan: dict[str, object]
+
+
+def by_hand(pipeline: Pipeline, space: SearchSpace, state: RunState, folder: RunFolder, recovery_steps: int) -> list[Model]:
+    """Return the hand-made models; each training run is lowered in float, in int8, or in int8 of the wide layers."""
+    recovery = recovery_for(pipeline.intake, pipeline.data, parse_config(folder.read(folder.config), "config.json"), state)
+    graph = pipeline.intake.graph
+    int8, wide = int8_bits(space, 1), int8_bits(space, 32)
+    designs: list[tuple[str, Plan, int, dict[str, dict[str, int]]]] = [("(a) unchanged", Plan(), 0, {"int8": int8})]
+    for ratio in (0.25, 0.5, 0.75):
+        kept = {group.name: space.nearest_kept(group, ratio) for group in graph.channel_groups}
+        designs.append((f"(b) {ratio:.0%} of channels pruned", Plan(kept=kept), recovery_steps, {"float": {}, "int8": int8}))
+    for count in range(1, 5):
+        kept = dict.fromkeys(state.removal_order[:count], 0)
+        designs.append((f"(c) {count} blocks removed", Plan(kept=kept), recovery_steps, {"int8": int8, "int8 where wide": wide}))
+    models = []
+    for name, plan, steps, widths in designs:
+        module = compress_module(pipeline.intake.module, graph, plan).module
+        if steps:
+            recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=1)
+        for width, bits in widths.items():
+            gone = {layer for branch in graph.branches if plan.kept.get(branch.group) == 0 for layer in branch.layers}
+            lowered = Plan(kept=plan.kept, bits={k: v for k, v in bits.items() if k not in gone})
+            path = folder.root / "hand" / f"{name}, {width}.onnx".replace("/", "-")
+            path.parent.mkdir(exist_ok=True)
+            pipeline.lower(module, lowered, path, Stopwatch())
+            size_bytes, sha256 = file_facts(path)
+            relative = str(path.relative_to(folder.root))
+            val, test = pipeline.val_accuracy(relative), pipeline.test_accuracy(relative)
+            macs = count_macs(module, graph.input_shape).macs
+            models.append(Model("hand", f"{name}, {width}", relative, sha256, size_bytes, macs, val, test, lowered.to_json()))
+            print(f"{models[-1].name}: val {val:.2f} %, test {test:.2f} %, {steps} steps", flush=True)
+    return models
+
+
+def from_front(front: dict[str, object]) -> list[Model]:
+    """Return the fully recovered points of a front."""
+    return [
+        Model(
+            "search",
+            f"trial {point['trial']}",
+            point["onnx"]["path"],
+            point["onnx"]["sha256"],
+            point["size_bytes"],
+            point["macs"],
+            point["val_accuracy"],
+            point["test_accuracy"],
+            point["plan"],
+        )
+        for point in front["points"]
+        if point["rung"] == 3
+    ]
+
+
+def measured_again(models: list[Model], folder: RunFolder, pipeline: Pipeline, baseline_ms: float) -> list[dict[str, object]]:
+    """Return a row per model with the median ratio of `ROUNDS` sessions, the models in a new random order each round."""
+    rng = np.random.default_rng(0)
+    target, latencies = LocalTarget(), {model.path: [] for model in models}
+    for _ in range(ROUNDS):
+        for index in rng.permutation(len(models)):
+            path = models[index].path
+            latencies[path].append(
+                target.measure(
+                    folder.root / path, folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng
+                )
+            )
+    rows = []
+    for model in models:
+        sessions = latencies[model.path]
+        ratio = float(np.median([latency.ratio for latency in sessions]))
+        rows.append(
+            asdict(model)
+            | {
+                "latency_vs_baseline": ratio,
+                "speedup": 1.0 / ratio,
+                "latency_vs_baseline_ci": [min(s.ratio_ci[0] for s in sessions), max(s.ratio_ci[1] for s in sessions)],
+                "latency_ms": ratio * baseline_ms,
+            }
+        )
+    return rows
+
+
+def fastest(rows: list[dict[str, object]], maker: str, drop: float) -> dict[str, object] | None:
+    """Return the fastest row of a maker whose test accuracy is within `drop` points."""
+    within = [row for row in rows if row["maker"] == maker and row["test_drop"] <= drop]
+    return max(within, key=lambda row: row["speedup"]) if within else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/cifar10_resnet20"))
+    parser.add_argument("--minutes", type=float, default=30.0)
+    args = parser.parse_args()
+    keep_freed_memory()
+
+    config = read_config(CONFIG)
+    folder = RunFolder(args.run)
+    if not folder.front.is_file():
+        timed = parse_config(config.to_json() | {"time": config.to_json()["time"] | {"minutes": args.minutes}}, str(CONFIG))
+        with LiveView() as view:
+            start_run(timed, args.run, view)
+    front = json.loads(folder.front.read_text())
+    state = RunState.from_json(folder.read(folder.state))
+    intake, data = load_and_trace(config)
+    capabilities = detect(environment())
+    pipeline = Pipeline(
+        intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
+    )
+    space = SearchSpace(intake.graph, SpaceOptions(channel_step=HAND_STEP))
+    steps = state.effort.short_steps + state.effort.final_steps
+    models = [*from_front(front), *by_hand(pipeline, space, state, folder, steps)]
+    rows = measured_again(models, folder, pipeline, front["baseline"]["latency_ms"])
+    baseline_test = front["baseline"]["test_accuracy"]
+    for row in rows:
+        row["test_drop"] = baseline_test - row["test_accuracy"]
+    rows.sort(key=lambda row: -row["speedup"])
+
+    chosen = next((row for row in rows if row["name"] == f"trial {front['best']}"), None)
+    headlines = []
+    search, hand = fastest(rows, "search", 1.0), fastest(rows, "hand", 1.0)
+    value = round(search["speedup"], 3) if search else None
+    headlines.append(Headline("fastest point within 1.0 point of the baseline on test", value, "x fp32", 2.5, bool(search and value >= 2.5)))
+    if search:
+        headlines.append(Headline("MACs of that point", search["macs"] / 1e6, "MMACs"))
+    if chosen:
+        headlines.append(Headline("point chosen on validation data alone", round(chosen["speedup"], 3), "x fp32"))
+        headlines.append(Headline("test drop of the point chosen on validation data alone", round(chosen["test_drop"], 2), "points"))
+    for drop in DROPS:
+        ours, theirs = fastest(rows, "search", drop), fastest(rows, "hand", drop)
+        if ours and theirs:
+            ratio = round(ours["speedup"] / theirs["speedup"], 3)
+            is_bar = drop == 1.0
+            headlines.append(
+                Headline(
+                    f"search against the best by hand ({theirs['name']}) within {drop} points",
+                    ratio,
+                    "x as fast",
+                    1.0 if is_bar else None,
+                    ratio >= 1.0 if is_bar else None,
+                )
+            )
+    if hand:
+        headlines.append(Headline("best by hand within 1.0 point", round(hand["speedup"], 3), "x fp32"))
+    more = {key: front[key] for key in ("baseline", "budget", "data", "trials", "seed", "elapsed_s")}
+    more |= {"training_steps_each": steps, "batch_size": config.recovery.batch_size, "learning_rate": state.learning_rate}
+    write_result("cifar10_resnet20", headlines, rows, **more)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The format that every benchmark writes: benchmarks/results/NAME.json."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from paretopress.atomic import write_json
+from paretopress.targets.environment import environment
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One figure with the bar it was to reach; `met` is None where there is no bar."""
+
+    name: str
+    value: float | None
+    unit: str
+    bar: float | None = None
+    met: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "value": self.value, "unit": self.unit, "bar": self.bar, "met": self.met}
+
+
+def write_result(
+    name: str, headlines: Sequence[Headline], rows: Sequence[Mapping[str, Any]], *, threads: int = 1, **more: Any
+) -> Path:
+    """Write benchmarks/results/NAME.json and print the headlines."""
+    path = RESULTS / f"{name}.json"
+    value = {
+        "schema": 1,
+        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "date": date.today().isoformat(),
+        "environment": environment() | {"threads": threads},
+        "headlines": [headline.to_json() for headline in headlines],
+        **more,
+        "rows": list(rows),
+    }
+    write_json(path, value)
+    for headline in headlines:
+        bar = "" if headline.bar is None else f"  (bar {headline.bar:g}: {'met' if headline.met else 'missed'})"
+        print(f"{headline.name}: {headline.value} {headline.unit}{bar}")
+    return path

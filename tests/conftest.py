@@ -1,0 +1,66 @@
+"""Small real models that the tests of several parts share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a skip: identity, or a strided 1x1 convolution."""
+
+    def __init__(self, inputs: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.down = nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)) if stride > 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(out + (x if self.down is None else self.down(x)))
+
+
+class TinyNet(nn.Module):
+    """Stem 8, an identity block, a strided block to 16, a depthwise layer and a classifier of 4: (N, 3, 8, 8) -> (N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 1, 1)
+        self.block1 = Residual(8, 8)
+        self.block2 = Residual(8, 16, 2)
+        self.depthwise = nn.Conv2d(16, 16, 3, 1, 1, groups=16)
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(torch.relu(self.stem(x))))
+        x = torch.relu(self.depthwise(x))
+        return self.fc(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+
+
+def with_lived_in_statistics(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """Return the model in eval mode with batch-norm statistics and scales as if it had been trained."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(16, *shape))
+    return model.eval()
+
+
+@pytest.fixture
+def tiny() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return with_lived_in_statistics(TinyNet(), (3, 8, 8))
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """(6, 3, 8, 8) float32."""
+    return torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from paretopress.compress.recover import Recipe, Recovery, _schedule, distillation_loss, learning_rate_test
+from paretopress.errors import RecoveryError
+
+
+def dataset(count: int = 64) -> TensorDataset:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(count, 3, 8, 8, generator=generator)
+    return TensorDataset(x, torch.randint(0, 4, (count,), generator=generator))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0, 8.0])
+def test_distillation_loss_has_the_gradient_of_the_formula_when_alpha_is_one(temperature: float) -> None:
+    student = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
+    teacher = torch.randn(5, 4, dtype=torch.double)
+    distillation_loss(student, teacher, torch.zeros(5, dtype=torch.long), temperature=temperature, alpha=1.0).backward()
+    # d/dz of T^2 KL / N is T (softmax(z / T) - softmax(t / T)) / N: Hinton et al. 2015, equation 2, times T^2
+    expected = temperature * (F.softmax(student / temperature, 1) - F.softmax(teacher / temperature, 1)) / 5
+    torch.testing.assert_close(student.grad, expected.detach())
+
+
+def test_distillation_loss_is_cross_entropy_when_alpha_is_zero() -> None:
+    student, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    loss = distillation_loss(student, torch.randn(5, 4), labels, temperature=4.0, alpha=0.0)
+    torch.testing.assert_close(loss, F.cross_entropy(student, labels))
+
+
+def test_run_lowers_the_loss_when_the_student_is_disturbed(tiny: nn.Module) -> None:
+    student = copy.deepcopy(tiny)
+    with torch.no_grad():
+        student.fc.weight.mul_(-1.0)
+    report = Recovery(tiny, dataset(), Recipe(learning_rate=0.05, batch_size=16)).run(student, temperature=4.0, alpha=1.0, steps=30, seed=0)
+    assert report.steps == 30
+    assert report.last_loss < 0.5 * report.first_loss
+    assert not student.training
+
+
+def test_run_repeats_itself_when_the_seed_is_the_same(tiny: nn.Module) -> None:
+    recovery = Recovery(tiny, dataset(), Recipe(batch_size=16))
+    before = torch.get_rng_state()
+    students = [copy.deepcopy(tiny) for _ in range(2)]
+    for student in students:
+        recovery.run(student, temperature=4.0, alpha=0.5, steps=3, seed=7)
+    assert all(torch.equal(a, b) for a, b in zip(students[0].state_dict().values(), students[1].state_dict().values(), strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_run_raises_when_the_loss_is_not_finite(tiny: nn.Module) -> None:
+    student = copy.deepcopy(tiny)
+    with torch.no_grad():
+        student.fc.bias[0] = math.nan
+    with pytest.raises(RecoveryError, match="finite"):
+        Recovery(tiny, dataset(), Recipe(batch_size=16)).run(student, temperature=4.0, alpha=0.5, steps=1, seed=0)
+
+
+def test_run_names_the_cause_when_the_data_set_fails(tiny: nn.Module) -> None:
+    class Broken(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            raise OSError("photo 7 is damaged")
+
+    with pytest.raises(RecoveryError, match="photo 7 is damaged"):
+        Recovery(tiny, Broken(*dataset().tensors), Recipe(batch_size=16)).run(tiny, temperature=4.0, alpha=0.5, steps=1, seed=0)
+
+
+def test_recalibrated_restores_the_statistics_when_they_are_wrong(tiny: nn.Module) -> None:
+    student = copy.deepcopy(tiny)
+    student.block1.bn1.running_mean.add_(100.0)
+    before = student.fc.weight.clone()
+    Recovery(tiny, dataset(), Recipe(batch_size=16)).recalibrated(student, seed=0)
+    assert float(student.block1.bn1.running_mean.abs().max()) < 10.0
+    assert torch.equal(student.fc.weight, before)
+
+
+def test_schedule_rises_then_falls_when_followed() -> None:
+    factors = [_schedule(step, 20, 0.1) for step in range(20)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[2:] == sorted(factors[2:], reverse=True)
+    assert factors[-1] < 0.01
+
+
+def test_learning_rate_test_gives_infinity_when_a_rate_diverges(tiny: nn.Module) -> None:
+    def student() -> nn.Module:
+        broken = copy.deepcopy(tiny)
+        with torch.no_grad():
+            broken.fc.bias[0] = math.nan
+        return broken
+
+    losses = learning_rate_test(student, lambda rate: Recovery(tiny, dataset(), Recipe(rate, 16)), (0.01, 0.1), steps=1)
+    assert losses == {0.01: math.inf, 0.1: math.inf}

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from paretopress.errors import ConfigError, RunError, SearchFailedError
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
+from paretopress.measurement import Budget, Latency, Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
+from paretopress.search.finalists import next_finalist
+from paretopress.search.samplers import make_sampler, sampler_names
+from paretopress.search.seeds import seed_plans
+from paretopress.search.study import Limits, Search, create_study
+from paretopress.spaces.space import SearchSpace, SpaceOptions
+
+LAYERS = tuple(
+    Layer(name, LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 1_000_000, 9_216, (32, 8, 8))
+    for name in ("stem", "a.conv1", "a.conv2", "b.conv1", "b.conv2", "head")
+)
+GRAPH = ModelGraph(
+    (3, 8, 8),
+    (10,),
+    LAYERS,
+    tuple(ChannelGroup(name, 32, (name,)) for name in ("stem", "a.conv1", "b.conv1")),
+    tuple(ResidualBranch(f"{x}.conv1", f"add_{x}", 0, (f"{x}.conv1", f"{x}.conv2"), (f"{x}.conv1",)) for x in "ab"),
+    tuple(BitGroup(layer.name, (layer.name,), (32, 8)) for layer in LAYERS),
+    (),
+)
+SPACE = SearchSpace(GRAPH, SpaceOptions(channel_step=8))
+BOUNDS = Bounds(Budget(speedup=2.0), 10.0, 90.0)
+BASELINE_MS = 10.0
+
+
+def outcome(accuracy: float, latency_ms: float, macs: int = 100, *, rung: Rung = Rung.SHORT, rejected: str = "", spread: float = 0.01) -> Outcome:
+    ratio = latency_ms / BASELINE_MS
+    interval = (latency_ms * (1 - spread), latency_ms * (1 + spread))
+    latency = Latency(latency_ms, interval, ratio, (ratio, ratio), latency_ms, latency_ms, BASELINE_MS, 8, 100, 0.1)
+    return Outcome(rung, accuracy, macs, 10, latency, 1_000, "model.onnx", "0" * 64, rejected)
+
+
+def synthetic(plan: Plan, rung: Rung, number: int) -> Outcome:
+    """Each layer costs 1.5 ms dense, 0.6 in int8; pruning and removal save in proportion; accuracy falls with both."""
+    latency, accuracy = 1.0, 90.0
+    for layer in LAYERS:
+        kept = plan.kept.get(layer.name, plan.kept.get(layer.name.replace("conv2", "conv1"), 32)) / 32
+        int8 = layer.name in plan.bits
+        latency += kept * (0.6 if int8 else 1.5)
+        accuracy -= 2.0 * (1.0 - kept) ** 2 + (0.2 if int8 else 0.0) + (0.5 if layer.name in plan.rank else 0.0)
+    accuracy += 0.5 if rung is Rung.FINAL else 0.0
+    if latency * 1.01 > BOUNDS.limit_ms:
+        return outcome(accuracy - 30.0, latency, rung=Rung.COSTS, rejected="over the latency budget")
+    return outcome(accuracy, latency, rung=rung)
+
+
+def search(tmp_path: Path, sampler: str = "guided", trials: int = 12, seed: int = 0, evaluate: object = synthetic, **options: object) -> Search:
+    study = create_study(tmp_path / "journal.log", sampler, SPACE, seed)
+    return Search(study, SPACE, evaluate, BOUNDS, Limits(trials=trials, **options), 1_000)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_run_completes_all_trials_when_the_sampler_is_known(name: str, tmp_path: Path) -> None:
+    run = search(tmp_path, name, trials=30)
+    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    counts = run.counts()
+    assert counts.completed + counts.rejected_early == 30
+    assert counts.rejected_early > 0
+    assert front(run.candidates(), BOUNDS)
+
+
+def test_run_proposes_the_same_plans_when_the_seed_is_the_same(tmp_path: Path) -> None:
+    plans = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        run = search(tmp_path / folder, trials=25, seed=3)
+        run.run(seed_plans(SPACE, ["a.conv1"]))
+        plans.append([c.plan for c in run.short_candidates()])
+    assert plans[0] == plans[1]
+
+
+def test_run_improves_on_its_seeds_when_guided(tmp_path: Path) -> None:
+    run = search(tmp_path, trials=80)
+    seeds = seed_plans(SPACE, ["a.conv1", "b.conv1"])
+    run.run(seeds)
+    candidates = run.short_candidates()
+    assert BOUNDS.hypervolume(candidates) > 1.02 * BOUNDS.hypervolume(candidates[: len(seeds)])
+
+
+class Killed(BaseException):
+    """Stands for a process that ends between two instructions: nothing catches it."""
+
+
+def test_run_loses_the_trial_in_flight_alone_when_killed_and_resumed(tmp_path: Path) -> None:
+    seeds = seed_plans(SPACE, ["a.conv1", "b.conv1"])
+
+    def dies(plan: Plan, rung: Rung, number: int) -> Outcome:
+        if number == 5:
+            raise Killed
+        return synthetic(plan, rung, number)
+
+    with pytest.raises(Killed):
+        search(tmp_path, trials=20, evaluate=dies).run(seeds)
+    resumed = search(tmp_path, trials=20)
+    resumed.run(seeds)
+    plans = [c.plan for c in resumed.short_candidates()]
+    assert len(plans) == 19  # the one in flight is a failed trial; its plan was tried again
+    assert set(seeds[:10]) <= set(plans)
+    assert resumed.counts().failed == 1
+
+
+def test_run_records_the_reason_and_goes_on_when_a_trial_fails(tmp_path: Path) -> None:
+    def fails(plan: Plan, rung: Rung, number: int) -> Outcome:
+        if number == 2:
+            raise RunError("the disk must have room, but got none", "Free some.")
+        return synthetic(plan, rung, number)
+
+    run = search(tmp_path, trials=8, evaluate=fails)
+    run.run(seed_plans(SPACE, []))
+    assert run.counts().failed == 1
+    assert run.counts().completed + run.counts().rejected_early == 7
+    assert run.study.trials[2].user_attrs["error"] == "RunError: the disk must have room, but got none. Free some."
+
+
+def test_run_stops_with_an_explanation_when_the_first_ten_fail_alike(tmp_path: Path) -> None:
+    def fails(plan: Plan, rung: Rung, number: int) -> Outcome:
+        raise RunError("no such operator")
+
+    run = search(tmp_path, trials=50, evaluate=fails)
+    with pytest.raises(SearchFailedError, match="first 10 trials all failed for the same reason.*no such operator"):
+        run.run(seed_plans(SPACE, []))
+
+
+def test_run_evaluates_an_equal_plan_once_when_asked_twice(tmp_path: Path) -> None:
+    calls: list[Plan] = []
+
+    def counted(plan: Plan, rung: Rung, number: int) -> Outcome:
+        if rung is Rung.SHORT:
+            calls.append(plan)
+        return synthetic(plan, rung, number)
+
+    search(tmp_path, "random", trials=40, evaluate=counted, finalists=0).run([Plan(), Plan(bits={"stem": 8})])
+    assert len(calls) == len(set(calls))
+
+
+def test_run_ends_within_its_time_when_only_seconds_bound_it(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def slow(plan: Plan, rung: Rung, number: int) -> Outcome:
+        now[0] += 30.0 if rung is Rung.FINAL else 10.0
+        return synthetic(plan, rung, number)
+
+    study = create_study(tmp_path / "journal.log", "guided", SPACE, 0)
+    run = Search(study, SPACE, slow, BOUNDS, Limits(seconds=300.0, finalist_share=0.4), 1_000, clock=lambda: now[0])
+    run.run(seed_plans(SPACE, ["a.conv1"]))
+    assert 10 <= len(run.study.trials) <= 18
+    assert 270.0 <= run.elapsed_s <= 300.0
+    assert 3 <= len(run.finals()) <= 4
+
+
+def test_set_constraint_marks_a_trial_infeasible_when_the_interval_passes_the_limit(tmp_path: Path) -> None:
+    def straddles(plan: Plan, rung: Rung, number: int) -> Outcome:
+        return outcome(89.0, 4.95, spread=0.05)  # 4.95 ms is within 5, but its interval ends at 5.2
+
+    run = search(tmp_path, trials=1, evaluate=straddles)
+    run.run([Plan()])
+    assert run.study.trials[0].constraints["latency_ms"] == pytest.approx(4.95 * 1.05 / 5.0 - 1.0)
+    assert front(run.candidates(), BOUNDS) == []
+
+
+def test_limits_raise_when_nothing_ends_the_search() -> None:
+    with pytest.raises(ConfigError, match="must end"):
+        Limits()
+
+
+def test_front_keeps_feasible_and_non_dominated_when_mixed() -> None:
+    candidates = [
+        Candidate(0, Plan(), outcome(90.0, 9.0)),  # over the limit of 5 ms
+        Candidate(1, Plan(), outcome(89.0, 4.0)),
+        Candidate(2, Plan(), outcome(88.0, 4.5)),  # dominated by 1
+        Candidate(3, Plan(), outcome(87.0, 3.0)),
+        Candidate(4, Plan(), outcome(99.0, 1.0, rejected="over the size budget")),
+    ]
+    assert [c.number for c in front(candidates, BOUNDS)] == [3, 1]
+
+
+def test_best_is_the_fastest_with_a_margin_when_the_drop_is_bounded() -> None:
+    bounds = Bounds(Budget(speedup=2.0, max_drop=2.0), 10.0, 90.0)
+    points = [Candidate(i, Plan(), outcome(a, ms, rung=Rung.FINAL)) for i, (a, ms) in enumerate([(88.05, 2.0), (89.5, 3.0), (90.0, 4.0)])]
+    chosen = best(points, bounds, 5_000)
+    assert chosen is not None
+    assert chosen.number == 1  # trial 0 is within 2 points by 0.05, less than the noise of picking among three
+
+
+def test_selection_margin_matches_hand_count_when_ten_are_compared() -> None:
+    # sigma = 0.6 * 100 * sqrt(0.9 * 0.1 / 10000) = 0.18 points; sqrt(2 ln 10) = 2.146
+    assert selection_margin(90.0, 10_000, 10) == pytest.approx(0.18 * math.sqrt(2 * math.log(10)))
+    assert selection_margin(90.0, 10_000, 1) == 0.0
+
+
+def test_next_finalist_is_the_fastest_hopeful_when_the_drop_is_bounded() -> None:
+    bounds = Bounds(Budget(speedup=2.0, max_drop=1.0), 10.0, 90.0)
+    candidates = [Candidate(i, Plan(), outcome(a, ms)) for i, (a, ms) in enumerate([(87.2, 1.0), (88.4, 2.0), (89.5, 3.0)])]
+    first = next_finalist(candidates, {}, bounds, 100_000)
+    assert first is not None
+    assert first.number == 1  # half of its drop of 1.6 is within 1.0; half of 2.8 is not
+    second = next_finalist(candidates, {1: outcome(89.8, 2.0, rung=Rung.FINAL)}, bounds, 100_000)
+    assert second is not None
+    assert second.number == 0  # the first final kept an eighth of its drop: 2.8 is hopeful now
+
+
+def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:
+    plans = seed_plans(SPACE, ["b.conv1", "a.conv1"])
+    assert len(plans) == len(set(plans))
+    assert all(SPACE.plan(SPACE.params(plan)) == plan for plan in plans)
+    assert plans[0] == Plan()
+    assert Plan(kept={"b.conv1": 0}, bits=dict.fromkeys(("stem", "a.conv1", "a.conv2", "head"), 8)) in plans
+
+
+def test_make_sampler_lists_the_names_when_unknown() -> None:
+    with pytest.raises(ConfigError, match="guided, nsga2, nsga3, random, tpe"):
+        make_sampler("grid", SPACE.variables, 0)

@@ -1,0 +1,106 @@
+"""The layer table: who may import whom. A breach fails here."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
+
+# Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
+VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "fvcore_import"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "fvcore_import": set(),
+    "pareto": set(),
+    "atomic": {"errors"},
+    "plan": {"errors"},
+    "graph": set(),
+    "measurement": {"errors"},
+    "spaces": VALUES,
+    "compress": VALUES,
+    "lower": VALUES,
+    "targets": VALUES,
+    "evaluators": VALUES | {"lower", "targets"},
+    "intake": VALUES | {"compress"},
+    "search": VALUES | {"spaces"},
+    "deploy": VALUES,
+    "report": VALUES | {"search"},
+    "config": VALUES | {"compress", "search"},
+    "run_folder": VALUES,
+    "demo_model": VALUES | {"intake"},
+    "pipeline": VALUES | {"compress", "evaluators", "intake", "lower", "run_folder", "search", "targets"},
+    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "search", "spaces"},
+    "status": VALUES | {"config", "run_folder", "search", "setup_run"},
+    "export": VALUES | {"deploy", "run_folder"},
+    "profile_model": VALUES | {"evaluators", "intake", "lower", "report", "targets"},
+    "api": VALUES
+    | {"config", "deploy", "export", "intake", "pipeline", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
+    "demo": VALUES | {"api", "demo_model", "intake", "report"},
+    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "profile_model", "report", "status"},
+    "__init__": VALUES | {"api", "deploy", "intake"},
+    "__main__": {"cli"},
+}
+NO_TORCH = {"search", "spaces", "deploy", "report", "targets"}
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports_of(path: Path) -> list[tuple[ast.AST, str]]:
+    found: list[tuple[ast.AST, str]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.append((node, node.module or ""))
+        elif isinstance(node, ast.Import):
+            found.extend((node, alias.name) for alias in node.names)
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_stay_in_layer_when_read(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for _, module in imports_of(path):
+        if module.startswith("paretopress"):
+            assert part_of(module) in ALLOWED[part] | {part}, f"{part} may not import {module}"
+        if part in NO_TORCH:
+            assert module.split(".")[0] not in ("torch", "torchvision", "torch_pruning"), f"{part} may not import torch"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_are_at_module_level_when_first_party(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    inner = [
+        node.lineno
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paretopress")
+    ]
+    assert inner == []
+
+
+def test_parts_form_no_cycle_when_followed() -> None:
+    done: set[str] = set()
+
+    def visit(part: str, above: tuple[str, ...]) -> None:
+        assert part not in above, f"cycle: {' -> '.join((*above, part))}"
+        if part not in done:
+            for lower in ALLOWED[part]:
+                visit(lower, (*above, part))
+            done.add(part)
+
+    for part in ALLOWED:
+        visit(part, ())
+    assert done == set(ALLOWED)
+
+
+def test_every_part_is_in_the_table_when_listed() -> None:
+    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert parts == set(ALLOWED)
