@@ -39,7 +39,6 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"
 ROUNDS = 3
 DROPS = (0.5, 1.0, 2.0, 3.0)
-HAND_STEP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +115,7 @@ def measured_again(models: list[Model], folder: RunFolder, pipeline: Pipeline, b
         for index in rng.permutation(len(models)):
             path = models[index].path
             latencies[path].append(
-                target.measure(
-                    folder.root / path, folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng
-                )
+                target.measure(folder.root / path, folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng)
             )
     rows = []
     for model in models:
@@ -162,7 +159,7 @@ def main() -> None:
     pipeline = Pipeline(
         intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
     )
-    space = SearchSpace(intake.graph, SpaceOptions(channel_step=HAND_STEP))
+    space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
     steps = state.effort.short_steps + state.effort.final_steps
     models = [*from_front(front), *by_hand(pipeline, space, state, folder, steps)]
     rows = measured_again(models, folder, pipeline, front["baseline"]["latency_ms"])
@@ -175,7 +172,9 @@ def main() -> None:
     headlines = []
     search, hand = fastest(rows, "search", 1.0), fastest(rows, "hand", 1.0)
     value = round(search["speedup"], 3) if search else None
-    headlines.append(Headline("fastest point within 1.0 point of the baseline on test", value, "x fp32", 2.5, bool(search and value >= 2.5)))
+    headlines.append(
+        Headline("fastest point within 1.0 point of the baseline on test", value, "x fp32", 2.5, bool(search and value >= 2.5))
+    )
     if search:
         headlines.append(Headline("MACs of that point", search["macs"] / 1e6, "MMACs"))
     if chosen:

@@ -29,9 +29,7 @@ class Headline:
         return {"name": self.name, "value": self.value, "unit": self.unit, "bar": self.bar, "met": self.met}
 
 
-def write_result(
-    name: str, headlines: Sequence[Headline], rows: Sequence[Mapping[str, Any]], *, threads: int = 1, **more: Any
-) -> Path:
+def write_result(name: str, headlines: Sequence[Headline], rows: Sequence[Mapping[str, Any]], *, threads: int = 1, **more: Any) -> Path:
     """Write benchmarks/results/NAME.json and print the headlines."""
     path = RESULTS / f"{name}.json"
     value = {

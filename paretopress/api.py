@@ -88,14 +88,14 @@ def compress(
     return start_run(parse_config(asked | sections, "compress(...)"), Path(run), reporter or SilentReporter(), model=model, data=data)
 
 
-def start_run(
-    config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None
-) -> Result:
+def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
     """Start a run from a configuration; everything the user handed over is checked before the folder is made."""
     started = time.monotonic()
     config.checked_budget(), config.limits()
     if run.exists():
-        raise RunFolderError(f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`.")
+        raise RunFolderError(
+            f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`."
+        )
     reporter.message("reading model and data")
     intake, split = _take_in(config, model, data)
     env = environment()
@@ -167,9 +167,7 @@ def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) ->
 
 def _space(intake: Intake, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
     offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
-    options = SpaceOptions(
-        channel_step=config.space.channel_step or capabilities.channel_step, bits=config.space.bits or offered
-    )
+    options = SpaceOptions(channel_step=config.space.channel_step or capabilities.channel_step, bits=config.space.bits or offered)
     return SearchSpace(intake.graph, options)
 
 
@@ -197,7 +195,9 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.final_steps} a finalist"
     )
     if bounds.budget.max_drop is not None and bounds.budget.max_drop >= state.baseline.val_accuracy:
-        raise BudgetError(f"max_drop must be below the baseline's accuracy, but got {bounds.budget.max_drop} of {state.baseline.val_accuracy:.2f}")
+        raise BudgetError(
+            f"max_drop must be below the baseline's accuracy, but got {bounds.budget.max_drop} of {state.baseline.val_accuracy:.2f}"
+        )
     study = create_study(folder.journal, config.sampler, space, config.seed)
     evaluate = pipeline.evaluator(recovery_for(pipeline.intake, pipeline.data, config, state), state.effort, bounds)
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
@@ -236,7 +236,9 @@ def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
 
     def tested(outcome: Outcome) -> Outcome:
         accuracy = known.get(outcome.onnx_sha256)
-        return Outcome.from_json(outcome.to_json() | {"test_accuracy": pipeline.test_accuracy(outcome.onnx_path) if accuracy is None else accuracy})
+        return Outcome.from_json(
+            outcome.to_json() | {"test_accuracy": pipeline.test_accuracy(outcome.onnx_path) if accuracy is None else accuracy}
+        )
 
     value = front_json(
         point_json(None, Plan().to_json(), tested(state.baseline)),

@@ -101,7 +101,9 @@ def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", hel
         print(json.dumps(value, indent=2))
         return
     for name, shown in value.items():
-        out.print(f"{name.replace('_', ' ')}: {shown if not isinstance(shown, list) else '; '.join(map(str, shown)) or 'none'}", markup=False)
+        out.print(
+            f"{name.replace('_', ' ')}: {shown if not isinstance(shown, list) else '; '.join(map(str, shown)) or 'none'}", markup=False
+        )
 
 
 @app.command()
@@ -131,7 +133,9 @@ def export(
 def verify(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", metavar="BUNDLE")]) -> None:
     """Check a bundle's hashes, its parity and its self-check."""
     checked = verify_bundle(bundle)
-    out.print(f"verified {bundle}: sha256 {checked.sha256[:16]}, {checked.samples} samples, largest difference {checked.max_difference:.2g}")
+    out.print(
+        f"verified {bundle}: sha256 {checked.sha256[:16]}, {checked.samples} samples, largest difference {checked.max_difference:.2g}"
+    )
     for warning in checked.warnings:
         out.print(f"warning: {warning}", markup=False)
 
@@ -171,19 +175,20 @@ def _new_run(name: str) -> Path:
 
 def _merged(base: RunConfig | None, asked: dict[str, Any]) -> RunConfig:
     """Return the configuration with every option that was given put over it."""
-    value = base.to_json() if base is not None else {"base": str(Path.cwd())}
+    value: dict[str, Any] = base.to_json() if base is not None else {"base": str(Path.cwd())}
+    named = [name for name in ("model", "data") if asked[name] is not None]
+    if base is not None and len(named) == 1:
+        raise ConfigError(f"beside a TOML file, --model and --data go together, but got --{named[0]} alone", "Give both, or neither.")
+    if named:  # their paths start where the command was typed, not where the TOML file lies
+        value["base"] = str(Path.cwd())
+    one_of = {"budget": ("latency_ms", "speedup"), "time": ("minutes", "hours")}
     for name, given in asked.items():
         if isinstance(given, dict):
             options = {key: option for key, option in given.items() if option is not None}
-            if name == "budget" and ("latency_ms" in options or "speedup" in options):
-                value.get(name, {}).update(latency_ms=None, speedup=None)
-            if name == "time" and ("minutes" in options or "hours" in options):
-                value.get(name, {}).update(minutes=None, hours=None)
-            value[name] = value.get(name, {}) | options
+            replaced = dict.fromkeys(one_of.get(name, ())) if options.keys() & set(one_of.get(name, ())) else {}
+            value[name] = value.get(name, {}) | replaced | options
         elif given is not None:
             value[name] = given
-            if name in ("model", "data") and base is not None:
-                value["base"] = str(Path.cwd())
     return parse_config(value, "the command line")
 
 

@@ -23,4 +23,6 @@ def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int =
     data = load_data(DEMO_DATA, seed=seed)
     reporter.message("training a small residual network on scikit-learn's digits (under a minute)")
     model = train_demo_model(data, seed=seed)
-    return compress(model, data, budget=Budget(speedup=DEMO_SPEEDUP, max_drop=DEMO_MAX_DROP), run=run, minutes=minutes, seed=seed, reporter=reporter)
+    return compress(
+        model, data, budget=Budget(speedup=DEMO_SPEEDUP, max_drop=DEMO_MAX_DROP), run=run, minutes=minutes, seed=seed, reporter=reporter
+    )

@@ -98,12 +98,14 @@ class Stopwatch:
 class Pipeline:
     """Carries out plans on one model, and measures what comes out; implements the search's `Evaluate`."""
 
-    def __init__(self, intake: Intake, data: Data, target: Target, folder: RunFolder, *, reduce_range: bool, scoring_threads: int, seed: int):
+    def __init__(
+        self, intake: Intake, data: Data, target: Target, folder: RunFolder, *, reduce_range: bool, scoring_threads: int, seed: int
+    ):
         self.intake, self.data = intake, data
         self.folder, self.seed, self._target = folder, seed, target
         self._reduce_range, self._threads = reduce_range, scoring_threads
         images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
-        self._calibration = [part.numpy() for part in images.split(_CALIBRATION_BATCH)]
+        self._calibration = [part.numpy() for part in torch.split(images, _CALIBRATION_BATCH)]
         self._example, _ = stack(data.val, 4, seed)
         self.feed = {INPUT: self._example[:1].numpy()}
         self._val = Batches(data.val, data.sizes()["val"])
@@ -131,7 +133,7 @@ class Pipeline:
         """Return the accuracy of a file of this run on the validation split, in percent."""
         return onnx_accuracy(self.folder.root / onnx_path, self._val, threads=self._threads)
 
-    def evaluator(self, recovery: Recovery, effort: Effort, bounds: Bounds) -> "Evaluator":
+    def evaluator(self, recovery: Recovery, effort: Effort, bounds: Bounds) -> Evaluator:
         """Return the search's `evaluate`."""
         return Evaluator(self, recovery, effort, bounds)
 

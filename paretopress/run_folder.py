@@ -1,10 +1,10 @@
 """The folder of one run: where everything lies, and the lock that keeps a second process out.
 
-    config.json  state.json      what was asked, and what was found before the first trial
-    journal.log                  the study (Optuna journal)
-    samples.npy                  validation images for self-checks
-    baseline.onnx  trials/0007/  finalists/0007/    model.onnx and student.safetensors
-    front.json  front.png        the result
+config.json  state.json      what was asked, and what was found before the first trial
+journal.log                  the study (Optuna journal)
+samples.npy                  validation images for self-checks
+baseline.onnx  trials/0007/  finalists/0007/    model.onnx and student.safetensors
+front.json  front.png        the result
 """
 
 from __future__ import annotations

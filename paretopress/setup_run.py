@@ -132,7 +132,7 @@ def find_state(
         rate,
         {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()},
         step_s,
-        plan_effort(config.recovery, config.limits(), step_s, spent, len(data.train) // config.recovery.batch_size),
+        plan_effort(config.recovery, config.limits(), step_s, spent, data.sizes()["train"] // config.recovery.batch_size),
         tuple(order),
         environment,
         data.classes,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -76,7 +77,7 @@ def best_device() -> torch.device:
 def trains_faster_in_bf16(device: torch.device) -> bool:
     """Return whether bfloat16 autocast pays: emulated on a CPU without the instructions it halves the speed (390 -> 197 images/s)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
         return False
     found = torch.cpu.get_capabilities()
@@ -121,7 +122,7 @@ class Recovery:
         """Replace the batch-norm statistics by true averages over a few training batches (fvcore's precise BN)."""
         if self.recipe.calibration_batches > 0 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules()):
             student.train()
-            with torch.no_grad():
+            with torch.no_grad(), _quiet("fvcore.nn.precise_bn"):
                 update_bn_stats(student, ((x for x, _ in batches)), num_iters=self.recipe.calibration_batches)
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
@@ -166,7 +167,9 @@ class Recovery:
         optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise RecoveryError(f"the training loss must be finite, but got {value}", "Lower recipe.learning_rate, or look for NaN in the data.")
+            raise RecoveryError(
+                f"the training loss must be finite, but got {value}", "Lower recipe.learning_rate, or look for NaN in the data."
+            )
         return value
 
     def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -181,6 +184,18 @@ class Recovery:
                 raise RecoveryError(f"the training data must load, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """fvcore logs one line a call through a handler of its own."""
+    logger = logging.getLogger(logger_name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _schedule(step: int, steps: int, warmup: float) -> float:
     """Return the factor on the learning rate at `step` of `steps`: linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
     rising = max(1, round(steps * warmup))
@@ -189,7 +204,9 @@ def _schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def learning_rate_test(make_student: Callable[[], nn.Module], recovery_of: Callable[[float], Recovery], rates: tuple[float, ...], steps: int) -> dict[float, float]:
+def learning_rate_test(
+    make_student: Callable[[], nn.Module], recovery_of: Callable[[float], Recovery], rates: tuple[float, ...], steps: int
+) -> dict[float, float]:
     """Return learning rate -> loss at the end of a short recovery (infinite where it diverged); the smallest loss wins.
 
     Args:

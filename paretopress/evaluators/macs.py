@@ -13,7 +13,6 @@ from paretopress.errors import ModelError
 from paretopress.fvcore_import import FlopCountAnalysis
 
 
-
 @dataclass(frozen=True, slots=True)
 class Macs:
     """Counts for one input.

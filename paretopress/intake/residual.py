@@ -21,7 +21,9 @@ def find_branches(module: fx.GraphModule, groups: tuple[ChannelGroup, ...]) -> t
         for skip_arg in (0, 1):
             nodes = _between(add.args[skip_arg], add.args[1 - skip_arg], add)
             layers = [
-                str(node.target) for node in nodes if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear)
+                str(node.target)
+                for node in nodes
+                if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear)
             ]
             if layers:
                 branches.append(_branch(add, skip_arg, layers, groups))

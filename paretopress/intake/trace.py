@@ -6,7 +6,6 @@ import copy
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -37,7 +36,7 @@ def take_in(model: nn.Module, example: Tensor) -> Intake:
     """
     module = trace(model)
     _check_types(module)
-    ShapeProp(module).propagate(example)  # type: ignore[no-untyped-call]  # untyped in torch
+    ShapeProp(module).propagate(example)
     output = _shape(next(node for node in module.graph.nodes if node.op == "output").args[0])
     if len(output) != 2 or output[0] != len(example):
         raise ModelError(f"the model must return logits (N, classes), but got shape {output} for {len(example)} inputs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from paretopress.atomic import write_bytes
@@ -33,15 +33,15 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
     Raises:
         LoweringError: the exporter failed. ParityError: the file's outputs differ from the module's.
     """
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, warnings.catch_warnings():
+        scratch = Path(folder, "exported.onnx")
         warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement; `dynamo=True` takes 15 times as long
         try:
             fused = _fused(module)
-            buffer = io.BytesIO()
             torch.onnx.export(
                 fused,
                 (example,),
-                buffer,
+                str(scratch),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
@@ -50,7 +50,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
             )
         except Exception as error:  # the exporter raises whatever its operators meet
             raise LoweringError(f"the model must export to ONNX, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    model = onnx.load_model_from_string(buffer.getvalue())
+        model = onnx.load(scratch)
     _inline_identities(model.graph)
     _name_nodes(model.graph)
     write_bytes(path, model.SerializeToString())
@@ -59,7 +59,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
 
 def _fused(module: nn.Module) -> nn.Module:
     plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
-    fused: fx.GraphModule = fuse(plain)  # type: ignore[no-untyped-call]  # untyped in torch
+    fused: nn.Module = fuse(plain)
     return fused.eval()
 
 

@@ -60,11 +60,11 @@ def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
     return found
 
 
-class _Batches(CalibrationDataReader):
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     def __init__(self, batches: Sequence[np.ndarray]) -> None:
         self._batches: Iterator[np.ndarray] = iter(batches)
 
-    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]  # the base class declares a dict, documents None
+    def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
 

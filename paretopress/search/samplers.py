@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from optuna.samplers import BaseSampler, NSGAIISampler, NSGAIIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from paretopress.errors import ConfigError
 from paretopress.search.guided import GuidedSampler

@@ -43,12 +43,11 @@ def int8_bits(space: SearchSpace, min_channels: int) -> dict[str, int]:
     return {
         group.name: 8
         for group in graph.bit_groups
-        if space.offers(group, 8) and (output in group.layers or min(graph.layer(name).out_channels for name in group.layers) >= min_channels)
+        if space.offers(group, 8)
+        and (output in group.layers or min(graph.layer(name).out_channels for name in group.layers) >= min_channels)
     }
 
 
 def _uniform(space: SearchSpace, ratio: float) -> dict[str, int]:
     kept = {group.name: space.nearest_kept(group, ratio) for group in space.graph.channel_groups}
     return {group.name: kept[group.name] for group in space.graph.channel_groups if kept[group.name] < group.channels}
-
-

@@ -30,7 +30,9 @@ _SAME_FAILURES = 10
 class Evaluate(Protocol):
     """Carries out a plan and measures the candidate; raises what goes wrong."""
 
-    def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome: ...
+    def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
+        """Return the outcome of a plan at a rung; `number` is its trial."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The search space of one model on one target, and the way between plans and Optuna's parameters.
 
-    prune/<group>          share of the group's channels removed, in steps of the target's channel step; 1.0 removes the branch
-    bits/<bit group>       32 (float), 8 (static QDQ), 4 (weight-only)
-    rank/<layer>           None (dense), or a rank below break-even
-    distill/temperature    distill/alpha
+prune/<group>          share of the group's channels removed, in steps of the target's channel step; 1.0 removes the branch
+bits/<bit group>       32 (float), 8 (static QDQ), 4 (weight-only)
+rank/<layer>           None (dense), or a rank below break-even
+distill/temperature    distill/alpha
 """
 
 from __future__ import annotations
@@ -71,9 +71,12 @@ class SearchSpace:
         gone = self._gone(kept)
         inside = {name for branch in self.graph.branches if kept.get(branch.group) == 0 for name in branch.groups if name != branch.group}
         rank = {layer.name: value for layer in self.graph.layers if (value := params.get(f"rank/{layer.name}")) is not None}
-        bits = {group.name: int(params.get(f"bits/{group.name}") or FLOAT_BITS) for group in self.graph.bit_groups if set(group.layers) - gone}
+        bits = {
+            group.name: int(params.get(f"bits/{group.name}") or FLOAT_BITS) for group in self.graph.bit_groups if set(group.layers) - gone
+        }
         temperature, alpha = params[TEMPERATURE], params[ALPHA]
-        assert temperature is not None and alpha is not None
+        assert temperature is not None
+        assert alpha is not None
         return Plan(
             kept={name: value for name, value in kept.items() if name not in inside},
             rank={name: int(value) for name, value in rank.items() if name not in gone},

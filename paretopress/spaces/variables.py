@@ -17,10 +17,14 @@ class Variable(Protocol):
     """One parameter of a study; `default` leaves the model as it is."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The parameter's name."""
+        ...
 
     @property
-    def default(self) -> Value: ...
+    def default(self) -> Value:
+        """The value that leaves the model as it is."""
+        ...
 
     def distribution(self) -> BaseDistribution:
         """Return the Optuna distribution of the parameter."""

@@ -35,7 +35,9 @@ BOUNDS = Bounds(Budget(speedup=2.0), 10.0, 90.0)
 BASELINE_MS = 10.0
 
 
-def outcome(accuracy: float, latency_ms: float, macs: int = 100, *, rung: Rung = Rung.SHORT, rejected: str = "", spread: float = 0.01) -> Outcome:
+def outcome(
+    accuracy: float, latency_ms: float, macs: int = 100, *, rung: Rung = Rung.SHORT, rejected: str = "", spread: float = 0.01
+) -> Outcome:
     ratio = latency_ms / BASELINE_MS
     interval = (latency_ms * (1 - spread), latency_ms * (1 + spread))
     latency = Latency(latency_ms, interval, ratio, (ratio, ratio), latency_ms, latency_ms, BASELINE_MS, 8, 100, 0.1)
@@ -56,7 +58,9 @@ def synthetic(plan: Plan, rung: Rung, number: int) -> Outcome:
     return outcome(accuracy, latency, rung=rung)
 
 
-def search(tmp_path: Path, sampler: str = "guided", trials: int = 12, seed: int = 0, evaluate: object = synthetic, **options: object) -> Search:
+def search(
+    tmp_path: Path, sampler: str = "guided", trials: int = 12, seed: int = 0, evaluate: object = synthetic, **options: object
+) -> Search:
     study = create_study(tmp_path / "journal.log", sampler, SPACE, seed)
     return Search(study, SPACE, evaluate, BOUNDS, Limits(trials=trials, **options), 1_000)  # type: ignore[arg-type]
 
@@ -134,7 +138,7 @@ def test_run_stops_with_an_explanation_when_the_first_ten_fail_alike(tmp_path: P
         raise RunError("no such operator")
 
     run = search(tmp_path, trials=50, evaluate=fails)
-    with pytest.raises(SearchFailedError, match="first 10 trials all failed for the same reason.*no such operator"):
+    with pytest.raises(SearchFailedError, match=r"first 10 trials all failed for the same reason.*no such operator"):
         run.run(seed_plans(SPACE, []))
 
 

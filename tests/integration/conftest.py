@@ -1,0 +1,106 @@
+"""A model file and a data file as a user would write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+MODEL = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), Block(32), Block(32), Block(32),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    ).eval()
+
+
+def broken():
+    model = make()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = float("nan")
+    return model
+
+
+class Looking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 10, 3)
+
+    def forward(self, x):
+        return self.conv(x if x.sum() > 0 else -x).mean((2, 3))
+
+
+def untraceable():
+    return Looking()
+
+
+def recurrent():
+    class Lines(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(8, 10, batch_first=True)
+
+        def forward(self, x):
+            return self.rnn(x.flatten(1, 2))[1].squeeze(0)
+
+    return Lines()
+
+
+def small_images():
+    generator = torch.Generator().manual_seed(0)
+    def split(count, label=10, value=None):
+        x = torch.randn(count, 1, 8, 8, generator=generator)
+        if value is not None:
+            x[0] = value
+        return torch.utils.data.TensorDataset(x, torch.randint(0, label, (count,), generator=generator))
+    return split
+
+
+def data():
+    split = small_images()
+    return split(128), split(64), split(64)
+
+
+def three_channels():
+    x = torch.randn(8, 3, 8, 8)
+    return (torch.utils.data.TensorDataset(x, torch.zeros(8, dtype=torch.long)),) * 3
+
+
+def wrong_labels():
+    split = small_images()
+    return split(128), split(64, label=40), split(64)
+
+
+def nan_inputs():
+    split = small_images()
+    return split(128, value=float("nan")), split(64), split(64)
+
+
+def empty_split():
+    split = small_images()
+    return split(128), split(0), split(64)
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder that holds user.py: models and data."""
+    (tmp_path / "user.py").write_text(MODEL)
+    return tmp_path

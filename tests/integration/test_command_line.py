@@ -1,0 +1,147 @@
+"""The command line as a user types it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+QUICK = """
+schema = 1
+model = "user.py:make"
+data = "user.py:data"
+[budget]
+speedup = 1.05
+[time]
+trials = {trials}
+finalists = {finalists}
+[recovery]
+learning_rate = 0.01
+short_steps = {steps}
+final_steps = {steps}
+batch_size = 32
+[space]
+channel_step = 16
+"""
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "paretopress", *map(str, arguments)]
+
+
+def typed(where: Path, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=where, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def config(where: Path, *, trials: int = 5, finalists: int = 1, steps: int = 1) -> Path:
+    path = where / "quick.toml"
+    path.write_text(QUICK.format(trials=trials, finalists=finalists, steps=steps))
+    return path
+
+
+def test_search_leads_to_a_verified_bundle_when_all_goes_well(workplace: Path) -> None:
+    done = typed(workplace, "search", config(workplace, trials=6), "--run", "run")
+    assert done.returncode == 0, done.stderr
+    front = json.loads((workplace / "run/front.json").read_text())
+    assert front["schema"] == 1
+    assert sum(front["trials"].values()) == 6
+    assert front["points"]
+    for point in front["points"]:
+        assert point["latency_ci_ms"][1] <= front["budget"]["limit_ms"]
+        assert point["test_accuracy"] is not None
+    assert (workplace / "run/front.png").stat().st_size > 10_000
+
+    exported = typed(workplace, "export", "run", "--to", "bundle")
+    assert exported.returncode == 0, exported.stderr
+    manifest = json.loads((workplace / "bundle/manifest.json").read_text())
+    shipped = {point["onnx"]["sha256"] for point in front["points"]}
+    assert any(sha in json.dumps(manifest) for sha in shipped)
+    assert typed(workplace, "verify", "bundle").returncode == 0
+    assert subprocess.run([sys.executable, "bundle/run.py", "--check"], cwd=workplace, check=False).returncode == 0
+    assert json.loads(typed(workplace, "front", "run", "--json").stdout) == front
+    assert json.loads(typed(workplace, "status", "run", "--json").stdout)["phase"] == "finished"
+    again = typed(workplace, "export", "run", "--to", "bundle")
+    assert again.returncode == 2
+    assert "Traceback" not in again.stderr
+
+
+def test_search_loses_one_trial_at_most_when_killed_and_resumed(workplace: Path) -> None:
+    run = workplace / "run"
+    process = subprocess.Popen(
+        command("search", config(workplace, trials=12, finalists=1, steps=3), "--run", run), cwd=workplace, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(list((run / "trials").glob("0*"))) < 2:
+        assert process.poll() is None, "the search ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = json.loads(typed(workplace, "status", "run", "--json").stdout)
+    finished = before["completed"] + before["rejected_early"]
+
+    resumed = typed(workplace, "resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    after = json.loads(typed(workplace, "status", "run", "--json").stdout)
+    assert after["failed"] <= 1
+    assert after["completed"] + after["rejected_early"] + after["failed"] == 12
+    assert finished >= 2
+    assert not list((run / "trials").glob(".*.part"))
+
+
+def test_profile_shows_every_layer_when_asked(workplace: Path) -> None:
+    done = typed(workplace, "profile", "--model", "user.py:make", "--data", "user.py:data", "--runs", 5)
+    assert done.returncode == 0, done.stderr
+    for layer in ("2.conv1", "3.conv2", "7"):
+        assert layer in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--model", "user.py:broken"], 2, "NaN"),
+        (["--model", "user.py:untraceable"], 2, "traceable"),
+        (["--model", "user.py:recurrent"], 2, "GRU"),
+        (["--model", "user.py:nothing"], 2, "nothing"),
+        (["--model", "weights.pt"], 2, "--trust"),
+        (["--data", "user.py:three_channels"], 2, "shape"),
+        (["--data", "user.py:wrong_labels"], 2, "label"),
+        (["--data", "user.py:nan_inputs"], 2, "train[0]"),
+        (["--data", "user.py:empty_split"], 2, "val"),
+        (["--speedup", "-2"], 2, "positive"),
+        (["--speedup", "fast"], 2, "valid number"),
+        (["--latency-ms", "1", "--speedup", "2"], 2, "exactly one"),
+        (["--run", "."], 2, "exists"),
+        (["--sampler", "grid"], 2, "guided"),
+        (["--trials", "0"], 2, "trials"),
+        (["--speedup", "1000", "--trials", "2"], 1, "fastest reached"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_search_says_what_is_wrong_on_one_screen_when_the_input_is_bad(workplace: Path, arguments: list[str], code: int, says: str) -> None:
+    (workplace / "weights.pt").write_bytes(b"not read")
+    given = {"--model": "user.py:make", "--data": "user.py:data", "--trials": "1", "--run": "run"}
+    given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    if "--latency-ms" not in given:
+        given.setdefault("--speedup", "1.1")
+    done = typed(workplace, "search", *(word for pair in given.items() for word in pair), env=os.environ | {"COLUMNS": "100"})
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert len(done.stderr.splitlines()) < 20
+    if code == 2:
+        assert not (workplace / "run").exists()
+
+
+def test_search_refuses_a_configuration_when_a_key_is_unknown(workplace: Path) -> None:
+    path = config(workplace)
+    path.write_text(path.read_text().replace("speedup = 1.05", "speedup = 1.05\nspeed = 3"))
+    done = typed(workplace, "search", path, "--run", "run")
+    assert done.returncode == 2
+    assert "budget.speed" in done.stderr

@@ -1,0 +1,131 @@
+"""One trial on a small real model, in this process."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from paretopress import atomic
+from paretopress.compress.recover import Recipe, Recovery
+from paretopress.errors import RunError
+from paretopress.evaluators.size import file_facts
+from paretopress.intake.data import Data
+from paretopress.intake.trace import take_in
+from paretopress.measurement import Budget, Latency, Rung
+from paretopress.pipeline import Effort, Evaluator, Pipeline
+from paretopress.plan import Plan
+from paretopress.run_folder import RunFolder, create_run_folder
+from paretopress.search.candidates import Bounds
+
+
+@dataclass
+class FixedTarget:
+    """A target on which every candidate takes the same time."""
+
+    latency_ms: float
+    measured: list[str] = field(default_factory=list)
+
+    def measure(self, candidate: Path, reference: Path, **_: Any) -> Latency:
+        self.measured.append(file_facts(candidate)[1])
+        ms = self.latency_ms
+        return Latency(ms, (ms, ms), ms / 10.0, (ms / 10.0, ms / 10.0), ms, ms, 10.0, 8, 100, 0.0)
+
+    def measure_baseline(self, path: Path, **_: Any) -> Latency:
+        return Latency(10.0, (10.0, 10.0), 1.0, (1.0, 1.0), 10.0, 10.0, 10.0, 8, 100, 0.0)
+
+
+class CountingRecovery(Recovery):
+    """Counts the training steps that were asked for."""
+
+    steps = 0
+
+    def run(self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int) -> Any:
+        self.steps += steps
+        return super().run(student, temperature=temperature, alpha=alpha, steps=steps, seed=seed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return create_run_folder(tmp_path / "run")
+
+
+def evaluator(tiny: nn.Module, folder: RunFolder, latency_ms: float) -> Evaluator:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> TensorDataset:
+        return TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), torch.randint(0, 4, (count,), generator=generator))
+
+    data = Data(split(64), split(32), split(32))
+    intake = take_in(tiny, data.val.tensors[0][:2])  # type: ignore[attr-defined]
+    pipeline = Pipeline(intake, data, FixedTarget(latency_ms), folder, reduce_range=False, scoring_threads=1, seed=0)
+    baseline = pipeline.measure_baseline()
+    bounds = Bounds(Budget(latency_ms=5.0), baseline.latency.latency_ms, baseline.val_accuracy)
+    return Evaluator(pipeline, CountingRecovery(intake.module, data.train, Recipe(batch_size=16)), Effort(2, 3, 1), bounds)
+
+
+def test_evaluate_trains_nothing_when_the_plan_is_over_the_budget(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=6.0)
+    outcome = evaluate(Plan(bits={"stem": 8}), Rung.SHORT, 0)
+    assert evaluate.recovery.steps == 0  # type: ignore[attr-defined]
+    assert outcome.rejected == "over the latency budget, 6.000 ms (up to 6.000) > 5.000 ms"
+    assert outcome.rung is Rung.COSTS
+    assert not folder.candidate(0, final=False).exists()
+
+
+def test_evaluate_measures_the_bytes_it_keeps_when_within_budget(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    outcome = evaluate(Plan(kept={"block1.conv1": 4}, bits={"stem": 8}), Rung.SHORT, 3)
+    assert evaluate.recovery.steps == 2  # type: ignore[attr-defined]
+    assert file_facts(folder.root / outcome.onnx_path) == (outcome.size_bytes, outcome.onnx_sha256)
+    assert evaluate.pipeline._target.measured[-1] == outcome.onnx_sha256  # type: ignore[attr-defined]
+
+
+def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    plan = Plan(kept={"block2.conv1": 8})
+    short = evaluate(plan, Rung.SHORT, 1)
+    final = evaluate(plan, Rung.FINAL, 1)
+    assert evaluate.recovery.steps == 5  # type: ignore[attr-defined]
+    assert (final.onnx_path, final.rung) == ("finalists/0001/model.onnx", Rung.FINAL)
+    assert final.macs == short.macs
+    assert (folder.root / short.onnx_path).is_file()
+
+
+def test_evaluate_scores_the_baselines_accuracy_when_the_plan_is_empty_and_nothing_trains(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    still = Evaluator(
+        evaluate.pipeline,
+        CountingRecovery(tiny, evaluate.pipeline.data.train, Recipe(16, calibration_batches=0)),
+        Effort(0, 0, 1),
+        evaluate.bounds,
+    )
+    outcome = still(Plan(), Rung.SHORT, 0)
+    assert outcome.val_accuracy == evaluate.bounds.baseline_accuracy
+
+
+def test_evaluate_leaves_nothing_behind_when_the_disk_is_full(tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        evaluate(Plan(), Rung.SHORT, 0)
+    assert list((folder.root / "trials").iterdir()) == []
+
+
+def test_pipeline_changes_no_input_when_it_measures(tiny: nn.Module, folder: RunFolder, images: Tensor) -> None:
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate(Plan(kept={"stem": 4}), Rung.SHORT, 0)
+    assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
+    assert np.isfinite(images.numpy()).all()
