@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -30,10 +31,11 @@ _RATES = (0.003, 0.01, 0.03, 0.1)
 _RATE_TEST_STEPS = 10
 _TRIALS_AIMED_AT = 40
 _STEPS_WITHOUT_TIME = {"short": 100, "final": 400}
-_SENSITIVITY_IMAGES = 256
+# images for ranking branches: 256 small ones, fewer large ones, so that a removal is judged in about a second
+_SENSITIVITY_IMAGES, _SENSITIVITY_VALUES = (16, 256), 2_000_000
 _GREEDY_UP_TO = 10
-# a trial is not training alone: the share of its time that is, on a small network
-_TRAINING_SHARE = 0.7
+# a trial is not training alone: the share of its time that is, and of a finalist's, on a small network
+_TRAINING_SHARE, _FINAL_TRAINING_SHARE = 0.7, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,9 @@ def find_state(
     rate, losses = _learning_rate(intake, data, space, config.recovery) if trains else (config.recovery.learning_rate or 0.0, {})
     recovery = Recovery(intake.module, data.train, config.recovery.recipe(rate))
     step_s = _typical_step_s(recovery, intake, space) if trains else 0.0
-    images, _ = stack(data.train, _SENSITIVITY_IMAGES, config.seed)
+    fewest, most = _SENSITIVITY_IMAGES
+    count = _SENSITIVITY_VALUES // math.prod(intake.graph.input_shape)
+    images, _ = stack(data.train, min(max(count, fewest), most), config.seed)
     order = branch_removal_order(
         intake.module,
         intake.graph,
@@ -175,7 +179,7 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
         left = max(limits.seconds - spent_s, 1.0)
         trials = min(limits.trials or _TRIALS_AIMED_AT, _TRIALS_AIMED_AT)
         short = int(left * (1.0 - limits.finalist_share) * _TRAINING_SHARE / trials / step_s)
-        final = int(left * limits.finalist_share * _TRAINING_SHARE / max(limits.finalists, 1) / step_s)
+        final = int(left * limits.finalist_share * _FINAL_TRAINING_SHARE / max(limits.finalists, 1) / step_s)
     epoch = max(steps_per_epoch, 1)
     short = section.short_steps if section.short_steps is not None else min(max(short, 5), 5 * epoch)
     final = section.final_steps if section.final_steps is not None else min(max(final, short), 40 * epoch)

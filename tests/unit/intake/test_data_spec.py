@@ -195,7 +195,10 @@ def write_photos(root: Path, classes: tuple[str, ...] = ("ant", "bee"), count: i
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", (40, 30), (50 * number, 10 * i, 255)).save(root / name / f"{i}.png")
+            pixels = np.full((30, 40, 3), 255, dtype=np.uint8)
+            pixels[..., 0] = np.arange(40)  # a gradient, so that a random crop shows
+            pixels[..., 1] = 20 * number + i
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
 
 
 def sources(split: Split) -> list[int]:
@@ -302,9 +305,10 @@ def test_load_data_uses_the_splits_when_a_torchvision_dataset_names_them(tmp_pat
     assert data.sizes() == {"train": 6, "val": 4, "test": 2}
 
 
-def test_load_data_explains_when_the_files_of_a_torchvision_dataset_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="CIFAR10 could not be read") as caught:
-        load_data("torchvision:CIFAR10", base=tmp_path)
+@pytest.mark.parametrize("name", ["CIFAR10", "Country211"])  # one with train=, one with split=
+def test_load_data_explains_when_the_files_of_a_torchvision_dataset_are_missing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} could not be read") as caught:
+        load_data(f"torchvision:{name}", base=tmp_path)
     assert "download=1" in caught.value.hint
 
 

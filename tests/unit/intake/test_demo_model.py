@@ -8,11 +8,11 @@ from paretopress.intake.data import Data
 from paretopress.intake.images import Images, Normalisation
 
 
-def striped() -> Data:
-    """64 noisy images of 8x8: horizontal stripes are class 0, vertical ones class 1."""
+def striped(count: int = 64) -> Data:
+    """`count` noisy images of 8x8: horizontal stripes are class 0, vertical ones class 1."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(64) % 2
-    stripes = (torch.arange(8) % 2).float().expand(64, 1, 8, 8).clone()
+    labels = torch.arange(count) % 2
+    stripes = (torch.arange(8) % 2).float().expand(count, 1, 8, 8).clone()
     stripes[labels == 0] = stripes[labels == 0].transpose(2, 3)
     images = Images(stripes + 0.1 * torch.rand(stripes.shape, generator=generator), labels, Normalisation(1.0, (0.5,), (0.5,)))
     return Data(images, images, images)
@@ -44,3 +44,9 @@ def test_train_demo_model_lowers_the_loss_when_run_for_two_epochs() -> None:
     assert [call[:2] for call in seen] == [(1, 2), (2, 2)]
     assert seen[1][2] < 0.9 * seen[0][2]
     assert not model.training
+
+
+def test_train_demo_model_returns_the_same_weights_when_the_seed_is_the_same() -> None:
+    first, again, other = (train_demo_model(striped(8), seed=seed, epochs=1).fc.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
