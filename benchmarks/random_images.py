@@ -13,8 +13,6 @@ def data() -> tuple[TensorDataset, TensorDataset, TensorDataset]:
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> TensorDataset:
-        return TensorDataset(
-            torch.randn(count, 3, 224, 224, generator=generator), torch.randint(0, CLASSES, (count,), generator=generator)
-        )
+        return TensorDataset(torch.randn(count, 3, 224, 224, generator=generator), torch.randint(0, CLASSES, (count,), generator=generator))
 
     return split(64), split(16), split(16)

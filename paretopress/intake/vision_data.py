@@ -122,7 +122,7 @@ def torchvision_dataset(spec: Spec, seed: int) -> Data:
 
 
 def _dataset_class(name: str) -> Callable[..., Split]:
-    classes = {key: value for key, value in vars(torchvision.datasets).items() if inspect.isclass(value)}
+    classes: dict[str, Any] = {key: value for key, value in vars(torchvision.datasets).items() if inspect.isclass(value)}
     known = [key for key, value in classes.items() if {"train", "split"} & inspect.signature(value).parameters.keys()]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]

@@ -12,7 +12,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.pareto import dominates, hypervolume_2d, non_dominated
-from paretopress.spaces.variables import Value, Variable
+from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.variables import Value
 
 _PROPOSALS = 48
 _RANDOM_SHARE = 0.15
@@ -34,9 +35,9 @@ class GuidedSampler(BaseSampler):
     unbroken one would.
     """
 
-    def __init__(self, variables: Sequence[Variable], seed: int) -> None:
-        self._variables = tuple(variables)
-        self._distributions = {variable.name: variable.distribution() for variable in variables}
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space, self._variables = space, space.variables
+        self._distributions = space.distributions()
         self._seed = seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -51,8 +52,8 @@ class GuidedSampler(BaseSampler):
         parents = self._parents(trained) or [t.params for t in sorted(done, key=_violation)[:4]]
         if not parents:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        seen = {self._key(t.params) for t in done}
-        proposals = [child for _ in range(_PROPOSALS) if self._key(child := self._child(parents, rng)) not in seen]
+        seen = {self._space.plan(t.params) for t in done}
+        proposals = [child for _ in range(_PROPOSALS) if self._space.plan(child := self._child(parents, rng)) not in seen]
         if not proposals:
             return {variable.name: variable.sample(rng) for variable in self._variables}
         if len(trained) < _MIN_TRIALS_TO_FIT or rng.random() < _RANDOM_SHARE:
@@ -63,9 +64,6 @@ class GuidedSampler(BaseSampler):
         """Return a uniform draw of a parameter outside the space."""
         variable = next(variable for variable in self._variables if variable.name == param_name)
         return variable.sample(np.random.default_rng((self._seed, trial.number)))
-
-    def _key(self, params: Mapping[str, Value]) -> tuple[Value, ...]:
-        return tuple(params[variable.name] for variable in self._variables)
 
     def _parents(self, trained: Sequence[FrozenTrial]) -> list[dict[str, Value]]:
         """Return the parameters of the non-dominated feasible trials; empty if none is feasible."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from paretopress.errors import ConfigError
 from paretopress.search.guided import GuidedSampler
-from paretopress.spaces.variables import Variable
+from paretopress.spaces.space import SearchSpace
 
 DEFAULT_SAMPLER = "guided"
 
-_SAMPLERS: dict[str, Callable[[Sequence[Variable], int], BaseSampler]] = {
-    "guided": lambda variables, seed: GuidedSampler(variables, seed),
+_SAMPLERS: dict[str, Callable[[SearchSpace, int], BaseSampler]] = {
+    "guided": GuidedSampler,
     "tpe": lambda _, seed: TPESampler(seed=seed, multivariate=True),
     "nsga2": lambda _, seed: NSGAIISampler(seed=seed, population_size=16),
     "nsga3": lambda _, seed: NSGAIIISampler(seed=seed, population_size=16),
@@ -26,8 +26,8 @@ def sampler_names() -> list[str]:
     return sorted(_SAMPLERS)
 
 
-def make_sampler(name: str, variables: Sequence[Variable], seed: int) -> BaseSampler:
+def make_sampler(name: str, space: SearchSpace, seed: int) -> BaseSampler:
     """Return the sampler of that name; raises ConfigError with the valid names."""
     if name not in _SAMPLERS:
         raise ConfigError(f"the sampler must be one of {', '.join(sampler_names())}, but got {name!r}")
-    return _SAMPLERS[name](variables, seed)
+    return _SAMPLERS[name](space, seed)

@@ -107,8 +107,8 @@ class Search:
         return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in self.short_candidates()]
 
     def short_candidates(self) -> list[Candidate]:
-        """Return all evaluated candidates by the figures of their trial."""
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        """Return all evaluated candidates by the figures of their trial; one for each plan."""
+        trials = [t for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "copy_of" not in t.user_attrs]
         return [Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), Outcome.from_json(t.user_attrs["outcome"])) for t in trials]
 
     def finals(self) -> dict[int, Outcome]:
@@ -146,7 +146,10 @@ class Search:
         plan = self.space.plan(trial.params)
         trial.set_user_attr("plan", plan.to_json())
         try:
-            outcome = self._known(plan) or self.evaluate(plan, Rung.SHORT, trial.number)
+            known = next((c for c in self.short_candidates() if c.plan == plan), None)
+            if known is not None:  # different parameters mean the same plan where a branch is removed
+                trial.set_user_attr("copy_of", known.number)
+            outcome = known.outcome if known is not None else self.evaluate(plan, Rung.SHORT, trial.number)
         except KeyboardInterrupt:
             trial.set_user_attr("interrupted", True)
             self.study.tell(trial, state=TrialState.FAIL)
@@ -161,10 +164,6 @@ class Search:
             trial.set_constraint(name, violation)
         self.study.tell(trial, [outcome.val_accuracy, outcome.macs, outcome.latency.latency_ms])
         self.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, self.bounds)}")
-
-    def _known(self, plan: Plan) -> Outcome | None:
-        """Return the outcome of an equal plan: different parameters can mean the same plan where a branch is removed."""
-        return next((c.outcome for c in self.short_candidates() if c.plan == plan), None)
 
     def _record_failure(self, trial: Trial, error: Exception, started: float) -> None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -241,7 +240,7 @@ def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int
         done = len(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # metric names and multivariate TPE, "experimental" since 2023 and 2020
-        sampler = make_sampler(sampler_name, space.variables, seed if sampler_name == "guided" else seed + 1_000 * done)
+        sampler = make_sampler(sampler_name, space, seed if sampler_name == "guided" else seed + 1_000 * done)
         study = optuna.create_study(
             storage=storage, study_name=STUDY_NAME, directions=["maximize", "minimize", "minimize"], sampler=sampler, load_if_exists=True
         )

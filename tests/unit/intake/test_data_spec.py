@@ -4,6 +4,7 @@ import gzip
 import pickle
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,15 @@ def test_load_data_quotes_the_error_when_the_factory_raises(tmp_path: Path) -> N
 # --- digits
 
 
+@pytest.fixture(scope="module")
+def sklearn_datasets() -> ModuleType:
+    """Imported here: it takes seconds, which would count as those of the first test."""
+    datasets: ModuleType = pytest.importorskip("sklearn.datasets")
+    return datasets
+
+
+@pytest.mark.usefixtures("sklearn_datasets")
 def test_load_data_splits_digits_by_class_when_seeded() -> None:
-    pytest.importorskip("sklearn")
     first, again, other = (load_data("digits", seed=seed) for seed in (0, 0, 1))
     sizes = first.sizes()
     assert sum(sizes.values()) == 1797
@@ -75,19 +83,18 @@ def test_load_data_splits_digits_by_class_when_seeded() -> None:
     assert labels(first.test) != labels(other.test)
 
 
-def test_load_data_keeps_digits_apart_when_split() -> None:
-    datasets = pytest.importorskip("sklearn.datasets")
+def test_load_data_keeps_digits_apart_when_split(sklearn_datasets: ModuleType) -> None:
     data = load_data("digits")
     x = torch.cat([stack(data.val, 999)[0], stack(data.test, 999)[0]])
-    raw = torch.tensor(datasets.load_digits().images, dtype=torch.float32)
+    raw = torch.tensor(sklearn_datasets.load_digits().images, dtype=torch.float32)
     expected = (raw / 16 - 0.305) / 0.376
     distance = torch.cdist(x.flatten(1), expected.flatten(1))
     assert distance.min(1).values.max() < 0.01
     assert len(set(distance.argmin(1).tolist())) == len(x)
 
 
+@pytest.mark.usefixtures("sklearn_datasets")
 def test_load_data_resizes_digits_when_asked() -> None:
-    pytest.importorskip("sklearn")
     data = load_data("digits?size=16")
     x, _ = stack(data.val, 400)
     assert x.shape[1:] == (1, 16, 16)
@@ -97,8 +104,8 @@ def test_load_data_resizes_digits_when_asked() -> None:
     assert data.preprocessing["resize"] == 16
 
 
+@pytest.mark.usefixtures("sklearn_datasets")
 def test_load_data_augments_digits_when_they_are_for_training() -> None:
-    pytest.importorskip("sklearn")
     data = load_data("digits?size=16")
     twice = {name: [batch(split, range(20))[0] for _ in range(2)] for name, split in data.splits().items()}
     assert {name: torch.equal(*pair) for name, pair in twice.items()} == {"train": False, "val": True, "test": True}

@@ -154,6 +154,16 @@ def test_run_evaluates_an_equal_plan_once_when_asked_twice(tmp_path: Path) -> No
     assert len(calls) == len(set(calls))
 
 
+def test_run_recovers_each_plan_once_when_trials_are_copies(tmp_path: Path) -> None:
+    removed = SPACE.defaults() | {"prune/a.conv1": 1.0, "prune/b.conv1": 1.0} | {f"bits/{layer.name}": 8 for layer in LAYERS}
+    run = search(tmp_path, trials=3, finalists=3)
+    for inside in (32, 8, 32):  # a bit width inside a removed branch means nothing: three trials, one plan
+        run.study.enqueue_trial(removed | {"bits/a.conv1": inside})
+    run.run([])
+    assert [t.user_attrs.get("copy_of") for t in run.study.trials] == [None, 0, 0]
+    assert list(run.finals()) == [0]
+
+
 def test_run_ends_within_its_time_when_only_seconds_bound_it(tmp_path: Path) -> None:
     now = [0.0]
 
@@ -230,4 +240,4 @@ def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:
 
 def test_make_sampler_lists_the_names_when_unknown() -> None:
     with pytest.raises(ConfigError, match="guided, nsga2, nsga3, random, tpe"):
-        make_sampler("grid", SPACE.variables, 0)
+        make_sampler("grid", SPACE, 0)

@@ -1,0 +1,70 @@
+"""`make demo` from a fresh clone, timed, and its bundle checked where there is nothing but onnxruntime and numpy.
+
+    python benchmarks/demo.py
+
+Clones this repository's HEAD into a temporary folder. About 8 minutes on two cores, with nothing else running.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from results_file import Headline, write_result
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: object, where: Path) -> str:
+    """Return what a command printed; stop with it if the command failed."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}")
+    return done.stdout
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
+        clone = Path(temporary, "clone")
+        commit = run("git", "rev-parse", "HEAD", where=ROOT).strip()
+        run("git", "clone", "-q", ROOT, clone, where=ROOT)
+        started = time.monotonic()
+        run("make", "setup", where=clone)
+        installed = time.monotonic()
+        printed = run("make", "demo", where=clone)
+        finished = time.monotonic()
+        (folder,) = (path for path in (clone / "runs").iterdir() if path.is_dir() and path.name.endswith("-demo"))
+        front = json.loads((folder / "front.json").read_text())
+        venv = Path(temporary, "bare")
+        run(sys.executable, "-m", "venv", venv, where=clone)
+        run(venv / "bin/python", "-m", "pip", "install", "-q", "onnxruntime", "numpy", where=clone)
+        checked = run(venv / "bin/python", "run.py", "--check", where=folder / "bundle")
+    passed = "self-check passed" in checked
+    best = next(point for point in front["points"] if point["trial"] == front["best"])
+    write_result(
+        "demo",
+        [
+            Headline("install", round((installed - started) / 60, 1), "minutes"),
+            Headline("make demo after the install", round((finished - installed) / 60, 1), "minutes"),
+            Headline("points on the front", len(front["points"]), "models"),
+            Headline("best point against fp32", round(1 / best["latency_vs_baseline"], 2), "x", 2.0, best["latency_vs_baseline"] <= 0.5),
+            Headline("its drop on test data", round(front["baseline"]["test_accuracy"] - best["test_accuracy"], 2), "points"),
+            Headline("bundle passes its check with onnxruntime and numpy alone", int(passed), "(1 = yes)", 1, passed),
+        ],
+        front["points"],
+        commit=commit,
+        trials=front["trials"],
+        baseline=front["baseline"],
+        printed=[line for line in printed.splitlines()[-45:] if "/" not in line],
+        bundle_check=checked.strip(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Write the README's tables from benchmarks/results/*.json, between their markers.
+
+    python benchmarks/readme_tables.py [--check]
+
+With --check nothing is written, and the exit code is 1 if a table is not what the results say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+RESULTS = HERE / "results"
+ACCURACY_FLOOR_DROP = 8.0
+
+
+def headlines(value: Mapping[str, Any]) -> list[str]:
+    """Return a table of a result's headlines and the line that says where they come from."""
+    lines = ["| figure | value | bar |", "|---|---|---|"]
+    for item in value["headlines"]:
+        bar = "" if item["bar"] is None else f"{item['bar']:g}, {'met' if item['met'] else '**missed**'}"
+        shown = "none" if item["value"] is None else f"{item['value']:g} {item['unit']}"
+        lines.append(f"| {item['name']} | {shown} | {bar} |")
+    environment = value["environment"]
+    lines += ["", f"`{value['command']}`, {value['date']}, {environment['cpu']}, {environment['threads']} thread(s)."]
+    return lines
+
+
+def cifar10(value: Mapping[str, Any]) -> list[str]:
+    """Return the headlines and the models, fastest first; models that lost more than 8 points are left to the result file."""
+    lines = [*headlines(value), "", "| made by | model | test % | drop | x fp32 | MMACs | KB |", "|---|---|---|---|---|---|---|"]
+    for row in value["rows"]:
+        if row["test_drop"] <= ACCURACY_FLOOR_DROP:
+            lines.append(
+                f"| {row['maker']} | {row['name']} | {row['test_accuracy']:.2f} | {row['test_drop']:.2f} | {row['speedup']:.2f} "
+                f"| {row['macs'] / 1e6:.1f} | {row['size_bytes'] / 1e3:.0f} |"
+            )
+    return lines
+
+
+def coverage(value: Mapping[str, Any]) -> list[str]:
+    """Return a row per model."""
+    lines = [*headlines(value), "", "| model | layers | groups | branches | fastest of 5 plans, x fp32 |", "|---|---|---|---|---|"]
+    for row in value["rows"]:
+        found = (
+            f"error: {row['error']} | | |"
+            if "error" in row
+            else f"{row['channel_groups']} | {row['branches']} | {1 / row['fastest_vs_baseline']:.2f} |"
+        )
+        lines.append(f"| {row['model']} | {row.get('layers', '')} | {found}")
+    return lines
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "demo": headlines,
+    "cifar10_resnet20": cifar10,
+    "trial_cost": headlines,
+    "coverage": coverage,
+}
+
+
+def filled(text: str) -> str:
+    """Return the README with every table made anew from its result file."""
+    for name, table in TABLES.items():
+        path = RESULTS / f"{name}.json"
+        body = "\n".join(table(json.loads(path.read_text()))) if path.is_file() else "Not measured yet."
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
+        if count != 1:
+            raise SystemExit(f"README.md must have the markers of {name} once, but has them {count} times")
+    return text
+
+
+def main() -> None:
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if "--check" in sys.argv:
+        sys.exit(before != after and "README.md is not what the results say: run `make docs`")
+    README.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
