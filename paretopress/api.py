@@ -12,7 +12,7 @@ from torch import nn
 
 from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
-from paretopress.errors import BudgetError, RunFolderError, SearchFailedError
+from paretopress.errors import RunFolderError, SearchFailedError
 from paretopress.export import export_point, select_point
 from paretopress.intake.checks import check_data, check_model
 from paretopress.intake.data import Data, as_data, stack
@@ -167,7 +167,13 @@ def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) ->
 
 def _space(intake: Intake, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
     offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
-    options = SpaceOptions(channel_step=config.space.channel_step or capabilities.channel_step, bits=config.space.bits or offered)
+    label_share = config.recovery.label_share
+    options = SpaceOptions(
+        channel_step=config.space.channel_step or capabilities.channel_step,
+        bits=config.space.bits or offered,
+        temperature=config.recovery.temperature,
+        alpha=None if label_share is None else 1.0 - label_share,
+    )
     return SearchSpace(intake.graph, options)
 
 
@@ -194,10 +200,6 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.final_steps} a finalist"
     )
-    if bounds.budget.max_drop is not None and bounds.budget.max_drop >= state.baseline.val_accuracy:
-        raise BudgetError(
-            f"max_drop must be below the baseline's accuracy, but got {bounds.budget.max_drop} of {state.baseline.val_accuracy:.2f}"
-        )
     study = create_study(folder.journal, config.sampler, space, config.seed)
     evaluate = pipeline.evaluator(recovery_for(pipeline.intake, pipeline.data, config, state), state.effort, bounds)
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)

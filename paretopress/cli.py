@@ -164,6 +164,9 @@ def main() -> None:
         if error.hint:
             err.print(error.hint, markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full or read-only disk under the journal, which Optuna writes
+        err.print(f"error: files must be readable and writable, but got {error}", style="bold red", markup=False, highlight=False)
+        sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted; `paretopress resume RUN` goes on from here", style="bold")
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from paretopress.compress.recover import Optimizer, Recipe
+from paretopress.compress.recover import Optimizer, Recipe, Schedule
 from paretopress.errors import ConfigError
 from paretopress.measurement import Budget
 from paretopress.search.samplers import DEFAULT_SAMPLER
@@ -43,6 +43,7 @@ class TimeSection(_Section):
 class RecoverySection(_Section):
     """How candidates are trained; see `Recipe`. What is None is found at the start of the run, by a test or from the time given.
 
+    `temperature` and `label_share` (1 - alpha) fix what is searched otherwise.
     `short_steps` and `final_steps` are training batches of a trial and of a finalist; 0 recalibrates batch norm alone.
     """
 
@@ -51,7 +52,10 @@ class RecoverySection(_Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
     weight_decay: float = Field(1e-4, ge=0.0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.1, ge=0.0, le=1.0)
+    temperature: float | None = Field(None, gt=0.0)
+    label_share: float | None = Field(None, ge=0.0, le=1.0)
     calibration_batches: int = Field(4, ge=0)
     short_steps: int | None = Field(None, ge=0)
     final_steps: int | None = Field(None, ge=0)
@@ -64,6 +68,7 @@ class RecoverySection(_Section):
             Optimizer(self.optimizer),
             self.momentum,
             self.weight_decay,
+            Schedule(self.schedule),
             self.warmup,
             self.calibration_batches,
         )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from paretopress.deploy.bundle import BundleFacts, write_bundle
-from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import BundleError, SearchFailedError
 from paretopress.run_folder import RunFolder
 
@@ -50,7 +49,7 @@ def select_point(front: Mapping[str, Any], *, trial: int | None = None, latency_
 
 
 def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial: int | None, latency_ms: float | None) -> Path:
-    """Write and verify the bundle of a point, by default of the best one; return its folder.
+    """Write the bundle of a point, by default of the best one, and return its folder; it is verified before it takes its name.
 
     Raises: SearchFailedError: there is no such point. BundleError: the run's file is not the measured one, or the bundle fails.
     """
@@ -76,8 +75,6 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
         plan=point["plan"],
         session_options={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
     )
-    path = write_bundle(
+    return write_bundle(
         to, onnx=folder.root / point["onnx"]["path"], sha256=point["onnx"]["sha256"], facts=facts, samples=np.load(folder.samples)
     )
-    verify_bundle(path)
-    return path

@@ -27,9 +27,17 @@ class Optimizer(StrEnum):
     ADAMW = "adamw"
 
 
+class Schedule(StrEnum):
+    """How the learning rate goes after the warm-up: down to zero along half a cosine or a line, or not at all."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How recovery trains. The learning rate rises linearly over `warmup` of the steps, then falls along a cosine to zero.
+    """How recovery trains. The learning rate rises linearly over `warmup` of the steps, then follows `schedule`.
 
     `calibration_batches` is the number of training batches for batch-norm statistics before the first step.
     """
@@ -39,6 +47,7 @@ class Recipe:
     optimizer: Optimizer = Optimizer.SGD
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    schedule: Schedule = Schedule.COSINE
     warmup: float = 0.1
     calibration_batches: int = 4
 
@@ -111,7 +120,7 @@ class Recovery:
             optimizer = self._optimizer(student)
             for step in range(steps):
                 for group in optimizer.param_groups:
-                    group["lr"] = self.recipe.learning_rate * _schedule(step, steps, self.recipe.warmup)
+                    group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
                 losses.append(self._step(student, optimizer, next(batches), temperature, alpha))
         student.eval().cpu()
         tenth = max(1, steps // 10)
@@ -196,12 +205,18 @@ def _quiet(logger_name: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Return the factor on the learning rate at `step` of `steps`: linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
-    rising = max(1, round(steps * warmup))
+def rate_factor(step: int, steps: int, recipe: Recipe) -> float:
+    """Return the factor on the learning rate at `step` of `steps`: linear warm-up, then the recipe's schedule.
+
+    Source: Loshchilov and Hutter 2017, "SGDR", section 3, for the cosine.
+    """
+    rising = max(1, round(steps * recipe.warmup))
     if step < rising:
         return (step + 1) / rising
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    done = (step - rising) / max(1, steps - rising)
+    if recipe.schedule is Schedule.COSINE:
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0 - done if recipe.schedule is Schedule.LINEAR else 1.0
 
 
 def learning_rate_test(

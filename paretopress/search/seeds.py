@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from paretopress.graph import ModelGraph
 from paretopress.plan import Plan
-from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace
 
 _WIDE_CHANNELS = 32
 
@@ -32,7 +32,9 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     for count in (1, 2):
         if len(removal_order) >= count:
             plans.append(Plan(kept=_uniform(space, 0.5) | dict.fromkeys(removal_order[:count], 0), bits=int8))
-    canonical = [space.plan(space.params(plan)) for plan in plans]
+    defaults = space.defaults()
+    distillation = {name: defaults[name] for name in (TEMPERATURE, ALPHA)}
+    canonical = [space.plan(space.params(plan) | distillation) for plan in plans]
     return list(dict.fromkeys(canonical))
 
 

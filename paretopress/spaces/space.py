@@ -30,6 +30,7 @@ class SpaceOptions:
         channel_step: kept channels are multiples of it (the runtime's blocked layout).
         bits: widths the target has kernels for; 32 is always there.
         max_choices: of one variable; the steps of wide layers are thinned out evenly to so many.
+        temperature, alpha: fixed values of the distillation; None searches them.
         min_share: a layer with a smaller share of the MACs and of the weights gets no rank variable: it has nothing to save.
     """
 
@@ -37,6 +38,8 @@ class SpaceOptions:
     bits: tuple[int, ...] = (32, 8, 4)
     max_choices: int = 8
     min_share: float = 0.005
+    temperature: float | None = None
+    alpha: float | None = None
 
     def __post_init__(self) -> None:
         if self.channel_step < 1:
@@ -50,7 +53,7 @@ class SearchSpace:
         self.graph, self.options = graph, options
         self._kept: dict[str, dict[Value, int]] = {}
         variables: list[Variable] = [*self._prune_variables(), *self._bit_variables(), *self._rank_variables()]
-        variables += [Range(TEMPERATURE, 1.0, 8.0, 4.0), Range(ALPHA, 0.0, 1.0, 0.9)]
+        variables += [_range(TEMPERATURE, 1.0, 8.0, 4.0, options.temperature), _range(ALPHA, 0.0, 1.0, 0.9, options.alpha)]
         self.variables = tuple(variables)
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -151,6 +154,10 @@ class SearchSpace:
             if ranks:
                 variables.append(Choice(f"rank/{layer.name}", (None, *ranks)))
         return variables
+
+
+def _range(name: str, low: float, high: float, default: float, fixed: float | None) -> Range:
+    return Range(name, low, high, default) if fixed is None else Range(name, fixed, fixed, fixed)
 
 
 def _offered(group: BitGroup, options: SpaceOptions) -> tuple[int, ...]:

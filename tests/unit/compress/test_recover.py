@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from paretopress.compress.recover import Recipe, Recovery, _schedule, distillation_loss, learning_rate_test
+from paretopress.compress.recover import Recipe, Recovery, Schedule, distillation_loss, learning_rate_test, rate_factor
 from paretopress.errors import RecoveryError
 
 
@@ -81,8 +81,14 @@ def test_recalibrated_restores_the_statistics_when_they_are_wrong(tiny: nn.Modul
     assert torch.equal(student.fc.weight, before)
 
 
-def test_schedule_rises_then_falls_when_followed() -> None:
-    factors = [_schedule(step, 20, 0.1) for step in range(20)]
+def test_rate_factor_follows_the_schedule_when_named() -> None:
+    line = [rate_factor(step, 12, Recipe(schedule=Schedule.LINEAR, warmup=0.17)) for step in range(12)]
+    assert line == pytest.approx([0.5, 1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert {rate_factor(step, 12, Recipe(schedule=Schedule.CONSTANT, warmup=0.0)) for step in range(12)} == {1.0}
+
+
+def test_rate_factor_rises_then_falls_when_a_cosine() -> None:
+    factors = [rate_factor(step, 20, Recipe()) for step in range(20)]
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[2:] == sorted(factors[2:], reverse=True)
     assert factors[-1] < 0.01

@@ -238,6 +238,11 @@ def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:
     assert Plan(kept={"b.conv1": 0}, bits=dict.fromkeys(("stem", "a.conv1", "a.conv2", "head"), 8)) in plans
 
 
+def test_seed_plans_take_the_fixed_distillation_when_it_is_set() -> None:
+    fixed = SearchSpace(GRAPH, SpaceOptions(channel_step=8, temperature=2.0, alpha=0.0))
+    assert {(plan.temperature, plan.alpha) for plan in seed_plans(fixed, ["a.conv1"])} == {(2.0, 0.0)}
+
+
 def test_make_sampler_lists_the_names_when_unknown() -> None:
     with pytest.raises(ConfigError, match="guided, nsga2, nsga3, random, tpe"):
         make_sampler("grid", SPACE, 0)
