@@ -34,7 +34,7 @@ def write_result(name: str, headlines: Sequence[Headline], rows: Sequence[Mappin
     path = RESULTS / f"{name}.json"
     value = {
         "schema": 1,
-        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{name}.py", *(Path(word).name if "/" in word else word for word in sys.argv[1:])]),
         "date": date.today().isoformat(),
         "environment": environment() | {"threads": threads},
         "headlines": [headline.to_json() for headline in headlines],

@@ -27,6 +27,7 @@ from paretopress.report.live import Progress, Reporter, SilentReporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
+from paretopress.search.samplers import make_sampler
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Search, create_study, describe
 from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, weights_sha256
@@ -100,6 +101,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
     intake, split = _take_in(config, model, data)
     env = environment()
     space = _space(intake, config, detect(env))
+    make_sampler(config.sampler, space, config.seed)  # an unknown name is to be said before anything is written
     folder = create_run_folder(run)
     with folder.locked():
         write_json(folder.config, config.to_json())
