@@ -2,8 +2,8 @@
 
     python benchmarks/demo.py [--clone DIR]
 
-Clones this repository's HEAD into a temporary folder, or into DIR; a DIR that is a clone with its environment already made is used as it is,
-and then no time of installing is reported. About 10 minutes on two cores, with nothing else running.
+Clones this repository's HEAD into a temporary folder, or into DIR. A DIR that is a clone with its environment already made is used as it
+is, and then no time of installing is reported. About 10 minutes on two cores, with nothing else running.
 """
 
 from __future__ import annotations
