@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from paretopress.config import parse_config
-from paretopress.measurement import Outcome
-from paretopress.plan import Plan
 from paretopress.run_folder import open_run_folder
-from paretopress.search.candidates import Bounds, Candidate, best, front
-from paretopress.search.study import count_trials, describe, failure_reasons, open_study
+from paretopress.search.candidates import Bounds, best, front
+from paretopress.search.study import count_trials, describe, failure_reasons, open_study, stored_candidates, stored_finals
 from paretopress.setup_run import RunState
 
 
@@ -26,13 +24,8 @@ def run_status(run: Path) -> dict[str, Any]:
     state = RunState.from_json(folder.read(folder.state))
     bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
     study = open_study(folder.journal)
-    finals = {int(n): Outcome.from_json(v) for n, v in study.user_attrs.get("finals", {}).items() if "error" not in v}
-    candidates = [
-        Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), finals.get(t.number) or Outcome.from_json(t.user_attrs["outcome"]))
-        for t in study.get_trials(deepcopy=False)
-        if "outcome" in t.user_attrs and t.state.is_finished()
-    ]
-    points = front(candidates, bounds)
+    finals = stored_finals(study)
+    points = front(stored_candidates(study), bounds)
     chosen = best(points, bounds, state.data_sizes["val"])
     counts = count_trials(study)
     return {

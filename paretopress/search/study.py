@@ -103,18 +103,15 @@ class Search:
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates, those with a full recovery by its figures."""
-        finals = self.finals()
-        return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in self.short_candidates()]
+        return stored_candidates(self.study)
 
     def short_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial; one for each plan."""
-        trials = [t for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "copy_of" not in t.user_attrs]
-        return [Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), Outcome.from_json(t.user_attrs["outcome"])) for t in trials]
+        return _short_candidates(self.study)
 
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery."""
-        stored = self.study.user_attrs.get("finals", {})
-        return {int(number): Outcome.from_json(value) for number, value in stored.items() if "error" not in value}
+        return stored_finals(self.study)
 
     def counts(self) -> Counts:
         """Return how many trials were completed, rejected before training, and failed."""
@@ -203,6 +200,23 @@ class Search:
         finals = self.finals()
         pool = [c for c in self.short_candidates() if c.number in finals or c.number not in tried]
         return next_finalist(pool, finals, self.bounds, self.val_images)
+
+
+def stored_finals(study: optuna.Study) -> dict[int, Outcome]:
+    """Return trial number -> outcome of its full recovery, from a study."""
+    stored = study.user_attrs.get("finals", {})
+    return {int(number): Outcome.from_json(value) for number, value in stored.items() if "error" not in value}
+
+
+def stored_candidates(study: optuna.Study) -> list[Candidate]:
+    """Return all evaluated candidates of a study, one for each plan, those with a full recovery by its figures."""
+    finals = stored_finals(study)
+    return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in _short_candidates(study)]
+
+
+def _short_candidates(study: optuna.Study) -> list[Candidate]:
+    trials = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "copy_of" not in t.user_attrs]
+    return [Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), Outcome.from_json(t.user_attrs["outcome"])) for t in trials]
 
 
 def describe(outcome: Outcome, bounds: Bounds) -> str:
