@@ -27,9 +27,10 @@ from paretopress.report.live import Progress, Reporter, SilentReporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
+from paretopress.search.journal import create_study
 from paretopress.search.samplers import make_sampler
 from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Search, create_study, describe
+from paretopress.search.study import Search, describe
 from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, weights_sha256
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
@@ -205,6 +206,7 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
     study = create_study(folder.journal, config.sampler, space, config.seed)
     evaluate = pipeline.evaluator(recovery_for(pipeline.intake, pipeline.data, config, state), state.effort, bounds)
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
+    search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
     search.run(seed_plans(space, state.removal_order))
     return _finish(folder, config, state, pipeline, search)

@@ -31,6 +31,7 @@ class Latency:
         raw_p50_ms, raw_p90_ms: as the clock showed them, in the machine state of that minute.
         baseline_raw_p50_ms: the baseline beside it, in the same minute.
         blocks, runs: interleaved blocks of each model, and timed runs of each model in all.
+        occasions: how often in the run it was measured; above 1 the intervals cover the machine's drift between them.
     Why a scale: the raw p50 of one unchanged file moves by 20-40 % within minutes on shared machines, the ratio by about 1 %.
     """
 
@@ -44,6 +45,7 @@ class Latency:
     blocks: int
     runs: int
     duration_s: float
+    occasions: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""

@@ -213,7 +213,7 @@ class Evaluator:
         """
         final = rung is Rung.FINAL
         place = self.pipeline.folder.candidate(number, final=final)
-        work = place.with_name(f".{place.name}.part")
+        work = self.pipeline.folder.part(place)
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
         try:
@@ -226,6 +226,11 @@ class Evaluator:
             raise RunError(f"the run folder must be writable, but got {error.strerror or error} at {place}") from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def latency_again(self, outcome: Outcome) -> Latency:
+        """Return the latency of a candidate's file, measured once more."""
+        occasion = time.monotonic_ns() % 2**32
+        return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch())
 
     def _evaluate(self, plan: Plan, rung: Rung, number: int, work: Path) -> Outcome:
         watch, path = Stopwatch(), work / MODEL_FILE

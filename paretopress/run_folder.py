@@ -10,6 +10,7 @@ front.json  front.png        the result
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paretopress.errors import RunFolderError
+
+PART = ".part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +69,21 @@ class RunFolder:
         """Return the folder of a trial's candidate, or of its full recovery."""
         return self.root / ("finalists" if final else "trials") / f"{number:04d}"
 
+    def part(self, place: Path) -> Path:
+        """Return where a candidate's folder is written before it is renamed to `place`."""
+        return place.with_name(f".{place.name}{PART}")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; raises RunFolderError if another holds it."""
+        """Hold the run for this process, cleared of what a dead one left half-written; raises RunFolderError if another holds it."""
         lock = FileLock(self.root / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise RunFolderError(f"a run may be worked on by one process, but {self.root} is in use", "Wait for it, or end it.") from error
         try:
+            for half_written in self.root.glob(f"*/.*{PART}"):
+                shutil.rmtree(half_written, ignore_errors=True)
             yield
         finally:
             lock.release()

@@ -8,7 +8,8 @@ from typing import Any
 from paretopress.config import parse_config
 from paretopress.run_folder import open_run_folder
 from paretopress.search.candidates import Bounds, best, front
-from paretopress.search.study import count_trials, describe, failure_reasons, open_study, stored_candidates, stored_finals
+from paretopress.search.journal import count_trials, failure_reasons, open_study, stored_candidates, stored_finals
+from paretopress.search.study import describe
 from paretopress.setup_run import RunState
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from paretopress.measurement import Outcome
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.study import Counts
+from paretopress.search.journal import Counts
 
 FRONT_SCHEMA = 1
 
@@ -30,6 +30,7 @@ def point_json(trial: int | None, plan: Mapping[str, Any], outcome: Outcome) -> 
         "latency_vs_baseline_ci": list(latency.ratio_ci),
         "latency_raw_p50_ms": latency.raw_p50_ms,
         "latency_raw_p90_ms": latency.raw_p90_ms,
+        "latency_occasions": latency.occasions,
         "size_bytes": outcome.size_bytes,
         "onnx": {"path": outcome.onnx_path, "sha256": outcome.onnx_sha256},
         "duration_s": round(sum(outcome.stages_s.values()), 3),

@@ -56,6 +56,11 @@ class Bounds:
             violations["max_drop"] = (self.drop(outcome) - factor * self.budget.max_drop) / self.budget.max_drop
         return violations
 
+    def straddles(self, outcome: Outcome) -> bool:
+        """Return whether a recovered candidate's latency interval holds the bound: a repeated measurement can tell."""
+        low, high = outcome.latency.latency_ci_ms
+        return not outcome.rejected and low <= self.limit_ms < high
+
     def feasible(self, outcome: Outcome) -> bool:
         """Return whether the outcome was recovered and meets every bound."""
         return not outcome.rejected and all(violation <= 0.0 for violation in self.constraints(outcome).values())

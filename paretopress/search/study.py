@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
-from paretopress.errors import ConfigError, RunFolderError, SearchFailedError
-from paretopress.measurement import Outcome, Rung
+from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.search.candidates import Bounds, Candidate
+from paretopress.search.candidates import Bounds, Candidate, front
 from paretopress.search.finalists import next_finalist
-from paretopress.search.samplers import make_sampler
+from paretopress.search.journal import (
+    FINALS,
+    Counts,
+    count_trials,
+    failure_reasons,
+    store_latency,
+    stored_candidates,
+    stored_finals,
+    trial_candidates,
+)
 from paretopress.spaces.space import SearchSpace
 
-STUDY_NAME = "paretopress"
 _SAME_FAILURES = 10
+# a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
+_OCCASIONS, _FINAL_OCCASIONS = 6, 3
 
 
 class Evaluate(Protocol):
@@ -53,20 +58,12 @@ class Limits:
                 raise ConfigError(f"{name} must be positive, but got {name}={value}")
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How the trials ended."""
-
-    completed: int
-    rejected_early: int
-    failed: int
-
-
 @dataclass(slots=True)
 class Search:
     """One search over one study; `elapsed_s` counts over all processes that worked on it.
 
-    `on_change` is called after every trial with a line about it. `clock` returns seconds.
+    `measure_again` repeats the latency of a candidate's file. `on_change` is called after every trial with a line about it. `clock`
+    returns seconds.
     """
 
     study: optuna.Study
@@ -75,6 +72,7 @@ class Search:
     bounds: Bounds
     limits: Limits
     val_images: int
+    measure_again: Callable[[Outcome], Latency] | None = None
     on_change: Callable[[str], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
     setup_s: float = 0.0
@@ -98,8 +96,11 @@ class Search:
         self._queue(seeds)
         while self._has_time_for_a_trial():
             self._trial()
+            self._repeat_a_latency(_OCCASIONS)
             self.study.set_user_attr("elapsed_s", self.elapsed_s)
         self._finalists()
+        while self._repeat_a_latency(_FINAL_OCCASIONS, final=True):
+            pass
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates, those with a full recovery by its figures."""
@@ -107,7 +108,7 @@ class Search:
 
     def short_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial; one for each plan."""
-        return _short_candidates(self.study)
+        return trial_candidates(self.study)
 
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery."""
@@ -119,16 +120,18 @@ class Search:
 
     def _queue(self, seeds: Sequence[Plan]) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # a process that died left it; its parameters are tried again under a new number
+            # a process that died left it; its parameters are tried once more under a new number
+            if "retry_of" not in trial.user_attrs:
+                self.study.enqueue_trial(dict(trial.params), user_attrs={"retry_of": trial.number})
             self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(dict(trial.params), user_attrs={"retry_of": trial.number})
         if not self.study.user_attrs.get("seeded", False):
             for plan in seeds:
                 self.study.enqueue_trial(dict(self.space.params(plan)), skip_if_exists=True)
             self.study.set_user_attr("seeded", True)
 
     def _has_time_for_a_trial(self) -> bool:
-        finished = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and "interrupted" not in t.user_attrs]
+        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        finished = [t for t in ended if t.state is TrialState.COMPLETE or "error" in t.user_attrs]  # the others died with their process
         if self.limits.trials is not None and len(finished) >= self.limits.trials:
             return False
         if self.limits.seconds is None:
@@ -147,10 +150,6 @@ class Search:
             if known is not None:  # different parameters mean the same plan where a branch is removed
                 trial.set_user_attr("copy_of", known.number)
             outcome = known.outcome if known is not None else self.evaluate(plan, Rung.SHORT, trial.number)
-        except KeyboardInterrupt:
-            trial.set_user_attr("interrupted", True)
-            self.study.tell(trial, state=TrialState.FAIL)
-            raise
         except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
             self._record_failure(trial, error, started)
             return
@@ -175,6 +174,20 @@ class Search:
                 "Nothing in the search space gets round it; mend the cause, then `paretopress resume`.",
             ) from error
 
+    def _repeat_a_latency(self, occasions: int, *, final: bool = False) -> bool:
+        """Measure one file again: of the front, or astride the budget, the one seen on the fewest occasions. Return whether there was one.
+
+        So the front's order is not that of one state of the machine.
+        """
+        candidates = [c for c in self.candidates() if c.outcome.rung is Rung.FINAL] if final else self.candidates()
+        unsure = [c for c in candidates if self.bounds.straddles(c.outcome)]
+        pool = [c for c in [*front(candidates, self.bounds), *unsure] if c.outcome.latency.occasions < occasions]
+        if self.measure_again is None or not pool:
+            return False
+        outcome = min(pool, key=lambda c: c.outcome.latency.occasions).outcome
+        store_latency(self.study, outcome, self.measure_again(outcome))
+        return True
+
     def _finalists(self) -> None:
         self.study.set_user_attr("elapsed_s", self.elapsed_s)
         slowest = 0.0
@@ -189,12 +202,13 @@ class Search:
                 stored = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
                 line = f"failed, {stored['error']}"
             slowest = max(slowest, self.clock() - started)
-            self.study.set_user_attr("finals", self.study.user_attrs.get("finals", {}) | {str(finalist.number): stored})
+            self.study.set_user_attr(FINALS, self.study.user_attrs.get(FINALS, {}) | {str(finalist.number): stored})
             self.study.set_user_attr("elapsed_s", self.elapsed_s)
+            self._repeat_a_latency(_OCCASIONS)
             self.on_change(f"finalist {finalist.number}: {line}")
 
     def _next_finalist(self) -> Candidate | None:
-        tried = {int(number) for number in self.study.user_attrs.get("finals", {})}
+        tried = {int(number) for number in self.study.user_attrs.get(FINALS, {})}
         if len(tried) >= self.limits.finalists:
             return None
         finals = self.finals()
@@ -202,68 +216,7 @@ class Search:
         return next_finalist(pool, finals, self.bounds, self.val_images)
 
 
-def stored_finals(study: optuna.Study) -> dict[int, Outcome]:
-    """Return trial number -> outcome of its full recovery, from a study."""
-    stored = study.user_attrs.get("finals", {})
-    return {int(number): Outcome.from_json(value) for number, value in stored.items() if "error" not in value}
-
-
-def stored_candidates(study: optuna.Study) -> list[Candidate]:
-    """Return all evaluated candidates of a study, one for each plan, those with a full recovery by its figures."""
-    finals = stored_finals(study)
-    return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in _short_candidates(study)]
-
-
-def _short_candidates(study: optuna.Study) -> list[Candidate]:
-    trials = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "copy_of" not in t.user_attrs]
-    return [Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), Outcome.from_json(t.user_attrs["outcome"])) for t in trials]
-
-
 def describe(outcome: Outcome, bounds: Bounds) -> str:
     """Return "98.1 % at 0.210 ms (2.4x)"."""
     latency = outcome.latency.latency_ms
     return f"{outcome.val_accuracy:.2f} % at {latency:.3f} ms ({bounds.baseline_ms / latency:.2f}x)"
-
-
-def failure_reasons(study: optuna.Study) -> list[str]:
-    """Return the reasons of the failed trials, in order."""
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return [t.user_attrs["error"] for t in failed if "error" in t.user_attrs]
-
-
-def count_trials(study: optuna.Study) -> Counts:
-    """Return how the finished trials of a study ended; trials that a dead process left are among the failed."""
-
-    def number(state: TrialState) -> list[FrozenTrial]:
-        return study.get_trials(deepcopy=False, states=(state,))
-
-    complete = number(TrialState.COMPLETE)
-    rejected = sum(bool(t.user_attrs.get("rejected_early", False)) for t in complete)
-    return Counts(len(complete) - rejected, rejected, len(number(TrialState.FAIL)))
-
-
-def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int) -> optuna.Study:
-    """Return the study kept in a journal file, new or as it was left.
-
-    Objectives: accuracy (maximised), MACs and latency (minimised). The samplers of Optuna start a resumed study with another seed, so
-    that they do not propose the first plans again.
-    """
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    done = 0
-    if STUDY_NAME in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
-        done = len(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # metric names and multivariate TPE, "experimental" since 2023 and 2020
-        sampler = make_sampler(sampler_name, space, seed if sampler_name == "guided" else seed + 1_000 * done)
-        study = optuna.create_study(
-            storage=storage, study_name=STUDY_NAME, directions=["maximize", "minimize", "minimize"], sampler=sampler, load_if_exists=True
-        )
-        study.set_metric_names(["val_accuracy", "macs", "latency_ms"])
-    return study
-
-
-def open_study(journal: Path) -> optuna.Study:
-    """Return the study of a journal for reading; raises RunFolderError if there is none."""
-    if not journal.is_file():
-        raise RunFolderError(f"a run must have a journal, but {journal} is missing", "Was the search started, and is this its folder?")
-    return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))

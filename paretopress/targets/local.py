@@ -19,7 +19,7 @@ from paretopress.targets.target import Feed
 
 PROVIDERS = ("CPUExecutionProvider",)
 LOG_ERRORS_ONLY = 3
-BASELINE_BLOCKS = 16
+BLOCKS, BASELINE_BLOCKS = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def measure(
     settings: SessionSettings,
     feed: Feed,
     rng: np.random.Generator,
-    blocks: int = 8,
+    blocks: int = BLOCKS,
     max_rounds: int = 3,
 ) -> Latency:
     """Return the latency of one ONNX file, measured in turns with the baseline file on this host.
@@ -110,7 +110,7 @@ def measure(
         baseline_ms: what the reference takes on the run's scale; None if the candidate is the baseline itself.
         limit_ms: while it lies inside the interval another round is measured and pooled, up to `max_rounds`.
         feed: input name -> array of batch 1, e.g. (1, C, H, W) float32.
-        blocks: blocks of each model in each of the two sessions of a round.
+        blocks: blocks of each model in each of the sessions of a round.
     Returns: Latency in milliseconds per batch, with a 95 % confidence interval.
     Raises: LatencyError: a session failed, or fewer than 5 blocks finished, or the baseline is measured against another file.
     Source: Georges et al., OOPSLA 2007, section 3.2 (several invocations, not one). Invariant: feed is never mutated.
@@ -143,7 +143,7 @@ class LocalTarget:
     """This host; implements `Target`."""
 
     settings: SessionSettings = field(default_factory=SessionSettings)
-    blocks: int = 8
+    blocks: int = BLOCKS
     baseline_blocks: int = BASELINE_BLOCKS
     max_rounds: int = 3
 

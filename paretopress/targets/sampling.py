@@ -35,8 +35,8 @@ class SamplingRules:
         session_max_ns: no block is begun in a session that has been measured for longer.
     """
 
-    sessions: int = 2
-    blocks: int = 8
+    sessions: int = 4
+    blocks: int = 4
     block_ns: int = 15_000_000
     min_runs: int = 2
     max_runs: int = 50

@@ -90,7 +90,7 @@ def test_search_loses_one_trial_at_most_when_killed_and_resumed(workplace: Path)
     assert resumed.returncode == 0, resumed.stderr
     after = json.loads(typed(workplace, "status", "run", "--json").stdout)
     assert after["failed"] <= 1
-    assert after["completed"] + after["rejected_early"] + after["failed"] == 12
+    assert after["completed"] + after["rejected_early"] == 12
     assert finished >= 2
     assert not list((run / "trials").glob(".*.part"))
 

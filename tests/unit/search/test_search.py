@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -12,9 +13,10 @@ from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
 from paretopress.search.finalists import next_finalist
+from paretopress.search.journal import create_study
 from paretopress.search.samplers import make_sampler, sampler_names
 from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Limits, Search, create_study
+from paretopress.search.study import Limits, Search
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 LAYERS = tuple(
@@ -115,7 +117,7 @@ def test_run_loses_the_trial_in_flight_alone_when_killed_and_resumed(tmp_path: P
     resumed = search(tmp_path, trials=20)
     resumed.run(seeds)
     plans = [c.plan for c in resumed.short_candidates()]
-    assert len(plans) == 19  # the one in flight is a failed trial; its plan was tried again
+    assert len(plans) == 20  # the one in flight is a failed trial; its plan was tried again
     assert set(seeds[:10]) <= set(plans)
     assert resumed.counts().failed == 1
 
@@ -227,7 +229,40 @@ def test_next_finalist_is_the_fastest_hopeful_when_the_drop_is_bounded() -> None
     assert first.number == 1  # half of its drop of 1.6 is within 1.0; half of 2.8 is not
     second = next_finalist(candidates, {1: outcome(89.8, 2.0, rung=Rung.FINAL)}, bounds, 100_000)
     assert second is not None
-    assert second.number == 0  # the first final kept an eighth of its drop: 2.8 is hopeful now
+    assert second.number == 0  # the first final kept an eighth of its drop: of 2.8 that is within half of the bound
+
+
+def test_next_finalist_aims_along_the_bound_when_several_are_wanted() -> None:
+    bounds = Bounds(Budget(speedup=2.0, max_drop=2.0), 10.0, 90.0)
+    drops = [3.9, 2.9, 1.9, 0.9]  # half of which is left in the end: 1.95, 1.45, 0.95, 0.45
+    candidates = [Candidate(i, Plan(), outcome(90.0 - drop, 1.0 + i)) for i, drop in enumerate(drops)]
+    finals: dict[int, Outcome] = {}
+    for _ in drops:
+        chosen = next_finalist(candidates, finals, bounds, 100_000)
+        assert chosen is not None
+        finals[chosen.number] = outcome(90.0 - drops[chosen.number] / 2, 1.0 + chosen.number, rung=Rung.FINAL)
+    assert list(finals) == [0, 2, 1, 3]  # aims of 2.0, 1.0, 1.5 and 0.5 points
+
+
+def test_run_measures_the_front_again_when_it_can(tmp_path: Path) -> None:
+    repeated: list[str] = []
+
+    def again(found: Outcome) -> Latency:
+        repeated.append(found.onnx_sha256)
+        return found.latency
+
+    def named(plan: Plan, rung: Rung, number: int) -> Outcome:
+        return replace(synthetic(plan, rung, number), onnx_sha256=f"{number}-{int(rung)}")
+
+    run = search(tmp_path, trials=20, evaluate=named, finalists=2)
+    run.measure_again = again
+    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    finals = run.finals()
+    assert len(finals) == 2
+    shown = {c.number for c in front(run.candidates(), BOUNDS)}
+    assert all(final.latency.occasions >= 3 for number, final in finals.items() if number in shown)
+    assert max(repeated.count(name) for name in repeated) <= 5  # six occasions with the first
+    assert sum("-3" not in name for name in repeated) <= 20 + 2  # one a trial, one a finalist
 
 
 def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:

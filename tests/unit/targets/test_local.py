@@ -86,7 +86,7 @@ def test_measure_scales_to_the_baseline_when_its_latency_is_given(tiny: Path, tm
         blocks=3,
     )
     assert latency.latency_ms == pytest.approx(4.0 * latency.ratio)
-    assert latency.blocks == 6
+    assert latency.blocks == 12
     assert latency.latency_ci_ms[0] <= latency.latency_ms <= latency.latency_ci_ms[1]
     assert np.array_equal(feed["x"], before)
 
@@ -116,5 +116,5 @@ def test_local_target_keeps_its_settings_when_used_as_a_target(tiny: Path) -> No
     feed = random_feed(tiny, np.random.default_rng(0))
     baseline = target.measure_baseline(tiny, feed=feed, rng=np.random.default_rng(0))
     latency = target.measure(tiny, tiny, baseline_ms=baseline.latency_ms, limit_ms=None, feed=feed, rng=np.random.default_rng(0))
-    assert (baseline.blocks, latency.blocks) == (8, 6)
+    assert (baseline.blocks, latency.blocks) == (16, 12)
     assert latency.latency_ms == pytest.approx(baseline.latency_ms * latency.ratio)

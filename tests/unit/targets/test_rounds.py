@@ -83,13 +83,13 @@ def test_measure_in_rounds_returns_the_raw_p50_when_there_is_no_baseline_yet() -
 def test_measure_in_rounds_repeats_when_the_limit_is_inside_the_interval(limit_ms: float | None, rounds: int) -> None:
     simulation = Simulation(1)
     latency = simulation.measure(baseline_ms=BASELINE_MS, limit_ms=limit_ms)
-    assert simulation.opened == 2 * rounds
+    assert simulation.opened == 4 * rounds
     assert latency.blocks == 16 * rounds
 
 
 def test_measure_in_rounds_stops_when_the_limit_leaves_the_interval() -> None:
-    first = Simulation(1).measure(baseline_ms=BASELINE_MS, limit_ms=None)
-    pooled = Simulation(1).measure(baseline_ms=BASELINE_MS, limit_ms=first.latency_ci_ms[0])
+    first = Simulation(2).measure(baseline_ms=BASELINE_MS, limit_ms=None)
+    pooled = Simulation(2).measure(baseline_ms=BASELINE_MS, limit_ms=first.latency_ci_ms[0])
     assert pooled.blocks == 32
     assert not straddles(pooled, first.latency_ci_ms[0])
 
@@ -97,7 +97,7 @@ def test_measure_in_rounds_stops_when_the_limit_leaves_the_interval() -> None:
 def test_measure_in_rounds_stays_at_one_round_when_no_more_are_allowed() -> None:
     simulation = Simulation(1)
     simulation.measure(baseline_ms=BASELINE_MS, limit_ms=4.8, max_rounds=1)
-    assert simulation.opened == 2
+    assert simulation.opened == 4
 
 
 @pytest.mark.parametrize(("limit_ms", "inside"), [(3.9, False), (4.0, True), (4.5, True), (5.0, False), (None, False)])

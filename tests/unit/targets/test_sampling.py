@@ -82,14 +82,14 @@ def test_warm_up_raises_when_the_clock_stands_still() -> None:
         warm_up(lambda: None, lambda: 7, SamplingRules())
 
 
-def test_sample_pair_opens_fresh_sessions_when_there_are_two() -> None:
+def test_sample_pair_opens_fresh_sessions_when_there_are_four() -> None:
     machine = Machine()
     samples = sample_pair(lambda: machine.pair(3 * MS, 5 * MS), rng=np.random.default_rng(0), clock=machine.clock, rules=SamplingRules())
-    assert machine.opened == 2
-    assert [len(blocks) for blocks in samples.sessions] == [8, 8]
+    assert machine.opened == 4
+    assert [len(blocks) for blocks in samples.sessions] == [4, 4, 4, 4]
     assert samples.blocks == 16
     assert samples.runs == 16 * 3  # 15 ms / 5 ms, the slower model
-    block = samples.sessions[1][7]
+    block = samples.sessions[3][3]
     assert block.candidate.tolist() == [3 * MS] * 3
     assert block.reference.tolist() == [5 * MS] * 3
 

@@ -1,0 +1,133 @@
+"""What a run's journal holds: the study, its candidates by their trial and by their full recovery, and repeated latencies."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from paretopress.errors import RunFolderError
+from paretopress.measurement import Latency, Outcome
+from paretopress.plan import Plan
+from paretopress.search.candidates import Candidate
+from paretopress.search.occasions import drift, pooled
+from paretopress.search.samplers import make_sampler
+from paretopress.spaces.space import SearchSpace
+
+STUDY_NAME = "paretopress"
+FINALS, OCCASIONS = "finals", "latencies/"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How the trials ended."""
+
+    completed: int
+    rejected_early: int
+    failed: int
+
+
+def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int) -> optuna.Study:
+    """Return the study kept in a journal file, new or as it was left.
+
+    Objectives: accuracy (maximised), MACs and latency (minimised). The samplers of Optuna start a resumed study with another seed, so
+    that they do not propose the first plans again.
+    """
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    done = 0
+    if STUDY_NAME in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
+        done = len(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # metric names and multivariate TPE, "experimental" since 2023 and 2020
+        sampler = make_sampler(sampler_name, space, seed if sampler_name == "guided" else seed + 1_000 * done)
+        study = optuna.create_study(
+            storage=storage, study_name=STUDY_NAME, directions=["maximize", "minimize", "minimize"], sampler=sampler, load_if_exists=True
+        )
+        study.set_metric_names(["val_accuracy", "macs", "latency_ms"])
+    return study
+
+
+def open_study(journal: Path) -> optuna.Study:
+    """Return the study of a journal for reading; raises RunFolderError if there is none."""
+    if not journal.is_file():
+        raise RunFolderError(f"a run must have a journal, but {journal} is missing", "Was the search started, and is this its folder?")
+    return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
+
+
+def trial_candidates(study: optuna.Study) -> list[Candidate]:
+    """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
+    trials = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "copy_of" not in t.user_attrs]
+    found = [Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), Outcome.from_json(t.user_attrs["outcome"])) for t in trials]
+    repeated = stored_latencies(study)
+    between = drift(repeated.values())
+    return [replace(c, outcome=_with_latency(c.outcome, repeated, between)) for c in found]
+
+
+def stored_finals(study: optuna.Study) -> dict[int, Outcome]:
+    """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
+    stored = study.user_attrs.get(FINALS, {})
+    repeated = stored_latencies(study)
+    between = drift(repeated.values())
+    return {
+        int(number): _with_latency(Outcome.from_json(value), repeated, between) for number, value in stored.items() if "error" not in value
+    }
+
+
+def stored_candidates(study: optuna.Study) -> list[Candidate]:
+    """Return all evaluated candidates, one for each plan, those with a full recovery by its figures."""
+    finals = stored_finals(study)
+    return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in trial_candidates(study)]
+
+
+def stored_latencies(study: optuna.Study) -> dict[str, list[Latency]]:
+    """Return sha256 -> latencies of every file that was measured more than once, by occasion."""
+    first = _first_latencies(study)
+    return {
+        sha256: [first[sha256], *(Latency.from_json(latency) for latency in value)]
+        for name, value in study.user_attrs.items()
+        if (sha256 := name.removeprefix(OCCASIONS)) in first and name.startswith(OCCASIONS)
+    }
+
+
+def store_latency(study: optuna.Study, outcome: Outcome, again: Latency) -> None:
+    """Add an occasion to those of a candidate's file."""
+    name = OCCASIONS + outcome.onnx_sha256
+    study.set_user_attr(name, [*study.user_attrs.get(name, []), again.to_json()])
+
+
+def failure_reasons(study: optuna.Study) -> list[str]:
+    """Return the reasons of the failed trials, in order."""
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return [t.user_attrs["error"] for t in failed if "error" in t.user_attrs]
+
+
+def count_trials(study: optuna.Study) -> Counts:
+    """Return how the finished trials of a study ended; trials that a dead process left are among the failed."""
+
+    def number(state: TrialState) -> list[FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=(state,))
+
+    complete = number(TrialState.COMPLETE)
+    rejected = sum(bool(t.user_attrs.get("rejected_early", False)) for t in complete)
+    return Counts(len(complete) - rejected, rejected, len(number(TrialState.FAIL)))
+
+
+def _first_latencies(study: optuna.Study) -> dict[str, Latency]:
+    """Return sha256 -> latency, as the evaluation measured it."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    evaluated = [*(t.user_attrs["outcome"] for t in trials), *(v for v in study.user_attrs.get(FINALS, {}).values() if "error" not in v)]
+    return {outcome["onnx_sha256"]: Latency.from_json(outcome["latency"]) for outcome in evaluated}
+
+
+def _with_latency(outcome: Outcome, repeated: Mapping[str, Sequence[Latency]], between: float) -> Outcome:
+    """Return the outcome with its latency pooled; a rejected one was measured once and is left."""
+    if outcome.rejected:
+        return outcome
+    return replace(outcome, latency=pooled(repeated.get(outcome.onnx_sha256) or [outcome.latency], between))
