@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import onnxruntime as ort
 
 from paretopress.errors import ConfigError, LatencyError
 from paretopress.measurement import Latency
+from paretopress.targets.environment import environment
 from paretopress.targets.rounds import measure_in_rounds
 from paretopress.targets.sampling import Run, SamplingRules
 from paretopress.targets.target import Feed
@@ -146,6 +148,23 @@ class LocalTarget:
     blocks: int = BLOCKS
     baseline_blocks: int = BASELINE_BLOCKS
     max_rounds: int = 3
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return "local"
+
+    def environment(self) -> dict[str, Any]:
+        """Return what this host is; see `targets.environment`."""
+        return environment() | {"threads": self.settings.threads}
+
+    def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
+        """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
+        session = open_session(path, self.settings)
+        try:
+            return list(session.run(None, dict(feed)))
+        except Exception as error:  # the runtime's exceptions share no base class but Exception
+            raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {path.name}") from error
 
     def measure(
         self,

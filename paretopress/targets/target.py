@@ -1,4 +1,4 @@
-"""The interface of a target: whatever can measure an ONNX file beside the baseline file."""
+"""The interface of a target: whatever can run an ONNX file, and measure it beside the baseline file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,23 @@ Feed = Mapping[str, npt.NDArray[Any]]
 
 
 class Target(Protocol):
-    """Measures latency where the model will run.
+    """Runs and measures ONNX files where the model will run.
 
-    A `feed` maps each input name to an array of batch 1, e.g. (1, C, H, W) float32, and is never mutated.
+    A `feed` maps each input name to an array; what is timed has batch 1, e.g. (1, C, H, W) float32. A feed is never mutated.
     """
+
+    @property
+    def name(self) -> str:
+        """The target as the user gave it: "local", or "ssh://user@host:22"."""
+        ...
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the target is, and the state it is in, as JSON values; see `targets.environment`."""
+        ...
+
+    def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
+        """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
+        ...
 
     def measure(
         self,
