@@ -36,6 +36,7 @@ from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.targets.machine_state import state_warnings
 
 _EXAMPLE_IMAGES = 4
 
@@ -107,6 +108,8 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
     with folder.locked():
         write_json(folder.config, config.to_json())
         _say_what_was_found(intake, space, reporter)
+        for warning in state_warnings(env):
+            reporter.message(f"warning: {warning}")
         pipeline = _pipeline(intake, split, folder, config, detect(env))
         reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
         state = find_state(pipeline, intake, split, space, config, env, started)
@@ -216,12 +219,13 @@ def _progress(search: Search, line: str) -> Progress:
     candidates, counts = search.candidates(), search.counts()
     points = front(candidates, search.bounds)
     chosen = best(points, search.bounds, search.val_images)
-    finalists = len(search.finals())
+    finals = search.finals() if search.in_finalists else None
     return Progress(
-        phase="finalists" if line.startswith("finalist") else "search",
-        done=finalists if line.startswith("finalist") else counts.completed + counts.rejected_early + counts.failed,
-        planned=search.limits.finalists if line.startswith("finalist") else search.limits.trials,
+        phase="search" if finals is None else "finalists",
+        done=counts.completed + counts.rejected_early + counts.failed if finals is None else len(finals),
+        planned=search.limits.trials if finals is None else None if search.limits.seconds else search.limits.finalists,
         elapsed_s=search.elapsed_s,
+        phase_s=search.phase_s,
         budget_s=search.limits.seconds,
         completed=counts.completed,
         rejected_early=counts.rejected_early,

@@ -102,7 +102,7 @@ class Pipeline:
         self, intake: Intake, data: Data, target: Target, folder: RunFolder, *, reduce_range: bool, scoring_threads: int, seed: int
     ):
         self.intake, self.data = intake, data
-        self.folder, self.seed, self._target = folder, seed, target
+        self.folder, self.seed, self.target = folder, seed, target
         self._reduce_range, self._threads = reduce_range, scoring_threads
         images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
         self._calibration = [part.numpy() for part in torch.split(images, _CALIBRATION_BATCH)]
@@ -122,7 +122,7 @@ class Pipeline:
         with watch.stage("export"):
             export_onnx(self.intake.module, self._example, path)
         with watch.stage("latency"):
-            latency = self._target.measure_baseline(path, feed=self.feed, rng=np.random.default_rng(self.seed))
+            latency = self.target.measure_baseline(path, feed=self.feed, rng=np.random.default_rng(self.seed))
         return self._outcome(self.intake.module, path, path.name, Rung.FINAL, latency, self._val, watch)
 
     def test_accuracy(self, onnx_path: str) -> float:
@@ -152,7 +152,7 @@ class Pipeline:
     def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch) -> Latency:
         """Return the latency of a file beside the baseline."""
         with watch.stage("latency"):
-            return self._target.measure(
+            return self.target.measure(
                 path,
                 self.folder.baseline,
                 baseline_ms=bounds.baseline_ms,

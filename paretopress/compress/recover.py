@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from paretopress.errors import RecoveryError
 from paretopress.fvcore_import import update_bn_stats
+from paretopress.quiet_logger import quiet_logger
 
 
 class Optimizer(StrEnum):
@@ -131,7 +131,7 @@ class Recovery:
         """Replace the batch-norm statistics by true averages over a few training batches (fvcore's precise BN)."""
         if self.recipe.calibration_batches > 0 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules()):
             student.train()
-            with torch.no_grad(), _quiet("fvcore.nn.precise_bn"):
+            with torch.no_grad(), quiet_logger("fvcore.nn.precise_bn", logging.WARNING):  # a line a call
                 update_bn_stats(student, ((x for x, _ in batches)), num_iters=self.recipe.calibration_batches)
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
@@ -191,18 +191,6 @@ class Recovery:
                     yield x.to(self.device).contiguous(memory_format=torch.channels_last), torch.as_tensor(y).long().to(self.device)
             except (RuntimeError, OSError, ValueError, TypeError) as error:
                 raise RecoveryError(f"the training data must load, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """fvcore logs one line a call through a handler of its own."""
-    logger = logging.getLogger(logger_name)
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def rate_factor(step: int, steps: int, recipe: Recipe) -> float:

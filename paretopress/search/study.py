@@ -30,6 +30,7 @@ from paretopress.spaces.space import SearchSpace
 _SAME_FAILURES = 10
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 _OCCASIONS, _FINAL_OCCASIONS = 6, 3
+_FINALISTS_FROM = "finalists_from_s"
 
 
 class Evaluate(Protocol):
@@ -42,7 +43,10 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs."""
+    """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs.
+
+    `finalists` are planned for; where `seconds` are left after them, more follow.
+    """
 
     trials: int | None = None
     seconds: float | None = None
@@ -87,6 +91,16 @@ class Search:
     def elapsed_s(self) -> float:
         """Seconds of work on this study so far."""
         return self._before + self.clock() - self._started
+
+    @property
+    def in_finalists(self) -> bool:
+        """Whether the trials are over and finalists are being recovered."""
+        return _FINALISTS_FROM in self.study.user_attrs
+
+    @property
+    def phase_s(self) -> float:
+        """Seconds of work since the phase began: the trials, or the finalists."""
+        return self.elapsed_s - float(self.study.user_attrs.get(_FINALISTS_FROM, self.setup_s))
 
     def run(self, seeds: Sequence[Plan]) -> None:
         """Search, then recover the finalists in full.
@@ -190,6 +204,8 @@ class Search:
 
     def _finalists(self) -> None:
         self.study.set_user_attr("elapsed_s", self.elapsed_s)
+        if not self.in_finalists:
+            self.study.set_user_attr(_FINALISTS_FROM, self.elapsed_s)
         slowest = 0.0
         while (finalist := self._next_finalist()) is not None:
             if self.limits.seconds is not None and self.elapsed_s + slowest > self.limits.seconds:
@@ -209,8 +225,8 @@ class Search:
 
     def _next_finalist(self) -> Candidate | None:
         tried = {int(number) for number in self.study.user_attrs.get(FINALS, {})}
-        if len(tried) >= self.limits.finalists:
-            return None
+        if len(tried) >= self.limits.finalists and (self.limits.seconds is None or not tried):
+            return None  # where time bounds the run, what is left of it goes to further finalists
         finals = self.finals()
         pool = [c for c in self.short_candidates() if c.number in finals or c.number not in tried]
         return next_finalist(pool, finals, self.bounds, self.val_images)

@@ -10,8 +10,9 @@ from typing import Any
 
 import psutil
 
+from paretopress.targets.machine_state import clock_state
+
 CPUINFO = Path("/proc/cpuinfo")
-GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 PACKAGES = ("onnxruntime", "onnx", "numpy")
 # Names as the Linux kernel spells them; asimd is AArch64's NEON, asimddp its dot product, i8mm its int8 matrix multiply.
 ISA_FLAGS = (
@@ -59,7 +60,7 @@ def _version(package: str) -> str | None:
 def environment() -> dict[str, Any]:
     """Return what this host is, as JSON values; a fact that the system does not show is None or empty.
 
-    Keys: cpu, machine, isa (kernel names, only those of `ISA_FLAGS`), cores_logical, cores_physical, governor,
+    Keys: cpu, machine, isa (kernel names, only those of `ISA_FLAGS`), cores_logical, cores_physical, those of `clock_state`,
     load_average (1, 5 and 15 minutes), platform, versions (python, onnxruntime, onnx, numpy).
     """
     model, isa = parse_cpuinfo(_text(CPUINFO))
@@ -69,7 +70,7 @@ def environment() -> dict[str, Any]:
         "isa": list(isa),
         "cores_logical": psutil.cpu_count(logical=True),
         "cores_physical": psutil.cpu_count(logical=False),
-        "governor": _text(GOVERNOR).strip() or None,
+        **clock_state(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import onnxruntime as ort
 from paretopress.errors import ConfigError, LatencyError
 from paretopress.measurement import Latency
 from paretopress.targets.environment import environment
+from paretopress.targets.machine_state import cpu_times, disturbance
 from paretopress.targets.rounds import measure_in_rounds
 from paretopress.targets.sampling import Run, SamplingRules
 from paretopress.targets.target import Feed
@@ -26,15 +30,39 @@ BLOCKS, BASELINE_BLOCKS = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How a session runs: `threads` inside one operator; `inter_op` > 1 runs operators side by side."""
+    """How a session runs: `threads` inside one operator; `inter_op` > 1 runs operators side by side; `cores` it is pinned to, if any."""
 
     threads: int = 1
     inter_op: int = 1
+    cores: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
+        for name in ("threads", "inter_op"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but got {name}={getattr(self, name)}")
+        if self.cores and len(self.cores) < self.threads:
+            raise ConfigError(f"pinned cores must be at least as many as threads, but got cores={self.cores}, threads={self.threads}")
+
+
+@contextmanager
+def pinned(cores: tuple[int, ...]) -> Iterator[None]:
+    """Keep this thread, and the threads that sessions start inside the block, on some cores; all cores if none are named.
+
+    Raises: ConfigError: a core does not exist, or the system cannot pin.
+    """
+    if not cores:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise ConfigError(f"pinned cores need Linux, but got cores={cores} on {sys.platform}", "Leave them out.")
+    before = os.sched_getaffinity(0)
+    if not set(cores) <= before:
+        raise ConfigError(f"pinned cores must be among {sorted(before)}, but got cores={cores}")
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def first_line(error: Exception) -> str:
@@ -110,7 +138,7 @@ def measure(
 
     Args:
         baseline_ms: what the reference takes on the run's scale; None if the candidate is the baseline itself.
-        limit_ms: while it lies inside the interval another round is measured and pooled, up to `max_rounds`.
+        limit_ms: while it lies inside the interval, or the interval is wide, another round is measured and pooled, up to `max_rounds`.
         feed: input name -> array of batch 1, e.g. (1, C, H, W) float32.
         blocks: blocks of each model in each of the sessions of a round.
     Returns: Latency in milliseconds per batch, with a 95 % confidence interval.
@@ -119,15 +147,19 @@ def measure(
     """
     if baseline_ms is None and candidate != reference:
         raise LatencyError(f"the baseline must be measured against itself, but got reference={reference.name} at {candidate.name}")
-    return measure_in_rounds(
-        _pair(candidate, reference, settings, feed),
-        baseline_ms=baseline_ms,
-        limit_ms=limit_ms,
-        rng=rng,
-        clock=time.perf_counter_ns,
-        rules=SamplingRules(blocks=blocks),
-        max_rounds=max_rounds,
-    )
+    before = cpu_times()
+    with pinned(settings.cores):
+        latency = measure_in_rounds(
+            _pair(candidate, reference, settings, feed),
+            baseline_ms=baseline_ms,
+            limit_ms=limit_ms,
+            rng=rng,
+            clock=time.perf_counter_ns,
+            rules=SamplingRules(blocks=blocks),
+            max_rounds=max_rounds,
+        )
+    meanwhile = disturbance(before, cpu_times())
+    return replace(latency, foreign_cores=meanwhile.foreign_cores, throttled=meanwhile.throttled)
 
 
 def measure_baseline(

@@ -33,6 +33,7 @@ class SamplingRules:
         warmup_min_runs, warmup_min_ns, warmup_max_ns: a warm-up ends when it is stable and past both minima, or at the maximum;
             the minimum of runs holds in any case.
         session_max_ns: no block is begun in a session that has been measured for longer.
+        rounds_max_ns: no further round is begun after it.
     """
 
     sessions: int = 4
@@ -44,6 +45,7 @@ class SamplingRules:
     warmup_min_ns: int = 20_000_000
     warmup_max_ns: int = 300_000_000
     session_max_ns: int = 30_000_000_000
+    rounds_max_ns: int = 20_000_000_000
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -84,6 +84,7 @@ def test_measure_scales_to_the_baseline_when_its_latency_is_given(tiny: Path, tm
         feed=feed,
         rng=np.random.default_rng(0),
         blocks=3,
+        max_rounds=1,
     )
     assert latency.latency_ms == pytest.approx(4.0 * latency.ratio)
     assert latency.blocks == 12
@@ -108,13 +109,13 @@ def test_measure_baseline_takes_its_raw_p50_when_measured_against_itself(tiny: P
     feed = random_feed(tiny, np.random.default_rng(0))
     latency = measure_baseline(tiny, settings=SETTINGS, feed=feed, rng=np.random.default_rng(0))
     assert latency.latency_ms == latency.raw_p50_ms > 0.0
-    assert latency.blocks == 32
+    assert latency.blocks % 32 == 0
 
 
 def test_local_target_keeps_its_settings_when_used_as_a_target(tiny: Path) -> None:
-    target: Target = LocalTarget(blocks=3, baseline_blocks=4)
+    target: Target = LocalTarget(blocks=3, baseline_blocks=4, max_rounds=1)
     feed = random_feed(tiny, np.random.default_rng(0))
     baseline = target.measure_baseline(tiny, feed=feed, rng=np.random.default_rng(0))
     latency = target.measure(tiny, tiny, baseline_ms=baseline.latency_ms, limit_ms=None, feed=feed, rng=np.random.default_rng(0))
-    assert (baseline.blocks, latency.blocks) == (16, 12)
+    assert (baseline.blocks % 16, latency.blocks) == (0, 12)
     assert latency.latency_ms == pytest.approx(baseline.latency_ms * latency.ratio)
