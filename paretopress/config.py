@@ -75,9 +75,14 @@ class RecoverySection(_Section):
 
 
 class TargetSection(_Section):
-    """Where latency is measured: this host, with so many threads."""
+    """Where latency is measured, with so many threads: `local`, or `ssh://user@host[:port]`, see `parse_address`.
 
+    `score_on_target` has accuracy scored there too: int8 kernels differ between processors.
+    """
+
+    spec: str = "local"
     threads: int = Field(1, ge=1)
+    score_on_target: bool = False
 
 
 class SpaceSection(_Section):

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from paretopress.errors import ConfigError, LatencyError
 from paretopress.measurement import Latency
 from paretopress.targets.environment import environment
+from paretopress.targets.lock import sole_measurement
 from paretopress.targets.rounds import measure_in_rounds
 from paretopress.targets.sampling import Run, SamplingRules
 from paretopress.targets.target import Feed
@@ -142,7 +143,7 @@ def measure_baseline(
 
 @dataclass(frozen=True, slots=True)
 class LocalTarget:
-    """This host; implements `Target`."""
+    """This host; implements `Target`. One measurement runs at a time on it, see `sole_measurement`."""
 
     settings: SessionSettings = field(default_factory=SessionSettings)
     blocks: int = BLOCKS
@@ -177,18 +178,23 @@ class LocalTarget:
         rng: np.random.Generator,
     ) -> Latency:
         """Return the latency of `candidate` on this host; see `measure`."""
-        return measure(
-            candidate,
-            reference,
-            baseline_ms=baseline_ms,
-            limit_ms=limit_ms,
-            settings=self.settings,
-            feed=feed,
-            rng=rng,
-            blocks=self.blocks,
-            max_rounds=self.max_rounds,
-        )
+        with sole_measurement():
+            return measure(
+                candidate,
+                reference,
+                baseline_ms=baseline_ms,
+                limit_ms=limit_ms,
+                settings=self.settings,
+                feed=feed,
+                rng=rng,
+                blocks=self.blocks,
+                max_rounds=self.max_rounds,
+            )
 
     def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
         """Return the latency of the baseline on this host; see `measure_baseline`."""
-        return measure_baseline(path, settings=self.settings, feed=feed, rng=rng, blocks=self.baseline_blocks)
+        with sole_measurement():
+            return measure_baseline(path, settings=self.settings, feed=feed, rng=rng, blocks=self.baseline_blocks)
+
+    def close(self) -> None:
+        """Do nothing: no session outlives its measurement."""
