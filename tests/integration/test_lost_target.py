@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,32 @@ from paretopress.status import run_status
 from paretopress.targets.local import LocalTarget
 
 
-@dataclass(frozen=True)
-class Fading(LocalTarget):
-    """This host, which is lost at the third candidate."""
-
-    measured = []  # noqa: RUF012 - one list for all of a test's searches is what is wanted
-
-    def measure(self, *files: Path, **options: Any) -> Latency:
-        self.measured.append(files)
-        if len(self.measured) == 3:
-            raise TargetLostError("the target must be in reach, but got no answer", "Is it on?")
-        return super().measure(*files, **options)
-
-
 def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse_config(
         {
             "model": "user.py:make",
             "data": "user.py:data",
             "base": str(workplace),
-            "budget": {"speedup": 1.01},
+            "budget": {"latency_ms": 1000.0},
             "time": {"trials": 4, "finalists": 0},
-            "recovery": {"learning_rate": 0.01, "short_steps": 1, "batch_size": 32},
+            "recovery": {"learning_rate": 0.01, "short_steps": 1, "final_steps": 1, "batch_size": 32},
         },
         "the test",
     )
-    run = workplace / "run"
-    closed = []
-    monkeypatch.setattr(Fading, "close", lambda self: closed.append(self))
+    run, measured, closed = workplace / "run", [], []
+
+    class Fading(LocalTarget):
+        """This host, which is lost at the fourth measurement: a trial takes two and is followed by another."""
+
+        def measure(self, candidate: Path, reference: Path, **options: Any) -> Latency:
+            measured.append(candidate)
+            if len(measured) == 4:
+                raise TargetLostError("the target must be in reach, but got no answer", "Is it on?")
+            return super().measure(candidate, reference, **options)
+
+        def close(self) -> None:
+            closed.append(self)
+
     monkeypatch.setattr(api, "open_target", lambda spec, settings: Fading(settings))
     with pytest.raises(TargetLostError) as caught:
         start_run(config, run, SilentReporter())
