@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
-from paretopress.errors import RunFolderError, SearchFailedError
+from paretopress.errors import RunFolderError, SearchFailedError, TargetLostError
 from paretopress.export import export_point, select_point
 from paretopress.intake.checks import check_data, check_model
 from paretopress.intake.data import Data, as_data, stack
@@ -35,8 +36,10 @@ from paretopress.setup_run import RunState, find_state, recovery_for, scoring_th
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
 from paretopress.targets.environment import environment
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.targets.local import SessionSettings
 from paretopress.targets.machine_state import state_warnings
+from paretopress.targets.open_target import open_target
+from paretopress.targets.target import Target
 
 _EXAMPLE_IMAGES = 4
 
@@ -101,20 +104,21 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
         )
     reporter.message("reading model and data")
     intake, split = _take_in(config, model, data)
-    env = environment()
-    space = _space(intake, config, detect(env))
-    make_sampler(config.sampler, space, config.seed)  # an unknown name is to be said before anything is written
-    folder = create_run_folder(run)
-    with folder.locked():
-        write_json(folder.config, config.to_json())
-        _say_what_was_found(intake, space, reporter)
-        for warning in state_warnings(env):
-            reporter.message(f"warning: {warning}")
-        pipeline = _pipeline(intake, split, folder, config, detect(env))
-        reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-        state = find_state(pipeline, intake, split, space, config, env, started)
-        write_json(folder.state, state.to_json())
-        return _search(folder, config, state, pipeline, space, reporter)
+    with closing(_open_target(config)) as target:
+        env = _environment(target)
+        space = _space(intake, config, detect(env))
+        make_sampler(config.sampler, space, config.seed)  # an unknown name is to be said before anything is written
+        folder = create_run_folder(run)
+        with _paused_when_lost(run), folder.locked():
+            write_json(folder.config, config.to_json())
+            _say_what_was_found(intake, space, reporter)
+            for warning in state_warnings(env):
+                reporter.message(f"warning: {warning}")
+            pipeline = _pipeline(intake, split, target, folder, config, detect(env))
+            reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
+            state = find_state(pipeline, intake, split, space, config, env, started)
+            write_json(folder.state, state.to_json())
+            return _search(folder, config, state, pipeline, space, reporter)
 
 
 def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
@@ -130,10 +134,10 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         )
     started = time.monotonic()
     intake, split = _take_in(config, model, data)
-    env = environment()
-    with folder.locked():
+    with _paused_when_lost(run), closing(_open_target(config)) as target, folder.locked():
+        env = _environment(target)
         space = _space(intake, config, detect(env))
-        pipeline = _pipeline(intake, split, folder, config, detect(env))
+        pipeline = _pipeline(intake, split, target, folder, config, detect(env))
         if not folder.state.is_file():  # it ended before the first trial: nothing was lost, and nothing is there to keep
             write_json(folder.state, find_state(pipeline, intake, split, space, config, env, started).to_json())
         state = RunState.from_json(folder.read(folder.state))
@@ -183,10 +187,36 @@ def _space(intake: Intake, config: RunConfig, capabilities: Capabilities) -> Sea
     return SearchSpace(intake.graph, options)
 
 
-def _pipeline(intake: Intake, data: Data, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
-    target = LocalTarget(SessionSettings(threads=config.target.threads))
+def _open_target(config: RunConfig) -> Target:
+    return open_target(config.target.spec, SessionSettings(threads=config.target.threads, cores=config.target.cores))
+
+
+def _environment(target: Target) -> dict[str, Any]:
+    """Return what the target is, and beside it what this host is where that is another machine."""
+    here = {} if target.name == "local" else {"host": environment()}
+    return {"target": target.name} | target.environment() | here
+
+
+@contextmanager
+def _paused_when_lost(run: Path) -> Iterator[None]:
+    """Say how to go on where the target is lost in a run; nothing that was measured is."""
+    try:
+        yield
+    except TargetLostError as error:
+        hint = f"{error.hint} The run is paused; when the target is back, `paretopress resume {run}` goes on.".strip()
+        raise TargetLostError(error.message, hint) from error
+
+
+def _pipeline(intake: Intake, data: Data, target: Target, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
     return Pipeline(
-        intake, data, target, folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
+        intake,
+        data,
+        target,
+        folder,
+        reduce_range=capabilities.reduce_range,
+        scoring_threads=scoring_threads(),
+        seed=config.seed,
+        score_on_target=config.target.score_on_target,
     )
 
 

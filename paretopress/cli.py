@@ -63,6 +63,8 @@ def search(
     run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     sampler: Annotated[str | None, typer.Option(help="guided, tpe, nsga2, nsga3 or random.")] = None,
+    target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None,
+    score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False,
     threads: ThreadsOption = None,
     trust: TrustOption = False,
 ) -> None:
@@ -75,7 +77,7 @@ def search(
         "trust": trust or None,
         "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
         "time": {"minutes": minutes, "hours": hours, "trials": trials},
-        "target": {"threads": threads},
+        "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None},
     }
     settings = _merged(read_config(config) if config else None, asked)
     if settings.model is None or settings.data is None:

@@ -25,6 +25,7 @@ from paretopress.pipeline import Effort, Pipeline
 from paretopress.plan import Plan
 from paretopress.search.study import Limits
 from paretopress.spaces.space import SearchSpace
+from paretopress.targets.lock import no_measurement
 
 STATE_SCHEMA = 1
 _RATES = (0.003, 0.01, 0.03, 0.1)
@@ -194,4 +195,4 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
 def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:
     """Return the recovery that every trial of a run shares."""
     recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01)
-    return Recovery(intake.module, data.train, recipe)
+    return Recovery(intake.module, data.train, recipe, no_measurement)

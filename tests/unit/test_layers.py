@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "run_folder": VALUES,
     "demo_model": VALUES | {"intake"},
     "pipeline": VALUES | {"compress", "evaluators", "intake", "lower", "run_folder", "search", "targets"},
-    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "search", "spaces"},
+    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "search", "spaces", "targets"},
     "status": VALUES | {"config", "run_folder", "search", "setup_run"},
     "export": VALUES | {"deploy", "run_folder"},
     "profile_model": VALUES | {"evaluators", "intake", "lower", "report", "targets"},
