@@ -36,7 +36,7 @@ BOOTSTRAP = "; ".join(
         "atexit.register(shutil.rmtree, folder, ignore_errors=True)",
         "archive = os.path.join(folder, 'agent.pyz')",
         "file = open(archive, 'wb')",
-        "file.write(sys.stdin.buffer.read(int(sys.argv[2])))",
+        "file.write(sys.stdin.buffer.read(int(sys.argv[2]))) == int(sys.argv[2]) or sys.exit('the agent was cut off')",
         "file.close()",
         "sys.path.insert(0, archive)",
         "from paretopress.targets.agent import main",
