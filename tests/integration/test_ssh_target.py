@@ -107,7 +107,7 @@ class Server:
         return self.agents()[0] if any(self.device.glob("paretopress-*/*.onnx")) else None
 
     def is_clean(self) -> bool:
-        return not self.agents() and not [path for path in self.device.iterdir() if path.is_dir()]
+        return not self.agents() and not [path for path in self.device.iterdir() if path.suffix != ".lock"]
 
 
 @pytest.fixture(scope="module")
