@@ -16,6 +16,8 @@ from paretopress.report.live import SilentReporter
 from paretopress.status import run_status
 from paretopress.targets.local import LocalTarget
 
+LATENCY = Latency(1.0, (0.99, 1.01), 1.0, (0.99, 1.01), 1.0, 1.1, 1.0, 16, 160, 0.5)
+
 
 def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse_config(
@@ -32,13 +34,16 @@ def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: 
     run, measured, closed = workplace / "run", [], []
 
     class Fading(LocalTarget):
-        """This host, which is lost at the fourth measurement: a trial takes two and is followed by another."""
+        """Every file takes a millisecond; lost at the fourth measurement: a trial takes two and is followed by another."""
 
-        def measure(self, candidate: Path, reference: Path, **options: Any) -> Latency:
+        def measure(self, candidate: Path, reference: Path, **_: Any) -> Latency:
             measured.append(candidate)
             if len(measured) == 4:
                 raise TargetLostError("the target must be in reach, but got no answer", "Is it on?")
-            return super().measure(candidate, reference, **options)
+            return LATENCY
+
+        def measure_baseline(self, path: Path, **_: Any) -> Latency:
+            return LATENCY
 
         def close(self) -> None:
             closed.append(self)
