@@ -22,21 +22,22 @@ from paretopress.intake.trace import Intake, take_in
 from paretopress.measurement import Budget, Outcome
 from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
+from paretopress.probing import LOCAL, opener, target_facts
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter, SilentReporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.journal import create_study
-from paretopress.search.samplers import make_sampler
+from paretopress.search.samplers import check_sampler
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Search, describe
-from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, weights_sha256
-from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.targets.capabilities import Capabilities, detect
-from paretopress.targets.environment import environment
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, space_for, weights_sha256
+from paretopress.spaces.space import SearchSpace
+from paretopress.targets.capabilities import Capabilities, capabilities_in
 from paretopress.targets.machine_state import state_warnings
+from paretopress.targets.probe import OpenTarget
+from paretopress.targets.target import Target
 
 _EXAMPLE_IMAGES = 4
 
@@ -99,18 +100,21 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
         raise RunFolderError(
             f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`."
         )
+    check_sampler(config.sampler)
+    open_target = opener(LOCAL)
+    target = open_target(config.target.threads)
     reporter.message("reading model and data")
     intake, split = _take_in(config, model, data)
-    env = environment()
-    space = _space(intake, config, detect(env))
-    make_sampler(config.sampler, space, config.seed)  # an unknown name is to be said before anything is written
+    env = _facts(open_target, config, reporter)
+    capabilities = capabilities_in(env)
+    space = space_for(intake.graph, config, capabilities)
     folder = create_run_folder(run)
     with folder.locked():
         write_json(folder.config, config.to_json())
         _say_what_was_found(intake, space, reporter)
         for warning in state_warnings(env):
             reporter.message(f"warning: {warning}")
-        pipeline = _pipeline(intake, split, folder, config, detect(env))
+        pipeline = _pipeline(intake, split, folder, target, capabilities, seed=config.seed)
         reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
         state = find_state(pipeline, intake, split, space, config, env, started)
         write_json(folder.state, state.to_json())
@@ -129,15 +133,20 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
         )
     started = time.monotonic()
+    open_target = opener(LOCAL)
+    target = open_target(config.target.threads)
     intake, split = _take_in(config, model, data)
-    env = environment()
     with folder.locked():
-        space = _space(intake, config, detect(env))
-        pipeline = _pipeline(intake, split, folder, config, detect(env))
-        if not folder.state.is_file():  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            write_json(folder.state, find_state(pipeline, intake, split, space, config, env, started).to_json())
-        state = RunState.from_json(folder.read(folder.state))
-        if state.model_sha256 != weights_sha256(intake.module):
+        state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
+        # the space of a study must not change, so the capabilities are those that the run began with
+        env = state.environment if state is not None else _facts(open_target, config, reporter)
+        capabilities = capabilities_in(env)
+        space = space_for(intake.graph, config, capabilities)
+        pipeline = _pipeline(intake, split, folder, target, capabilities, seed=config.seed)
+        if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
+            state = find_state(pipeline, intake, split, space, config, env, started)
+            write_json(folder.state, state.to_json())
+        elif state.model_sha256 != weights_sha256(intake.module):
             raise RunFolderError("a resumed run needs the same model, but its weights differ from those the run started with")
         return _search(folder, config, state, pipeline, space, reporter)
 
@@ -171,23 +180,12 @@ def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) ->
     return take_in(model, images), split
 
 
-def _space(intake: Intake, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
-    offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
-    label_share = config.recovery.label_share
-    options = SpaceOptions(
-        channel_step=config.space.channel_step or capabilities.channel_step,
-        bits=config.space.bits or offered,
-        temperature=config.recovery.temperature,
-        alpha=None if label_share is None else 1.0 - label_share,
-    )
-    return SearchSpace(intake.graph, options)
+def _facts(open_target: OpenTarget, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    return target_facts(open_target, config.target.threads, reporter.message, probe=config.target.probe)
 
 
-def _pipeline(intake: Intake, data: Data, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
-    target = LocalTarget(SessionSettings(threads=config.target.threads))
-    return Pipeline(
-        intake, data, target, folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
-    )
+def _pipeline(intake: Intake, data: Data, folder: RunFolder, target: Target, capabilities: Capabilities, *, seed: int) -> Pipeline:
+    return Pipeline(intake, data, target, folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=seed)
 
 
 def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) -> None:
@@ -198,6 +196,8 @@ def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) 
     )
     for frozen in graph.frozen:
         reporter.message(f"left as it is: {frozen.name} ({frozen.reason})")
+    for left_out in space.left_out:
+        reporter.message(f"not offered: {left_out.name} ({left_out.reason})")
 
 
 def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, space: SearchSpace, reporter: Reporter) -> Result:

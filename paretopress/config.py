@@ -75,9 +75,13 @@ class RecoverySection(_Section):
 
 
 class TargetSection(_Section):
-    """Where latency is measured: this host, with so many threads."""
+    """Where latency is measured: this host, with so many threads.
+
+    With `probe` false a search takes what the processor's flags tell of the target, and neither makes a probe nor reads one.
+    """
 
     threads: int = Field(1, ge=1)
+    probe: bool = True
 
 
 class SpaceSection(_Section):
