@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,7 @@ class _Graph:
         self._constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def node(self, op: str, *inputs: str, domain: str = "", **attributes: object) -> str:
+    def node(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         name = f"{op}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
         return name
@@ -125,11 +126,9 @@ class _Graph:
 
     def model(self) -> onnx.ModelProto:
         """Return the model whose output is the last node's."""
-        ends = [
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, self._shape)],
-            [helper.make_tensor_value_info(self._nodes[-1].name, TensorProto.FLOAT, None)],
-        ]
-        graph = helper.make_graph(self._nodes, "probe", *ends, self._constants)
+        inputs = [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, self._shape)]
+        outputs = [helper.make_tensor_value_info(self._nodes[-1].name, TensorProto.FLOAT, None)]
+        graph = helper.make_graph(self._nodes, "probe", inputs, outputs, self._constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
@@ -171,9 +170,7 @@ def int4_linear_chain() -> onnx.ModelProto:
     for _ in range(_LINEAR_LAYERS):
         packed = graph.constant(graph.rng.integers(0, 256, (_FEATURES, blocks, INT4_BLOCK // 2), dtype=np.uint8))
         scales = graph.constant(np.full((_FEATURES, blocks), 0.2 / math.sqrt(_FEATURES), np.float32))
-        x = graph.node(
-            "MatMulNBits", x, packed, scales, domain="com.microsoft", K=_FEATURES, N=_FEATURES, bits=4, block_size=INT4_BLOCK
-        )
+        x = graph.node("MatMulNBits", x, packed, scales, domain="com.microsoft", K=_FEATURES, N=_FEATURES, bits=4, block_size=INT4_BLOCK)
         x = graph.node("Add", x, graph.constant(np.full(_FEATURES, 0.1, np.float32)))
     return graph.model()
 
@@ -219,19 +216,18 @@ def bottleneck_chain(depthwise: Pattern | None) -> onnx.ModelProto:
 
 
 def residual_chain(pattern: Pattern | None, *, float_skip: bool = False) -> onnx.ModelProto:
-    """Return three residual blocks of two dense convolutions; with `float_skip` the adds and what they read first stay float."""
+    """Return a dense convolution and three residual blocks of two; with `float_skip` the first and the adds stay float."""
     width, _ = _CONVS[Family.DENSE]
     graph, x = _Graph(1, width, _SIZE, _SIZE), INPUT
-    if pattern is not None and not float_skip:
-        x = graph.quantised(x, pattern, relu=False)
-    for block in range(_LAYERS // 2):
-        inner = graph.quantised(x, pattern, relu=block > 0) if pattern is not None and float_skip else x
+    first = Conv(width, pattern=None if float_skip else pattern)
+    if first.pattern is not None:
+        x = graph.quantised(x, first.pattern, relu=False)
+    x = graph.conv(x, width, first)
+    for _ in range(_LAYERS // 2):
+        inner = graph.quantised(x, pattern, relu=True) if pattern is not None and float_skip else x
         inner = graph.conv(graph.conv(inner, width, Conv(width, pattern=pattern)), width, Conv(width, relu=False, pattern=pattern))
         x = graph.node("Add", x, inner)
-        if pattern is None or float_skip:
-            x = graph.node("Relu", x)
-        else:
-            x = graph.quantised(x, pattern, relu=True)
+        x = graph.node("Relu", x) if pattern is None or float_skip else graph.quantised(x, pattern, relu=True)
     return graph.model()
 
 

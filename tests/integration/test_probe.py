@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,9 @@ def kept_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProbeReport:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     target = LocalTarget()
     found = [(f"int8/{family}", 0.5) for family in ("stem", "pointwise", "depthwise", "linear")]
-    findings = tuple(Finding(key, key, "float", ratio, (ratio, ratio)) for key, ratio in (*found, ("int8/dense", 9.0), ("int4/linear", 0.5)))
+    findings = tuple(
+        Finding(key, key, "float", ratio, (ratio, ratio)) for key, ratio in (*found, ("int8/dense", 9.0), ("int4/linear", 0.5))
+    )
     report = ProbeReport(
         fingerprint=probe_fingerprint(target.name, target.environment()),
         date="2026-11-22T07:00:00+00:00",

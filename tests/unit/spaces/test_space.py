@@ -77,7 +77,9 @@ def test_plan_raises_when_a_parameter_is_missing(space: SearchSpace) -> None:
 
 
 def test_search_space_lists_what_it_leaves_out_when_every_layer_of_a_group_refuses(graph: ModelGraph) -> None:
-    options = SpaceOptions(channel_step=4, refusal=lambda layer, bits: "too slow" if layer.kind is LayerKind.DEPTHWISE and bits == 8 else "")
+    options = SpaceOptions(
+        channel_step=4, refusal=lambda layer, bits: "too slow" if layer.kind is LayerKind.DEPTHWISE and bits == 8 else ""
+    )
     space = SearchSpace(graph, options)
     assert space.left_out == (Frozen("depthwise in 8 bits", "too slow"),)
     assert "bits/depthwise" not in space.defaults()

@@ -64,7 +64,9 @@ class Machine:
         }
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
-        (output,) = ReferenceEvaluator(str(path)).run(None, dict(feed))
+        model = onnx.load(path)
+        model.opset_import[0].version = 19  # the first whose Q/DQ the reference knows; nothing in them has changed that matters here
+        (output,) = ReferenceEvaluator(model).run(None, dict(feed))
         return [output / 2 if self.saturates else output]
 
     def measure(self, candidate: Path, reference: Path, *, feed: Feed, **_: Any) -> Latency:
@@ -151,7 +153,8 @@ def test_run_probe_finds_what_int8_gains_when_the_machine_has_kernels() -> None:
     assert ratio(report, "int8/depthwise/relu") == pytest.approx(0.5)
     assert ratio(report, "int4/linear") == pytest.approx(0.5)
     assert ratio(report, "float16/dense") == pytest.approx(1.4)
-    assert ratio(report, "pattern/add") == ratio(report, "pattern/float_add") == pytest.approx(0.25)
+    assert ratio(report, "pattern/add") == pytest.approx(0.25)
+    assert ratio(report, "pattern/float_add") == pytest.approx((1 + 6 * 0.25) / 7)  # the first convolution is float
     capabilities = report.capabilities()
     assert (capabilities.slow_int8, capabilities.min_int8_channels, capabilities.slow_int4) == ({}, 1, "")
 
