@@ -73,7 +73,7 @@ class Capabilities:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
-        return asdict(self)
+        return asdict(self) | {"weight_only_bits": list(self.weight_only_bits)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Capabilities:

@@ -45,7 +45,7 @@ MakeModel = Callable[[], onnx.ModelProto]
 STEPS = (1, 4, 8, 16, 32)
 FULL_WIDTH, WIDTHS = 64, (63, 60, 56, 48)
 INT8_WIDTHS = (8, 16, 32, 64)
-THREAD_OCCASIONS = 4
+THREAD_OCCASIONS = 3
 _NAMES = {
     Family.DENSE: "dense 3x3 conv",
     Family.POINTWISE: "pointwise conv",

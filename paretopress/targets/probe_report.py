@@ -116,7 +116,8 @@ class ProbeReport:
         case = rest.partition("/")[0]
         follows = ""
         if topic == "int8" and case in list(Family):
-            follows = "left in fp32" if case in capabilities.slow_int8 else "offered"
+            offered = "offered" if finding.is_offered else "offered for what it gains beside other int8 layers"
+            follows = "left in fp32" if case in capabilities.slow_int8 else offered
         elif topic == "int8_width":
             follows = "left in fp32" if int(case) < capabilities.min_int8_channels else "offered"
         elif topic == "int4":

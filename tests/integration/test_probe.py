@@ -67,7 +67,7 @@ def typed(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow  # 40 models of milliseconds, each of them measured
 def test_run_probe_finds_everything_when_run_on_this_host() -> None:
     def open_target(threads: int) -> LocalTarget:
-        return LocalTarget(SessionSettings(threads), blocks=2, baseline_blocks=2)
+        return LocalTarget(SessionSettings(threads), blocks=2, baseline_blocks=2, max_rounds=1)
 
     report = run_probe(open_target, 1, np.random.default_rng(0))
     keys = {comparison.key for comparison in (*width_comparisons(), *quantised_comparisons())}

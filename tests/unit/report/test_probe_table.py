@@ -27,7 +27,7 @@ def test_probe_table_says_what_follows_when_a_report_is_shown(probe_report: Prob
     text = rendered(probe_report)
     assert "Testor 3000, ONNX Runtime 1.31.0, 1 thread(s); probed 2026-11-22T07:00:00+00:00 in 30 s." in text
     assert "Channel step: 16." in text
-    assert "Left in fp32: depthwise (1.60x slower than float); convolutions pay in int8 from 16 channels on." in text
+    assert "Left in fp32: depthwise (1.60x slower than float); dense convolutions pay in int8 from 16 channels on." in text
     assert "7-bit weights (reduce_range): needed, 8 bits saturate." in text
     assert "Peak: 70 GMAC/s in fp32, 210 GMAC/s in int8." in text
     assert "Noise floor: 1.0% of a ratio; timer: 40 ns." in text

@@ -84,6 +84,13 @@ def test_verdict_says_what_a_search_makes_of_it_when_asked(probe_report: ProbeRe
     assert probe_report.verdict(finding) == verdict
 
 
+def test_verdict_says_why_it_is_offered_when_it_is_slower_alone(probe_report: ProbeReport) -> None:
+    report = with_finding(probe_report, "int8/depthwise/inside", 0.5)
+    finding = report.finding("int8/depthwise")
+    assert finding is not None
+    assert report.verdict(finding) == "1.80x slower than float: offered for what it gains beside other int8 layers"
+
+
 def test_verdict_is_the_ratio_alone_when_nothing_follows(probe_report: ProbeReport) -> None:
     assert probe_report.verdict(Finding("float16/dense", "float16", "float", 1.5, (1.4, 1.6))) == "1.50x slower than float"
 
