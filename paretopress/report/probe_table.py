@@ -42,7 +42,8 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
         f"{fingerprint['cpu']}, ONNX Runtime {fingerprint['onnxruntime']}, {fingerprint['threads']} thread(s); "
         f"probed {report['date']} in {report['duration_s']:.0f} s.",
         f"Channel step: {report['channel_step']}.",
-        f"Left in fp32: {', '.join(slow) or 'nothing'}; dense convolutions pay in int8 from {capabilities['min_int8_channels']} channels on.",
+        f"Left in fp32: {', '.join(slow) or 'nothing'}; dense convolutions pay in int8 from "
+        f"{capabilities['min_int8_channels']} channels on.",
         f"7-bit weights (reduce_range): {'needed, 8 bits saturate' if report['reduce_range'] else 'not needed'}.",
         f"Peak: {report['fp32_peak_gmac_per_s']:.0f} GMAC/s in fp32" + ("." if int8_peak is None else f", {int8_peak:.0f} GMAC/s in int8."),
         f"Noise floor: {report['noise_floor']:.1%} of a ratio; timer: {'unknown' if timer_ns is None else f'{timer_ns} ns'}.",
