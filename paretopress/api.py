@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
-from paretopress.errors import RunFolderError, SearchFailedError
+from paretopress.errors import RunFolderError, SearchFailedError, TargetLostError
 from paretopress.export import export_point, select_point
 from paretopress.intake.checks import check_data, check_model
 from paretopress.intake.data import Data, as_data, stack
@@ -22,7 +23,7 @@ from paretopress.intake.trace import Intake, take_in
 from paretopress.measurement import Budget, Outcome
 from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
-from paretopress.probing import LOCAL, opener, target_facts
+from paretopress.probing import opener, target_facts
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter, SilentReporter
 from paretopress.report.plot import write_front_png
@@ -36,7 +37,6 @@ from paretopress.setup_run import RunState, find_state, recovery_for, scoring_th
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities, capabilities_in
 from paretopress.targets.machine_state import state_warnings
-from paretopress.targets.probe import OpenTarget
 from paretopress.targets.target import Target
 
 _EXAMPLE_IMAGES = 4
@@ -101,24 +101,23 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
             f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`."
         )
     check_sampler(config.sampler)
-    open_target = opener(LOCAL)
-    target = open_target(config.target.threads)
     reporter.message("reading model and data")
     intake, split = _take_in(config, model, data)
-    env = _facts(open_target, config, reporter)
-    capabilities = capabilities_in(env)
-    space = space_for(intake.graph, config, capabilities)
-    folder = create_run_folder(run)
-    with folder.locked():
-        write_json(folder.config, config.to_json())
-        _say_what_was_found(intake, space, reporter)
-        for warning in state_warnings(env):
-            reporter.message(f"warning: {warning}")
-        pipeline = _pipeline(intake, split, folder, target, capabilities, seed=config.seed)
-        reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-        state = find_state(pipeline, intake, split, space, config, env, started)
-        write_json(folder.state, state.to_json())
-        return _search(folder, config, state, pipeline, space, reporter)
+    with closing(_open_target(config)) as target:
+        env = _target_facts(target, config, reporter)
+        capabilities = capabilities_in(env)
+        space = space_for(intake.graph, config, capabilities)
+        folder = create_run_folder(run)
+        with _paused_when_lost(run), folder.locked():
+            write_json(folder.config, config.to_json())
+            _say_what_was_found(intake, space, reporter)
+            for warning in state_warnings(env):
+                reporter.message(f"warning: {warning}")
+            pipeline = _pipeline(intake, split, target, folder, config, capabilities)
+            reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
+            state = find_state(pipeline, intake, split, space, config, env, started)
+            write_json(folder.state, state.to_json())
+            return _search(folder, config, state, pipeline, space, reporter)
 
 
 def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
@@ -133,16 +132,14 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
         )
     started = time.monotonic()
-    open_target = opener(LOCAL)
-    target = open_target(config.target.threads)
     intake, split = _take_in(config, model, data)
-    with folder.locked():
+    with _paused_when_lost(run), closing(_open_target(config)) as target, folder.locked():
         state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
         # the space of a study must not change, so the capabilities are those that the run began with
-        env = state.environment if state is not None else _facts(open_target, config, reporter)
+        env = state.environment if state is not None else _target_facts(target, config, reporter)
         capabilities = capabilities_in(env)
         space = space_for(intake.graph, config, capabilities)
-        pipeline = _pipeline(intake, split, folder, target, capabilities, seed=config.seed)
+        pipeline = _pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
             state = find_state(pipeline, intake, split, space, config, env, started)
             write_json(folder.state, state.to_json())
@@ -180,12 +177,36 @@ def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) ->
     return take_in(model, images), split
 
 
-def _facts(open_target: OpenTarget, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
-    return target_facts(open_target, config.target.threads, reporter.message, probe=config.target.probe)
+def _open_target(config: RunConfig) -> Target:
+    return opener(config.target.spec, config.target.cores)(config.target.threads)
 
 
-def _pipeline(intake: Intake, data: Data, folder: RunFolder, target: Target, capabilities: Capabilities, *, seed: int) -> Pipeline:
-    return Pipeline(intake, data, target, folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=seed)
+def _target_facts(target: Target, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    open_target = opener(config.target.spec, config.target.cores)
+    return target_facts(target, open_target, reporter.message, probe=config.target.probe)
+
+
+@contextmanager
+def _paused_when_lost(run: Path) -> Iterator[None]:
+    """Say how to go on where the target is lost in a run; nothing that was measured is."""
+    try:
+        yield
+    except TargetLostError as error:
+        hint = f"{error.hint} The run is paused; when the target is back, `paretopress resume {run}` goes on.".strip()
+        raise TargetLostError(error.message, hint) from error
+
+
+def _pipeline(intake: Intake, data: Data, target: Target, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
+    return Pipeline(
+        intake,
+        data,
+        target,
+        folder,
+        reduce_range=capabilities.reduce_range,
+        scoring_threads=scoring_threads(),
+        seed=config.seed,
+        score_on_target=config.target.score_on_target,
+    )
 
 
 def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) -> None:

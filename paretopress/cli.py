@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,8 @@ def search(
     run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     sampler: Annotated[str | None, typer.Option(help="guided, tpe, nsga2, nsga3 or random.")] = None,
+    target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None,
+    score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False,
     threads: ThreadsOption = None,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Take the processor's flags for what the target runs fast.")] = False,
     trust: TrustOption = False,
@@ -78,7 +81,7 @@ def search(
         "trust": trust or None,
         "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
         "time": {"minutes": minutes, "hours": hours, "trials": trials},
-        "target": {"threads": threads, "probe": False if no_probe else None},
+        "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
     }
     settings = _merged(read_config(config) if config else None, asked)
     if settings.model is None or settings.data is None:
@@ -158,14 +161,15 @@ def profile(
 
 @app.command()
 def probe(
-    target: Annotated[str, typer.Option(help="Where latency is measured: local.")] = LOCAL,
+    target: Annotated[str, typer.Option(help="local, or ssh://user@host[:port].")] = LOCAL,
     threads: Annotated[int, typer.Option(help="Threads of the sessions.")] = 1,
     refresh: Annotated[bool, typer.Option("--refresh", help="Probe again, whatever is known from earlier.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report.")] = False,
 ) -> None:
     """Find out what a target runs fast; takes about a minute once, and is kept for later searches."""
-    with LiveView(err) as view:
-        report = probe_target(opener(target), threads, view.message, refresh=refresh).to_json()
+    open_target = opener(target)
+    with LiveView(err) as view, closing(open_target(threads)) as opened:
+        report = probe_target(opened, open_target, view.message, refresh=refresh).to_json()
     if as_json:
         print(json.dumps(report, indent=2))
     else:

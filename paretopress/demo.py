@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from paretopress.api import Result, compress
@@ -24,7 +25,8 @@ def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int =
     data = load_data(DEMO_DATA, seed=seed)
     reporter.message("training a small residual network on scikit-learn's digits (under a minute)")
     model = train_demo_model(data, seed=seed)
-    probed = cached_probe(opener(LOCAL)(1)) is not None  # its minutes are few: it takes a probe that is there, but makes none
+    with closing(opener(LOCAL)(1)) as target:
+        probed = cached_probe(target) is not None  # its minutes are few: it takes a probe that is there, but makes none
     return compress(
         model,
         data,

@@ -99,11 +99,21 @@ class Pipeline:
     """Carries out plans on one model, and measures what comes out; implements the search's `Evaluate`."""
 
     def __init__(
-        self, intake: Intake, data: Data, target: Target, folder: RunFolder, *, reduce_range: bool, scoring_threads: int, seed: int
+        self,
+        intake: Intake,
+        data: Data,
+        target: Target,
+        folder: RunFolder,
+        *,
+        reduce_range: bool,
+        scoring_threads: int,
+        seed: int,
+        score_on_target: bool = False,
     ):
         self.intake, self.data = intake, data
         self.folder, self.seed, self.target = folder, seed, target
         self._reduce_range, self._threads = reduce_range, scoring_threads
+        self._scored_on = target if score_on_target else None
         images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
         self._calibration = [part.numpy() for part in torch.split(images, _CALIBRATION_BATCH)]
         self._example, _ = stack(data.val, 4, seed)
@@ -127,11 +137,14 @@ class Pipeline:
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
-        return onnx_accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]), threads=self._threads)
+        return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
 
     def val_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the validation split, in percent."""
-        return onnx_accuracy(self.folder.root / onnx_path, self._val, threads=self._threads)
+        return self._accuracy(self.folder.root / onnx_path, self._val)
+
+    def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
+        return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on)
 
     def evaluator(self, recovery: Recovery, effort: Effort, bounds: Bounds) -> Evaluator:
         """Return the search's `evaluate`."""
@@ -172,7 +185,7 @@ class Pipeline:
         with watch.stage("macs"):
             macs = count_macs(module, self.intake.graph.input_shape)
         with watch.stage("accuracy"):
-            accuracy = onnx_accuracy(path, images, threads=self._threads)
+            accuracy = self._accuracy(path, images)
         size_bytes, sha256 = file_facts(path)
         return Outcome(
             rung=rung,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from paretopress.errors import ConfigError, RunError
+from paretopress.errors import RunError
 from paretopress.targets.capabilities import detect
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.targets.environment import environment
+from paretopress.targets.local import SessionSettings
+from paretopress.targets.open_target import open_target
 from paretopress.targets.probe import OpenTarget, run_probe
 from paretopress.targets.probe_cache import read_report, write_report
 from paretopress.targets.probe_report import ProbeReport, probe_fingerprint
@@ -20,22 +21,9 @@ LOCAL = "local"
 Say = Callable[[str], None]
 
 
-def opener(spec: str) -> OpenTarget:
-    """Return threads -> the target of that name, each of which is opened once.
-
-    It raises ConfigError for an unknown name or more threads than cores.
-    """
-    return functools.cache(functools.partial(_open, spec))
-
-
-def _open(spec: str, threads: int) -> Target:
-    if spec != LOCAL:
-        raise ConfigError(f"the target must be {LOCAL!r}, but got {spec!r}")
-    target = LocalTarget(SessionSettings(threads=threads))
-    cores = target.environment()["cores_logical"]
-    if cores is not None and threads > cores:
-        raise ConfigError(f"threads must be at most the {cores} cores of the target, but got threads={threads} at {spec}")
-    return target
+def opener(spec: str, cores: tuple[int, ...] = ()) -> OpenTarget:
+    """Return threads -> the target of that name, see `open_target`; pinned to `cores` where they are enough for so many threads."""
+    return lambda threads: open_target(spec, SessionSettings(threads=threads, cores=cores if len(cores) >= threads else ()))
 
 
 def cached_probe(target: Target) -> ProbeReport | None:
@@ -43,19 +31,19 @@ def cached_probe(target: Target) -> ProbeReport | None:
     return read_report(probe_fingerprint(target.name, target.environment()))
 
 
-def probe_target(open_target: OpenTarget, threads: int, say: Say, *, refresh: bool = False) -> ProbeReport:
+def probe_target(target: Target, open_target: OpenTarget, say: Say, *, refresh: bool = False) -> ProbeReport:
     """Return the probe of a target: the one in the cache, unless there is none or `refresh` asks for another.
 
     Args:
+        open_target: threads -> the same target with sessions of so many threads.
         say: told before a probe starts, because it takes a while, and if its report could not be kept.
     Raises: LatencyError: the target cannot run a plain convolution.
     """
-    target = open_target(threads)
     cached = None if refresh else cached_probe(target)
     if cached is not None:
         return cached
-    say(f"probing {target.name} at {threads} thread(s): about a minute, once for this target")
-    report = run_probe(open_target, threads, np.random.default_rng(0))
+    say(f"probing {target.name}: about a minute, once for this target")
+    report = run_probe(target, open_target, np.random.default_rng(0))
     try:
         write_report(report)
     except RunError as error:
@@ -63,14 +51,16 @@ def probe_target(open_target: OpenTarget, threads: int, say: Say, *, refresh: bo
     return report
 
 
-def target_facts(open_target: OpenTarget, threads: int, say: Say, *, probe: bool) -> dict[str, Any]:
-    """Return the environment that a run records: the target's, with its capabilities and the probe that found them.
+def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bool) -> dict[str, Any]:
+    """Return the environment that a run records: what the target is, what it can run, and the probe that found it.
 
-    Without `probe` the capabilities are those that the processor's flags imply, and "probe" is None.
+    Where the target is another machine, "host" is what this one is. Without `probe` the capabilities are those that the processor's
+    flags imply, and "probe" is None.
     """
-    env = open_target(threads).environment()
+    here = {} if target.name == LOCAL else {"host": environment()}
+    env = {"target": target.name} | target.environment() | here
     if not probe:
         say("the target's capabilities are taken from its processor's flags, not measured")
         return env | {"capabilities": detect(env).to_json(), "probe": None}
-    report = probe_target(open_target, threads, say)
+    report = probe_target(target, open_target, say)
     return env | {"capabilities": report.capabilities().to_json(), "probe": {"fingerprint": report.digest(), "date": report.date}}

@@ -27,10 +27,12 @@ from paretopress.plan import Plan
 from paretopress.search.study import Limits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities
+from paretopress.targets.lock import no_measurement
 
 STATE_SCHEMA = 1
 _RATES = (0.003, 0.01, 0.03, 0.1)
-_RATE_TEST_STEPS = 10
+# steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
+_RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 _TRIALS_AIMED_AT = 40
 _STEPS_WITHOUT_TIME = {"short": 100, "final": 400}
 # images for ranking branches: 256 small ones, fewer large ones, so that a removal is judged in about a second
@@ -134,9 +136,9 @@ def find_state(
     """Measure the baseline and find the recipe of a new run; `started` is the run's first moment by time.monotonic()."""
     baseline = pipeline.measure_baseline()
     trains = config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
-    rate, losses = _learning_rate(intake, data, space, config.recovery) if trains else (config.recovery.learning_rate or 0.0, {})
+    step_s = _typical_step_s(intake, data, space, config.recovery) if trains else 0.0
+    rate, losses = _learning_rate(intake, data, space, config.recovery, step_s) if trains else (config.recovery.learning_rate or 0.0, {})
     recovery = Recovery(intake.module, data.train, config.recovery.recipe(rate))
-    step_s = _typical_step_s(recovery, intake, space) if trains else 0.0
     fewest, most = _SENSITIVITY_IMAGES
     count = _SENSITIVITY_VALUES // math.prod(intake.graph.input_shape)
     images, _ = stack(data.train, min(max(count, fewest), most), config.seed)
@@ -164,8 +166,9 @@ def find_state(
     )
 
 
-def _typical_step_s(recovery: Recovery, intake: Intake, space: SearchSpace) -> float:
+def _typical_step_s(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> float:
     """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
+    recovery = Recovery(intake.module, data.train, section.recipe(min(_RATES)))
     students = (intake.module, _half(intake, space))
     return sum(recovery.seconds_per_step(student) for student in students) / len(students)
 
@@ -175,14 +178,17 @@ def _half(intake: Intake, space: SearchSpace) -> nn.Module:
     return compress_module(intake.module, intake.graph, Plan(kept=kept)).module
 
 
-def _learning_rate(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> tuple[float, dict[float, float]]:
+def _learning_rate(
+    intake: Intake, data: Data, space: SearchSpace, section: RecoverySection, step_s: float
+) -> tuple[float, dict[float, float]]:
     if section.learning_rate is not None:
         return section.learning_rate, {}
+    fewest, most = _RATE_TEST_STEPS
     losses = learning_rate_test(
         lambda: _half(intake, space),
         lambda rate: Recovery(intake.module, data.train, section.recipe(rate)),
         _RATES,
-        _RATE_TEST_STEPS,
+        min(max(int(_RATE_TEST_S / (len(_RATES) * step_s)), fewest), most),
     )
     return min(losses, key=losses.__getitem__), losses
 
@@ -207,4 +213,4 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
 def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:
     """Return the recovery that every trial of a run shares."""
     recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01)
-    return Recovery(intake.module, data.train, recipe)
+    return Recovery(intake.module, data.train, recipe, no_measurement)

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -94,10 +95,19 @@ def trains_faster_in_bf16(device: torch.device) -> bool:
 
 
 class Recovery:
-    """Recovers candidates of one model: holds the teacher, the training data and the recipe."""
+    """Recovers candidates of one model: holds the teacher, the training data and the recipe.
 
-    def __init__(self, teacher: nn.Module, train: Dataset[tuple[Tensor, int]], recipe: Recipe) -> None:
-        self.recipe = recipe
+    `around_step` is entered for every step: a step can be made to wait there while another process measures.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        train: Dataset[tuple[Tensor, int]],
+        recipe: Recipe,
+        around_step: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.recipe, self._around_step = recipe, around_step
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
         self._train = train
@@ -121,7 +131,8 @@ class Recovery:
             for step in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
-                losses.append(self._step(student, optimizer, next(batches), temperature, alpha))
+                with self._around_step():
+                    losses.append(self._step(student, optimizer, next(batches), temperature, alpha))
         student.eval().cpu()
         tenth = max(1, steps // 10)
         first, last = (sum(part) / len(part) if part else 0.0 for part in (losses[:tenth], losses[-tenth:]))

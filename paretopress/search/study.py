@@ -10,7 +10,7 @@ from typing import Protocol
 import optuna
 from optuna.trial import Trial, TrialState
 
-from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.errors import ConfigError, SearchFailedError, TargetLostError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, front
@@ -105,7 +105,8 @@ class Search:
     def run(self, seeds: Sequence[Plan]) -> None:
         """Search, then recover the finalists in full.
 
-        Raises: SearchFailedError: the first trials all failed for one reason.
+        Raises: SearchFailedError: the first trials all failed for one reason. TargetLostError: nothing can be measured; all but the trial
+            in flight is kept.
         """
         self._queue(seeds)
         while self._has_time_for_a_trial():
@@ -164,6 +165,8 @@ class Search:
             if known is not None:  # different parameters mean the same plan where a branch is removed
                 trial.set_user_attr("copy_of", known.number)
             outcome = known.outcome if known is not None else self.evaluate(plan, Rung.SHORT, trial.number)
+        except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
+            raise
         except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
             self._record_failure(trial, error, started)
             return
@@ -214,6 +217,8 @@ class Search:
             try:
                 stored = self.evaluate(finalist.plan, Rung.FINAL, finalist.number).to_json()
                 line = describe(Outcome.from_json(stored), self.bounds)
+            except TargetLostError:
+                raise
             except Exception as error:  # as for a trial: recorded with its reason, and the others go on
                 stored = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
                 line = f"failed, {stored['error']}"

@@ -10,7 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
+try:
+    import psutil
+except ImportError:  # a device that an agent measures on need not have it
+    psutil = None  # type: ignore[assignment]
 
 from paretopress.targets.machine_state import clock_state
 
@@ -77,8 +80,8 @@ def environment() -> dict[str, Any]:
         "cpu": model or platform.processor() or platform.machine(),
         "machine": platform.machine(),
         "isa": list(isa),
-        "cores_logical": psutil.cpu_count(logical=True),
-        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": os.cpu_count(),
+        "cores_physical": psutil.cpu_count(logical=False) if psutil else None,
         **clock_state(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),

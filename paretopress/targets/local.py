@@ -19,6 +19,7 @@ import onnxruntime as ort
 from paretopress.errors import ConfigError, LatencyError
 from paretopress.measurement import Latency
 from paretopress.targets.environment import environment
+from paretopress.targets.lock import sole_measurement
 from paretopress.targets.machine_state import cpu_times, disturbance
 from paretopress.targets.rounds import measure_in_rounds
 from paretopress.targets.sampling import Run, SamplingRules
@@ -197,18 +198,18 @@ def measure(
 
 
 def measure_baseline(
-    path: Path, *, settings: SessionSettings, feed: Feed, rng: np.random.Generator, blocks: int = BASELINE_BLOCKS
+    path: Path, *, settings: SessionSettings, feed: Feed, rng: np.random.Generator, blocks: int = BASELINE_BLOCKS, max_rounds: int = 3
 ) -> Latency:
     """Return the latency of the baseline: its raw p50, and the ratio it measures against itself, with more blocks than a candidate.
 
     Raises: LatencyError: a session failed, or fewer than 5 blocks finished.
     """
-    return measure(path, path, baseline_ms=None, limit_ms=None, settings=settings, feed=feed, rng=rng, blocks=blocks)
+    return measure(path, path, baseline_ms=None, limit_ms=None, settings=settings, feed=feed, rng=rng, blocks=blocks, max_rounds=max_rounds)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalTarget:
-    """This host; implements `Target`."""
+    """This host; implements `Target`. One measurement runs at a time on it, see `sole_measurement`."""
 
     settings: SessionSettings = field(default_factory=SessionSettings)
     blocks: int = BLOCKS
@@ -222,7 +223,7 @@ class LocalTarget:
 
     def environment(self) -> dict[str, Any]:
         """Return what this host is; see `targets.environment`."""
-        return environment() | {"threads": self.settings.threads}
+        return environment() | {"threads": self.settings.threads, "pinned": list(self.settings.cores)}
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
@@ -243,18 +244,25 @@ class LocalTarget:
         rng: np.random.Generator,
     ) -> Latency:
         """Return the latency of `candidate` on this host; see `measure`."""
-        return measure(
-            candidate,
-            reference,
-            baseline_ms=baseline_ms,
-            limit_ms=limit_ms,
-            settings=self.settings,
-            feed=feed,
-            rng=rng,
-            blocks=self.blocks,
-            max_rounds=self.max_rounds,
-        )
+        with sole_measurement():
+            return measure(
+                candidate,
+                reference,
+                baseline_ms=baseline_ms,
+                limit_ms=limit_ms,
+                settings=self.settings,
+                feed=feed,
+                rng=rng,
+                blocks=self.blocks,
+                max_rounds=self.max_rounds,
+            )
 
     def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
         """Return the latency of the baseline on this host; see `measure_baseline`."""
-        return measure_baseline(path, settings=self.settings, feed=feed, rng=rng, blocks=self.baseline_blocks)
+        with sole_measurement():
+            return measure_baseline(
+                path, settings=self.settings, feed=feed, rng=rng, blocks=self.baseline_blocks, max_rounds=self.max_rounds
+            )
+
+    def close(self) -> None:
+        """Do nothing: no session outlives its measurement."""

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -171,24 +172,24 @@ class _Bench:
         model = family_chain(Family.DENSE, relu=True)
         found = []
         for threads in sorted({count for count in (2, cores) if 1 < count <= cores}):
-            many, one = (_Bench(open_target(count), self.folder, self.rng) for count in (threads, 1))
-            ratios = [
-                np.array([many.baseline("threads", model).raw_p50_ms / one.baseline("threads", model).raw_p50_ms])
-                for _ in range(THREAD_OCCASIONS)
-            ]
+            with closing(open_target(threads)) as many, closing(open_target(1)) as one:
+                benches = [_Bench(target, self.folder, self.rng) for target in (many, one)]
+                ratios = []
+                for _ in range(THREAD_OCCASIONS):
+                    fast_ms, slow_ms = (bench.baseline("threads", model).raw_p50_ms for bench in benches)
+                    ratios.append(np.array([fast_ms / slow_ms]))
             found.append(Finding(f"threads/{threads}", f"{threads} threads", "1 thread", *median_interval(ratios, self.rng)))
         return found
 
 
-def run_probe(open_target: OpenTarget, threads: int, rng: np.random.Generator) -> ProbeReport:
+def run_probe(target: Target, open_target: OpenTarget, rng: np.random.Generator) -> ProbeReport:
     """Probe a target.
 
     Args:
-        open_target: threads -> the target with sessions of so many threads; asked for `threads`, and for 1, 2 and all cores.
+        open_target: threads -> the same target with sessions of so many threads; asked for 1, 2 and all cores.
     Raises: LatencyError: the target cannot run a plain convolution. What it lacks kernels for is listed in `failed`.
     """
     started = time.monotonic()
-    target = open_target(threads)
     env = target.environment()
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:

@@ -19,7 +19,7 @@ TOLERATED_SLOWDOWN = 1.1
 def probe_fingerprint(target_name: str, env: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a probe's findings depend on, from a target's name and its environment."""
     versions = env.get("versions") or {}
-    known = {key: env.get(key) for key in ("cpu", "machine", "isa", "cores_logical", "threads")}
+    known = {key: env.get(key) for key in ("cpu", "machine", "isa", "cores_logical", "threads", "pinned")}
     return {"target": target_name, **known, "onnxruntime": versions.get("onnxruntime")}
 
 

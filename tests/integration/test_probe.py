@@ -69,7 +69,7 @@ def test_run_probe_finds_everything_when_run_on_this_host() -> None:
     def open_target(threads: int) -> LocalTarget:
         return LocalTarget(SessionSettings(threads), blocks=2, baseline_blocks=2, max_rounds=1)
 
-    report = run_probe(open_target, 1, np.random.default_rng(0))
+    report = run_probe(open_target(1), open_target, np.random.default_rng(0))
     keys = {comparison.key for comparison in (*width_comparisons(), *quantised_comparisons())}
     found = {finding.key for finding in report.findings}
     assert report.failed == {}

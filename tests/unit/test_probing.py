@@ -38,7 +38,7 @@ class Bench:
         return replace(self.report, fingerprint=probe_fingerprint(self.name, self.environment()))
 
     def probe(self, *, refresh: bool = False) -> ProbeReport:
-        return probe_target(self.open, 1, self.said.append, refresh=refresh)
+        return probe_target(self, self.open, self.said.append, refresh=refresh)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -49,26 +49,17 @@ def bench(probe_report: ProbeReport, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return bench
 
 
-def test_opener_opens_a_target_once_when_asked_twice() -> None:
-    open_target = opener(LOCAL)
-    assert open_target(1) is open_target(1)
-    assert open_target(1).environment()["threads"] == 1
-
-
-def test_opener_raises_when_the_target_is_unknown() -> None:
-    with pytest.raises(ConfigError, match="must be 'local', but got 'moon'"):
-        opener("moon")(1)
-
-
-def test_opener_raises_when_there_are_more_threads_than_cores() -> None:
-    with pytest.raises(ConfigError, match=r"at most the \d+ cores of the target, but got threads=9999 at local"):
-        opener(LOCAL)(9999)
+def test_opener_pins_to_cores_when_they_are_enough_for_the_threads() -> None:
+    open_target = opener(LOCAL, cores=(0,))
+    assert open_target(1).environment()["pinned"] == [0]
+    with pytest.raises(ConfigError, match="threads=9999"):
+        open_target(9999)
 
 
 def test_probe_target_probes_once_when_nothing_changes(bench: Bench) -> None:
     assert bench.probe() == bench.probe()
     assert bench.probes == 1
-    assert bench.said == ["probing local at 1 thread(s): about a minute, once for this target"]
+    assert bench.said == ["probing local: about a minute, once for this target"]
 
 
 def test_probe_target_probes_again_when_asked_or_the_fingerprint_changes(bench: Bench) -> None:
@@ -93,17 +84,25 @@ def test_probe_target_returns_the_report_when_it_cannot_be_kept(bench: Bench, tm
 
 
 def test_target_facts_record_the_probe_when_there_is_one(bench: Bench) -> None:
-    facts = target_facts(bench.open, 1, bench.said.append, probe=True)
+    facts = target_facts(bench, bench.open, bench.said.append, probe=True)
     report = bench.probe()
     assert facts["capabilities"] == report.capabilities().to_json()
     assert facts["probe"] == {"fingerprint": report.digest(), "date": "2026-11-22T07:00:00+00:00"}
-    assert facts["cpu"] == "Testor"
+    assert (facts["target"], facts["cpu"]) == ("local", "Testor")
+    assert "host" not in facts
     assert bench.probes == 1
 
 
 def test_target_facts_follow_the_flags_when_no_probe_is_wanted(bench: Bench) -> None:
     bench.probe()
-    facts = target_facts(bench.open, 1, bench.said.append, probe=False)
+    facts = target_facts(bench, bench.open, bench.said.append, probe=False)
     assert facts["capabilities"] == detect(bench.environment()).to_json()
     assert facts["probe"] is None
     assert "not measured" in bench.said[-1]
+
+
+def test_target_facts_tell_this_host_too_when_the_target_is_another(bench: Bench) -> None:
+    bench.name = "ssh://pi@board:22"
+    facts = target_facts(bench, bench.open, bench.said.append, probe=True)
+    assert (facts["target"], facts["cpu"]) == ("ssh://pi@board:22", "Testor")
+    assert facts["host"]["versions"]["onnxruntime"]

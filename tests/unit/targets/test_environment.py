@@ -61,3 +61,8 @@ def test_environment_leaves_facts_empty_when_the_system_hides_them(tmp_path: Pat
     assert facts["cpu"]
     assert facts["isa"] == []
     assert facts["versions"]["no-such-package"] is None
+
+
+def test_environment_leaves_physical_cores_open_when_psutil_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "psutil", None)
+    assert environment()["cores_physical"] is None

@@ -52,6 +52,9 @@ class Machine:
         self.opened.append(threads)
         return replace(self, threads=threads)
 
+    def close(self) -> None:
+        self.opened.remove(self.threads)
+
     def environment(self) -> dict[str, Any]:
         return {
             "cpu": "Synthetic",
@@ -116,7 +119,7 @@ class Machine:
 
 
 def probed(machine: Machine) -> ProbeReport:
-    return run_probe(machine.at, 1, np.random.default_rng(0))
+    return run_probe(machine, machine.at, np.random.default_rng(0))
 
 
 def ratio(report: ProbeReport, key: str) -> float:
@@ -206,7 +209,7 @@ def test_run_probe_compares_threads_when_there_are_cores(cores: int, ratios: dic
     report = probed(machine)
     found = {int(f.key.removeprefix("threads/")): f.ratio for f in report.findings if f.key.startswith("threads/")}
     assert found == pytest.approx(ratios)
-    assert max(machine.opened) == cores
+    assert machine.opened == []  # each was closed
 
 
 def test_run_probe_lists_what_failed_when_the_runtime_has_no_kernel() -> None:

@@ -116,7 +116,8 @@ def test_probe_fingerprint_changes_when_something_that_findings_depend_on_does()
             ("local", {"cpu": "B"}),
             ("local", {"isa": ["avx2", "avx_vnni"]}),
             ("local", {"threads": 2}),
+            ("local", {"pinned": [1]}),
             ("local", {"versions": {"onnxruntime": "1.32.0"}}),
         )
     }
-    assert len(digests) == 6  # the load is no part of it
+    assert len(digests) == 7  # the load is no part of it
