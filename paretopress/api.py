@@ -23,22 +23,20 @@ from paretopress.intake.trace import Intake, take_in
 from paretopress.measurement import Budget, Outcome
 from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
+from paretopress.probing import opener, target_facts
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter, SilentReporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.journal import create_study
-from paretopress.search.samplers import make_sampler
+from paretopress.search.samplers import check_sampler
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Search, describe
-from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, weights_sha256
-from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.targets.capabilities import Capabilities, detect
-from paretopress.targets.environment import environment
-from paretopress.targets.local import SessionSettings
+from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, space_for, weights_sha256
+from paretopress.spaces.space import SearchSpace
+from paretopress.targets.capabilities import Capabilities, capabilities_in
 from paretopress.targets.machine_state import state_warnings
-from paretopress.targets.open_target import open_target
 from paretopress.targets.target import Target
 
 _EXAMPLE_IMAGES = 4
@@ -102,19 +100,20 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
         raise RunFolderError(
             f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`."
         )
+    check_sampler(config.sampler)
     reporter.message("reading model and data")
     intake, split = _take_in(config, model, data)
     with closing(_open_target(config)) as target:
-        env = _environment(target)
-        space = _space(intake, config, detect(env))
-        make_sampler(config.sampler, space, config.seed)  # an unknown name is to be said before anything is written
+        env = _target_facts(target, config, reporter)
+        capabilities = capabilities_in(env)
+        space = space_for(intake.graph, config, capabilities)
         folder = create_run_folder(run)
         with _paused_when_lost(run), folder.locked():
             write_json(folder.config, config.to_json())
             _say_what_was_found(intake, space, reporter)
             for warning in state_warnings(env):
                 reporter.message(f"warning: {warning}")
-            pipeline = _pipeline(intake, split, target, folder, config, detect(env))
+            pipeline = _pipeline(intake, split, target, folder, config, capabilities)
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, intake, split, space, config, env, started)
             write_json(folder.state, state.to_json())
@@ -135,13 +134,16 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
     started = time.monotonic()
     intake, split = _take_in(config, model, data)
     with _paused_when_lost(run), closing(_open_target(config)) as target, folder.locked():
-        env = _environment(target)
-        space = _space(intake, config, detect(env))
-        pipeline = _pipeline(intake, split, target, folder, config, detect(env))
-        if not folder.state.is_file():  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            write_json(folder.state, find_state(pipeline, intake, split, space, config, env, started).to_json())
-        state = RunState.from_json(folder.read(folder.state))
-        if state.model_sha256 != weights_sha256(intake.module):
+        state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
+        # the space of a study must not change, so the capabilities are those that the run began with
+        env = state.environment if state is not None else _target_facts(target, config, reporter)
+        capabilities = capabilities_in(env)
+        space = space_for(intake.graph, config, capabilities)
+        pipeline = _pipeline(intake, split, target, folder, config, capabilities)
+        if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
+            state = find_state(pipeline, intake, split, space, config, env, started)
+            write_json(folder.state, state.to_json())
+        elif state.model_sha256 != weights_sha256(intake.module):
             raise RunFolderError("a resumed run needs the same model, but its weights differ from those the run started with")
         return _search(folder, config, state, pipeline, space, reporter)
 
@@ -175,26 +177,13 @@ def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) ->
     return take_in(model, images), split
 
 
-def _space(intake: Intake, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
-    offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
-    label_share = config.recovery.label_share
-    options = SpaceOptions(
-        channel_step=config.space.channel_step or capabilities.channel_step,
-        bits=config.space.bits or offered,
-        temperature=config.recovery.temperature,
-        alpha=None if label_share is None else 1.0 - label_share,
-    )
-    return SearchSpace(intake.graph, options)
-
-
 def _open_target(config: RunConfig) -> Target:
-    return open_target(config.target.spec, SessionSettings(threads=config.target.threads, cores=config.target.cores))
+    return opener(config.target.spec, config.target.cores)(config.target.threads)
 
 
-def _environment(target: Target) -> dict[str, Any]:
-    """Return what the target is, and beside it what this host is where that is another machine."""
-    here = {} if target.name == "local" else {"host": environment()}
-    return {"target": target.name} | target.environment() | here
+def _target_facts(target: Target, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    open_target = opener(config.target.spec, config.target.cores)
+    return target_facts(target, open_target, reporter.message, probe=config.target.probe)
 
 
 @contextmanager
@@ -228,6 +217,8 @@ def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) 
     )
     for frozen in graph.frozen:
         reporter.message(f"left as it is: {frozen.name} ({frozen.reason})")
+    for left_out in space.left_out:
+        reporter.message(f"not offered: {left_out.name} ({left_out.reason})")
 
 
 def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, space: SearchSpace, reporter: Reporter) -> Result:

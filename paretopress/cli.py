@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +20,10 @@ from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ConfigError, ParetopressError
+from paretopress.probing import LOCAL, opener, probe_target
 from paretopress.profile_model import profile_rows
 from paretopress.report.live import LiveView
+from paretopress.report.probe_table import probe_table
 from paretopress.report.tables import front_table, profile_table
 from paretopress.status import run_status
 
@@ -66,6 +69,7 @@ def search(
     target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None,
     score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False,
     threads: ThreadsOption = None,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Take the processor's flags for what the target runs fast.")] = False,
     trust: TrustOption = False,
 ) -> None:
     """Search for compressed versions of a model within a latency budget."""
@@ -77,7 +81,7 @@ def search(
         "trust": trust or None,
         "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
         "time": {"minutes": minutes, "hours": hours, "trials": trials},
-        "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None},
+        "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
     }
     settings = _merged(read_config(config) if config else None, asked)
     if settings.model is None or settings.data is None:
@@ -153,6 +157,23 @@ def profile(
     """Show what each layer of a model costs: MACs, parameters, measured share of latency."""
     intake, split = load_and_trace(parse_config({"model": model, "data": data, "trust": trust}, "the command line"))
     out.print(profile_table(profile_rows(intake, split, threads=threads, runs=runs)))
+
+
+@app.command()
+def probe(
+    target: Annotated[str, typer.Option(help="local, or ssh://user@host[:port].")] = LOCAL,
+    threads: Annotated[int, typer.Option(help="Threads of the sessions.")] = 1,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Probe again, whatever is known from earlier.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report.")] = False,
+) -> None:
+    """Find out what a target runs fast; takes about a minute once, and is kept for later searches."""
+    open_target = opener(target)
+    with LiveView(err) as view, closing(open_target(threads)) as opened:
+        report = probe_target(opened, open_target, view.message, refresh=refresh).to_json()
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        out.print(probe_table(report))
 
 
 def main() -> None:

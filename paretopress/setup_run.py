@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,13 +18,15 @@ from paretopress.compress.recover import Recipe, Recovery, learning_rate_test
 from paretopress.compress.sensitivity import branch_removal_order
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.errors import RunFolderError
+from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Outcome
 from paretopress.pipeline import Effort, Pipeline
 from paretopress.plan import Plan
 from paretopress.search.study import Limits
-from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.lock import no_measurement
 
 STATE_SCHEMA = 1
@@ -110,6 +112,22 @@ def weights_sha256(module: nn.Module) -> str:
 def scoring_threads() -> int:
     """Return how many threads score accuracy: all cores, because nothing is timed then."""
     return os.cpu_count() or 1
+
+
+def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
+    """Return the search space of a model: what the target runs natively, unless the configuration names widths or a step itself."""
+    label_share = config.recovery.label_share
+    options = SpaceOptions(
+        channel_step=config.space.channel_step or capabilities.channel_step,
+        temperature=config.recovery.temperature,
+        alpha=None if label_share is None else 1.0 - label_share,
+    )
+    if config.space.bits is not None:
+        return SearchSpace(graph, replace(options, bits=config.space.bits))
+    if config.budget.size_bytes is not None:  # 4 bits save size even where they cost time
+        capabilities = replace(capabilities, slow_int4="")
+    offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
+    return SearchSpace(graph, replace(options, bits=offered, refusal=capabilities.refusal))
 
 
 def find_state(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from paretopress.targets.machine_state import clock_state
 
 CPUINFO = Path("/proc/cpuinfo")
 PACKAGES = ("onnxruntime", "onnx", "numpy")
+_TIMER_READINGS = 1000
 # Names as the Linux kernel spells them; asimd is AArch64's NEON, asimddp its dot product, i8mm its int8 matrix multiply.
 ISA_FLAGS = (
     "avx2",
@@ -60,11 +63,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def timer_resolution_ns() -> int | None:
+    """Return the smallest step that `time.perf_counter_ns` was seen to make between two readings, None if it made none."""
+    readings = [time.perf_counter_ns() for _ in range(_TIMER_READINGS)]
+    return min((later - earlier for earlier, later in pairwise(readings) if later > earlier), default=None)
+
+
 def environment() -> dict[str, Any]:
     """Return what this host is, as JSON values; a fact that the system does not show is None or empty.
 
     Keys: cpu, machine, isa (kernel names, only those of `ISA_FLAGS`), cores_logical, cores_physical, those of `clock_state`,
-    load_average (1, 5 and 15 minutes), platform, versions (python, onnxruntime, onnx, numpy).
+    load_average (1, 5 and 15 minutes), platform, timer_ns (smallest step of the clock), versions (python, onnxruntime, onnx, numpy).
     """
     model, isa = parse_cpuinfo(_text(CPUINFO))
     return {
@@ -76,5 +85,6 @@ def environment() -> dict[str, Any]:
         **clock_state(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
+        "timer_ns": timer_resolution_ns(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }

@@ -78,7 +78,8 @@ class SshTarget:
         """Return what the device is; see `targets.environment`. Raises: ConfigError, TargetLostError: as `start_agent`."""
         reply, _ = self._ask({"command": "environment", "remove": []})
         found: dict[str, Any] = reply["environment"]
-        return found | {"threads": self._measuring.settings.threads}
+        settings = self._measuring.settings
+        return found | {"threads": settings.threads, "pinned": list(settings.cores)}
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file there. Raises: LatencyError: the file or the feed fails. TargetLostError."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paretopress import api
+from paretopress import probing
 from paretopress.api import resume_run, start_run
 from paretopress.config import parse_config
 from paretopress.errors import TargetLostError
@@ -28,6 +28,7 @@ def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: 
             "budget": {"latency_ms": 1000.0},
             "time": {"trials": 4, "finalists": 0},
             "recovery": {"learning_rate": 0.01, "short_steps": 1, "final_steps": 1, "batch_size": 32},
+            "target": {"probe": False},
         },
         "the test",
     )
@@ -48,7 +49,7 @@ def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: 
         def close(self) -> None:
             closed.append(self)
 
-    monkeypatch.setattr(api, "open_target", lambda spec, settings: Fading(settings))
+    monkeypatch.setattr(probing, "open_target", lambda spec, settings: Fading(settings))
     with pytest.raises(TargetLostError) as caught:
         start_run(config, run, SilentReporter())
     assert caught.value.hint == f"Is it on? The run is paused; when the target is back, `paretopress resume {run}` goes on."

@@ -260,7 +260,19 @@ def test_search_measures_and_scores_there_when_told(server: Server, lonely_pytho
         "[recovery]\nlearning_rate = 0.01\nshort_steps = 1\nfinal_steps = 1\nbatch_size = 32\n"
     )
     spec = f"{server.address.name}?{options}"
-    command = [sys.executable, "-m", "paretopress", "search", "quick.toml", "--run", "run", "--target", spec, "--score-on-target"]
+    command = [
+        sys.executable,
+        "-m",
+        "paretopress",
+        "search",
+        "quick.toml",
+        "--run",
+        "run",
+        "--no-probe",
+        "--target",
+        spec,
+        "--score-on-target",
+    ]
     done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     front = json.loads((workplace / "run/front.json").read_text())

@@ -33,14 +33,15 @@ ALLOWED: dict[str, set[str]] = {
     "run_folder": VALUES,
     "demo_model": VALUES | {"intake"},
     "pipeline": VALUES | {"compress", "evaluators", "intake", "lower", "run_folder", "search", "targets"},
+    "probing": VALUES | {"targets"},
     "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "search", "spaces", "targets"},
     "status": VALUES | {"config", "run_folder", "search", "setup_run"},
     "export": VALUES | {"deploy", "run_folder"},
     "profile_model": VALUES | {"evaluators", "intake", "lower", "report", "targets"},
     "api": VALUES
-    | {"config", "deploy", "export", "intake", "pipeline", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
-    "demo": VALUES | {"api", "demo_model", "intake", "report"},
-    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "profile_model", "report", "status"},
+    | {"config", "deploy", "export", "intake", "pipeline", "probing", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
+    "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
+    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "probing", "profile_model", "report", "status"},
     "__init__": VALUES | {"api", "deploy", "intake"},
     "__main__": {"cli"},
 }

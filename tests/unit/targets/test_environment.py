@@ -39,6 +39,7 @@ def test_environment_is_json_when_read_on_this_host() -> None:
     assert json.loads(json.dumps(facts)) == facts
     assert facts["cpu"]
     assert facts["cores_logical"] >= 1
+    assert facts["timer_ns"] > 0
     assert facts["versions"]["python"] == platform.python_version()
     assert all(facts["versions"][name] for name in ("onnxruntime", "onnx", "numpy"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from paretopress.errors import ConfigError, LatencyError
+from paretopress.targets import local
 from paretopress.targets.local import LocalTarget, SessionSettings, measure, measure_baseline, open_session, random_feed
 from paretopress.targets.target import Target
 
@@ -119,3 +121,27 @@ def test_local_target_keeps_its_settings_when_used_as_a_target(tiny: Path) -> No
     latency = target.measure(tiny, tiny, baseline_ms=baseline.latency_ms, limit_ms=None, feed=feed, rng=np.random.default_rng(0))
     assert (baseline.blocks, latency.blocks) == (16, 12)
     assert latency.latency_ms == pytest.approx(baseline.latency_ms * latency.ratio)
+
+
+@pytest.mark.parametrize(("threads", "is_alone"), [(1, False), (2, True)])
+def test_measure_keeps_one_session_open_when_sessions_have_workers(
+    threads: int, is_alone: bool, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_now, most = 0, 0
+
+    def closed() -> None:
+        nonlocal open_now
+        open_now -= 1
+
+    def counted(path: Path, settings: SessionSettings) -> object:
+        nonlocal open_now, most
+        session = open_session(path, settings)
+        weakref.finalize(session, closed)
+        open_now += 1
+        most = max(most, open_now)
+        return session
+
+    monkeypatch.setattr(local, "open_session", counted)
+    feed = {"x": np.ones((1, 3, 4, 4), np.float32)}
+    LocalTarget(SessionSettings(threads), baseline_blocks=2, max_rounds=1).measure_baseline(tiny, feed=feed, rng=np.random.default_rng(0))
+    assert (open_now, most == 1) == (0, is_alone)
