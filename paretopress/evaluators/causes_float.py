@@ -12,6 +12,7 @@ TINY_MACS = 500_000
 # a layer counts as tiny if arithmetic is predicted to take less than this share of its time
 TINY_ARITHMETIC = 0.25
 TINY_WHOLE = 0.1
+NARROW_CHANNELS, NARROW_ARITHMETIC = 32, 0.5
 # weights beyond a core's second-level cache are read from memory in every run of batch 1
 MEMORY_BOUND_BYTES, MEMORY_BOUND_ROWS = 1 << 20, 4
 FLOAT_BYTES = 4
@@ -99,6 +100,30 @@ def tiny_layers(facts: Facts) -> list[Cause]:
     )
     change = "Remove or merge such layers rather than prune them, and leave them float: at few channels int8 gains nothing."
     return [cause(CauseKind.TINY_LAYERS, found, found, expected_ms, what, change)]
+
+
+def narrow_int8(facts: Facts) -> list[Cause]:
+    """Integer convolutions with too few channels to fill the kernel that makes int8 fast."""
+    found = [
+        node
+        for node in facts.nodes
+        if node.layer is not None
+        and node.layer.is_conv
+        and not node.layer.depthwise
+        and node.is_int8
+        and node.macs >= TINY_MACS
+        and min(node.layer.in_channels, node.layer.out_channels) < NARROW_CHANNELS
+        and facts.expected_ms(node) < NARROW_ARITHMETIC * node.latency_ms
+    ]
+    if not found:
+        return []
+    gmacs = sum(node.macs for node in found) / sum(node.latency_ms for node in found) / 1e6
+    what = (
+        f"{counted(found, 'int8 convolution', 'int8 convolutions')} with less than {NARROW_CHANNELS} channels on one side: "
+        f"{gmacs:.0f} GMAC/s, where wide ones reach {facts.rates.dense_int8:.0f}."
+    )
+    change = "Remove such layers rather than narrow them, or spend their multiply-adds in fewer, wider ones."
+    return [cause(CauseKind.NARROW_INT8, found, found, sum(map(facts.expected_ms, found)), what, change)]
 
 
 def memory_bound_linear(facts: Facts) -> list[Cause]:

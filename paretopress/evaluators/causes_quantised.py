@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from paretopress.evaluators.cause import Cause, CauseKind, cause, counted, total_ms
 from paretopress.evaluators.optimised_graph import DEQUANTISE, QUANTISE, REORDERS, Facts, Node
@@ -89,9 +89,19 @@ def _near_stuck(facts: Facts, quantise: Node) -> bool:
 
 
 def float_islands(facts: Facts) -> list[Cause]:
-    """Float operators between two integer regions: each pays a DQ in front and a Q behind."""
-    islands = [island for island in _float_regions(facts) if _inland(facts, island) and not any(map(facts.stuck, island))]
-    islands = [island for island in islands if not _joins_alone(island)]
+    """Float operators between two integer regions: each pays a DQ in front and a Q behind.
+
+    A float region with most of the multiply-adds is no island, but the model.
+    """
+    whole_macs = sum(node.macs for node in facts.nodes)
+    islands = [
+        island
+        for island in _regions(facts, lambda node: node.is_float)
+        if _fenced(facts, island, DEQUANTISE, QUANTISE)
+        and 2 * sum(node.macs for node in island) <= whole_macs
+        and not any(map(facts.stuck, island))
+        and not _joins_alone(island)
+    ]
     if not islands:
         return []
     inner = [node for island in islands for node in island]
@@ -106,12 +116,59 @@ def float_islands(facts: Facts) -> list[Cause]:
     return [cause(CauseKind.FLOAT_ISLAND, shown, [*inner, *coast], expected_ms, what, change)]
 
 
-def _border(facts: Facts, node: Node) -> list[Node]:
-    """Return the Q, DQ and reorders through which a float operator meets integer ones."""
-    back = facts.back(node, lambda at: at.op in REORDERS or at.op == DEQUANTISE)
-    ahead = facts.ahead(node, lambda at: at.op in REORDERS | ACTIVATIONS or at.op == QUANTISE)
-    kept_back = [near for near in back if near.op in REORDERS or near.op == DEQUANTISE]
-    return kept_back + [near for near in ahead if near.op in REORDERS or near.op == QUANTISE]
+def int8_islands(facts: Facts) -> list[Cause]:
+    """Integer layers between two float regions that cost more, with the Q and DQ around, than float is predicted to cost."""
+    inner: list[Node] = []
+    coast: list[Node] = []
+    for island in _regions(facts, lambda node: node.is_int8):
+        if not _fenced(facts, island, QUANTISE, DEQUANTISE):
+            continue
+        ends = [near for node in island for near in (*facts.before(node), *facts.after(node)) if near is not None and not near.is_int8]
+        ends += [near for end in ends for near in (*facts.before(end), *facts.after(end)) if near is not None and near.op in REORDERS]
+        if total_ms([*island, *ends]) > _float_ms(facts, island):
+            inner += island
+            coast += ends
+    if not inner:
+        return []
+    shown = [node for node in inner if node.layer is not None]
+    what = (
+        f"{counted(shown, 'layer runs', 'layers run')} in int8 between float layers, and {total_ms(coast):.3f} ms of Q, DQ and reorders "
+        "around take what the smaller numbers save."
+    )
+    return [
+        cause(
+            CauseKind.INT8_ISLAND, shown, [*inner, *coast], _float_ms(facts, inner), what, "Leave them float, or quantise what lies around."
+        )
+    ]
+
+
+def _float_ms(facts: Facts, nodes: Iterable[Node]) -> float:
+    return sum(facts.predicted_ms(node.layer, node.macs, int8=False) for node in nodes if node.layer is not None)
+
+
+def _regions(facts: Facts, belongs: Callable[[Node], bool]) -> Iterator[list[Node]]:
+    """Yield the connected regions of nodes of one kind."""
+    seen: set[int] = set()
+    for start in facts.nodes:
+        if not belongs(start) or id(start) in seen:
+            continue
+        region = [start]
+        seen.add(id(start))
+        for node in region:  # grows while it is walked
+            for near in (*facts.before(node), *facts.after(node)):
+                if near is not None and belongs(near) and id(near) not in seen:
+                    seen.add(id(near))
+                    region.append(near)
+        yield region
+
+
+def _fenced(facts: Facts, region: list[Node], entry: str, exit_: str) -> bool:
+    """Return whether a region is fed through one operator alone and read through another alone, and holds no end of the model."""
+    inside = {id(node) for node in region}
+    fed = [near for node in region for near in facts.before(node) if near is None or id(near) not in inside]
+    read = [near for node in region for near in facts.after(node) if id(near) not in inside]
+    open_ended = any(not facts.after(node) for node in [*region, *read]) or any(near is None or None in facts.before(near) for near in fed)
+    return bool(fed and read) and not open_ended and {near.op for near in fed if near} == {entry} and {near.op for near in read} == {exit_}
 
 
 def _joins_alone(region: list[Node]) -> bool:
@@ -120,34 +177,12 @@ def _joins_alone(region: list[Node]) -> bool:
     return bool(rest) and rest <= JOINS
 
 
-def _float_regions(facts: Facts) -> Iterator[list[Node]]:
-    """Yield the connected regions of float operators."""
-    seen: set[int] = set()
-    for start in facts.nodes:
-        if not start.is_float or id(start) in seen:
-            continue
-        region = [start]
-        seen.add(id(start))
-        for node in region:  # grows while it is walked
-            for near in (*facts.before(node), *facts.after(node)):
-                if near is not None and near.is_float and id(near) not in seen:
-                    seen.add(id(near))
-                    region.append(near)
-        yield region
-
-
-def _inland(facts: Facts, region: list[Node]) -> bool:
-    """Return whether a region is fed by DQ alone and read by Q alone."""
-    inside = {id(node) for node in region}
-    fed = [near for node in region for near in facts.before(node) if near is None or id(near) not in inside]
-    read = [near for node in region for near in facts.after(node) if id(near) not in inside]
-    ends_here = any(not facts.after(node) for node in region)
-    return (
-        bool(fed and read)
-        and not ends_here
-        and all(near is not None and near.op == DEQUANTISE for near in fed)
-        and all(near.op == QUANTISE for near in read)
-    )
+def _border(facts: Facts, node: Node) -> list[Node]:
+    """Return the Q, DQ and reorders through which a float operator meets integer ones."""
+    back = facts.back(node, lambda at: at.op in REORDERS or at.op == DEQUANTISE)
+    ahead = facts.ahead(node, lambda at: at.op in REORDERS | ACTIVATIONS or at.op == QUANTISE)
+    kept_back = [near for near in back if near.op in REORDERS or near.op == DEQUANTISE]
+    return kept_back + [near for near in ahead if near.op in REORDERS or near.op == QUANTISE]
 
 
 def float_joins(facts: Facts) -> list[Cause]:
@@ -158,7 +193,8 @@ def float_joins(facts: Facts) -> list[Cause]:
         if node.op not in JOINS or not node.is_float:
             continue
         border = _border(facts, node)
-        if {QUANTISE, DEQUANTISE} <= {near.op for near in border}:
+        codes_are_read = any(near.op == QUANTISE and not _only_dequantised(facts, near) for near in border)
+        if codes_are_read and any(near.op == DEQUANTISE for near in border):
             joins.append(node)
             involved += [node, *border]
     if not joins:

@@ -10,6 +10,7 @@ from paretopress.evaluators.cause import Cause, Detector
 from paretopress.evaluators.causes_float import (
     layout_reorders,
     memory_bound_linear,
+    narrow_int8,
     odd_channels,
     tiny_layers,
     unfused_ops,
@@ -20,6 +21,7 @@ from paretopress.evaluators.causes_quantised import (
     dynamic_quantisation,
     float_islands,
     float_joins,
+    int8_islands,
     stray_qdq,
     unfused_layers,
 )
@@ -32,10 +34,12 @@ DETECTORS: tuple[Detector, ...] = (
     unfused_layers,
     stray_qdq,
     float_islands,
+    int8_islands,
     float_joins,
     dynamic_quantisation,
     depthwise_int8,
     tiny_layers,
+    narrow_int8,
     memory_bound_linear,
     odd_channels,
     layout_reorders,

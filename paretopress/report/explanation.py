@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -30,8 +31,12 @@ def verdict(explanation: Mapping[str, Any]) -> str:
             f"Against the baseline: measured {explanation['measured_ratio']:.2f} of its time (95 % interval {low:.2f} to {high:.2f}), "
             f"predicted {explanation['predicted_ratio']:.2f}."
         )
-    if not explanation["causes"]:
-        lines.append("No known cause of lost time was found.")
+    saving_ms = sum(found["predicted_saving_ms"] for found in explanation["causes"])
+    lines.append(
+        f"The causes found are predicted to account for {saving_ms:.3f} of the {max(whole_ms - predicted_ms, 0.0):.3f} ms in between."
+        if explanation["causes"]
+        else "No known cause of lost time was found."
+    )
     return "\n".join(lines)
 
 
@@ -62,18 +67,17 @@ def _or_dash(value: float | None, unit: float, digits: int) -> str:
     return "-" if value is None else f"{value / unit:.{digits}f}"
 
 
-def _causes(causes: Sequence[Mapping[str, Any]], whole_ms: float) -> list[Text]:
-    texts = []
+def _causes(causes: Sequence[Mapping[str, Any]], whole_ms: float) -> list[RenderableType]:
+    shown: list[RenderableType] = []
     for number, found in enumerate(causes, 1):
         where = found["where"]
         named = ", ".join(where[:MAX_NAMED]) + (f" and {len(where) - MAX_NAMED} more" if len(where) > MAX_NAMED else "")
-        texts.append(
-            Text.assemble(
-                "\n",
-                (f"{number}. {found['kind']}", "bold"),
-                f": {found['latency_ms']:.3f} ms measured ({found['latency_ms'] / whole_ms:.0%} of the model), "
-                f"predicted saving {found['predicted_saving_ms']:.3f} ms\n",
-                f"   {found['what']}\n   at {named}\n   {found['change']}",
-            )
+        figures = (
+            f": {found['latency_ms']:.3f} ms measured ({found['latency_ms'] / whole_ms:.0%} of the model), "
+            f"predicted saving {found['predicted_saving_ms']:.3f} ms"
         )
-    return [*texts, Text()]
+        shown += [
+            Text.assemble("\n", (f"{number}. {found['kind']}", "bold"), figures),
+            Padding.indent(Text(f"{found['what']}\nat {named}\n{found['change']}"), 3),
+        ]
+    return [*shown, Text()]

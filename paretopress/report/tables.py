@@ -103,14 +103,12 @@ def front_table(front: Mapping[str, Any]) -> Table:
 
 
 def profile_table(rows: Sequence[ProfileRow], sums: ProfileSums) -> Table:
-    """Return the table of a model's layers in the order given, with the sums of MACs, parameters and measured time below."""
+    """Return the table of a model's layers in the order given, with the sums of MACs and measured time below; it fits 80 columns."""
     shares = [row.share for row in rows if row.share is not None]
-    table = Table(title="Where the time goes", show_footer=True, box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table = Table(title="Where the time goes", show_footer=True, box=SIMPLE, padding=0, show_edge=False, pad_edge=False)
     table.add_column("layer", footer="total", overflow="fold")
-    table.add_column("kind")
     for header, footer in (
         ("MMACs", _mega(sum(row.macs for row in rows))),
-        ("params", f"{sum(row.params for row in rows):,}"),
         ("ms", _milliseconds(sum(row.latency_ms for row in rows if row.latency_ms is not None))),
         ("share", f"{sum(shares):.1%}"),
         ("GMAC/s", ""),
@@ -124,9 +122,7 @@ def profile_table(rows: Sequence[ProfileRow], sums: ProfileSums) -> Table:
         gmacs = row.macs / row.latency_ms / 1e6 if row.macs and row.latency_ms else None
         cells = (
             row.name,
-            row.kind,
             _mega(row.macs),
-            f"{row.params:,}",
             "-" if row.latency_ms is None else _milliseconds(row.latency_ms),
             "-" if row.share is None else f"{row.share:.1%}",
             "-" if gmacs is None else f"{gmacs:.1f}",

@@ -130,6 +130,28 @@ def test_float_islands_names_none_when_the_float_part_is_an_end_of_the_model(end
     assert named(*chain(*(float_part + int8_part if ends == "input" else int8_part + float_part))) == []
 
 
+def test_float_islands_names_none_when_the_float_part_is_most_of_the_model() -> None:
+    most = [blocked(conv(f"c{i}")) for i in range(3)]
+    assert CauseKind.FLOAT_ISLAND not in named(*chain(QUANTISE, qlinear("a"), DEQUANTISE, *most, QUANTISE, qlinear("b")))
+
+
+def test_int8_islands_names_the_layer_when_its_borders_cost_more_than_it_saves() -> None:
+    nodes = (blocked(conv("before")), QUANTISE, qlinear("inside", 0.38), DEQUANTISE, blocked(conv("after")))
+    cause = only(*chain(*nodes))
+    assert (cause.kind, cause.where) == (CauseKind.INT8_ISLAND, ("inside",))
+    assert cause.latency_ms == pytest.approx(0.02 + 0.38 + 0.03)
+    assert cause.predicted_saving_ms == pytest.approx(0.43 - 0.4)  # 40 MMACs in float at 100 GMAC/s
+    assert named(*chain(*nodes[:2], qlinear("inside", 0.1), *nodes[3:])) == []  # it pays
+
+
+def test_narrow_int8_names_the_layer_when_it_has_few_channels_and_a_low_rate() -> None:
+    narrow = replace(int8_conv("narrow"), weight_shape=(16, 16, 3, 3), out_channels=16)
+    cause = only(*chain(QUANTISE, node("QLinearConv", 0.25, narrow, dtype="uint8"), DEQUANTISE))
+    assert (cause.kind, cause.predicted_saving_ms) == (CauseKind.NARROW_INT8, pytest.approx(0.15))
+    assert "160 GMAC/s, where wide ones reach 400" in cause.what
+    assert named(*chain(QUANTISE, node("QLinearConv", 0.15, narrow, dtype="uint8"), DEQUANTISE)) == []
+
+
 @pytest.mark.parametrize("op", ["Concat", "MaxPool"])
 def test_float_joins_names_the_operator_when_it_dequantises_and_quantises(op: str) -> None:
     cause = only(*chain(QUANTISE, qlinear("a"), DEQUANTISE, node(op, 0.04), QUANTISE, qlinear("b")))
