@@ -31,12 +31,13 @@ def verdict(explanation: Mapping[str, Any]) -> str:
             f"Against the baseline: measured {explanation['measured_ratio']:.2f} of its time (95 % interval {low:.2f} to {high:.2f}), "
             f"predicted {explanation['predicted_ratio']:.2f}."
         )
-    saving_ms = sum(found["predicted_saving_ms"] for found in explanation["causes"])
-    lines.append(
-        f"The causes found are predicted to account for {saving_ms:.3f} of the {max(whole_ms - predicted_ms, 0.0):.3f} ms in between."
-        if explanation["causes"]
-        else "No known cause of lost time was found."
-    )
+    if explanation["causes"]:
+        first_ms, gap_ms = explanation["causes"][0]["predicted_saving_ms"], max(whole_ms - predicted_ms, 0.0)
+        lines.append(
+            f"The first cause below is predicted to account for {first_ms:.3f} of the {gap_ms:.3f} ms in between; causes can overlap."
+        )
+    else:
+        lines.append("No known cause of lost time was found.")
     return "\n".join(lines)
 
 

@@ -130,18 +130,25 @@ def test_float_islands_names_none_when_the_float_part_is_an_end_of_the_model(end
     assert named(*chain(*(float_part + int8_part if ends == "input" else int8_part + float_part))) == []
 
 
+def test_float_islands_names_none_when_an_output_of_the_model_needs_the_float_value() -> None:
+    nodes = chain(QUANTISE, qlinear("a"), DEQUANTISE, node("HardSwish", 0.05), QUANTISE, qlinear("b"))
+    assert named(*nodes, replace(node("Tanh"), inputs=nodes[3].outputs, outputs=("y",))) == []
+
+
 def test_float_islands_names_none_when_the_float_part_is_most_of_the_model() -> None:
     most = [blocked(conv(f"c{i}")) for i in range(3)]
     assert CauseKind.FLOAT_ISLAND not in named(*chain(QUANTISE, qlinear("a"), DEQUANTISE, *most, QUANTISE, qlinear("b")))
 
 
 def test_int8_islands_names_the_layer_when_its_borders_cost_more_than_it_saves() -> None:
-    nodes = (blocked(conv("before")), QUANTISE, qlinear("inside", 0.38), DEQUANTISE, blocked(conv("after")))
-    cause = only(*chain(*nodes))
+    quantise, dequantise = replace(QUANTISE, latency_ms=0.15), replace(DEQUANTISE, latency_ms=0.25)
+    inside = chain(blocked(conv("before")), quantise, qlinear("inside"), dequantise, blocked(conv("after")))
+    cause = only(*inside)
     assert (cause.kind, cause.where) == (CauseKind.INT8_ISLAND, ("inside",))
-    assert cause.latency_ms == pytest.approx(0.02 + 0.38 + 0.03)
-    assert cause.predicted_saving_ms == pytest.approx(0.43 - 0.4)  # 40 MMACs in float at 100 GMAC/s
-    assert named(*chain(*nodes[:2], qlinear("inside", 0.1), *nodes[3:])) == []  # it pays
+    assert cause.latency_ms == pytest.approx(0.15 + 0.1 + 0.25)
+    # 40 MMACs take 0.4 ms in float and 0.1 ms in int8
+    assert cause.predicted_saving_ms == pytest.approx(0.15 + 0.25 - (0.4 - 0.1))
+    assert named(*chain(blocked(conv("before")), QUANTISE, qlinear("inside"), DEQUANTISE, blocked(conv("after")))) == []  # it pays
 
 
 def test_narrow_int8_names_the_layer_when_it_has_few_channels_and_a_low_rate() -> None:
@@ -196,8 +203,8 @@ def test_memory_bound_linear_names_the_layer_when_its_weights_are_large() -> Non
 
 
 def test_odd_channels_names_the_layer_when_the_blocked_layout_is_lost() -> None:
-    cause = only(*chain(node("FusedConv", 0.9, conv("odd", 63, 63))))
-    assert (cause.kind, cause.where) == (CauseKind.ODD_CHANNELS, ("odd",))
+    cause = only(*chain(blocked(conv("stem", 64, 3)), node("FusedConv", 0.9, conv("odd", 63, 63))))
+    assert (cause.kind, cause.where) == (CauseKind.ODD_CHANNELS, ("odd",))  # three input channels are read as they lie
     assert "48 or 64 channels instead of 63" in cause.change
     assert cause.predicted_saving_ms == pytest.approx(0.5)
 

@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from paretopress.evaluators import profile as module
 from paretopress.evaluators.node_overhead import NodeOverhead
-from paretopress.evaluators.profile import LayerCost, layer_by_module_path, module_path, profile_onnx
+from paretopress.evaluators.profile import LayerCost, Origins, layer_by_module_path, module_path, profile_onnx
 from paretopress.evaluators.runtime_trace import NodeTime, Trace
 from paretopress.targets.local import SessionSettings
 
@@ -118,6 +118,18 @@ def test_profile_onnx_finds_both_branches_when_two_convolutions_end_in_one_add(t
     layer_of = layer_by_module_path(["left", "right"])
     profile = profile_onnx(tmp_path / "m.onnx", settings=SETTINGS, feed=FEED, layer_of=layer_of, runs=5)
     assert sorted(_layers(profile.costs)) == ["left", "right"]
+
+
+@pytest.mark.parametrize(("names", "found"), [(["left_nchwc", "y_nchwc"], ["left", "right"]), (["sum_nchwc", "right"], ["left", "right"])])
+def test_origins_finds_the_layer_that_is_left_when_a_node_is_named_by_the_add(names: list[str], found: list[str]) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["left"], name="left"),
+        helper.make_node("Conv", ["x", "w1"], ["right"], name="right"),
+        helper.make_node("Add", ["left", "right"], ["sum"], name="/Add"),
+        helper.make_node("Relu", ["sum"], ["y"], name="/Relu"),
+    ]
+    origins = Origins(helper.make_graph(nodes, "branches", [], [])).nodes(names)
+    assert [origin.name for origin in origins if origin is not None] == found
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ def test_source_layers_reads_both_sides_when_a_relu_stands_before_the_quantised_
     assert (layer.reads, layer.writes) == (EightBits("uint8", 128), EightBits("uint8", 3))
 
 
+def test_source_layers_counts_the_zero_point_as_zero_when_weights_are_unsigned(net: Any) -> None:
+    weights = np.full((CHANNELS, CHANNELS, 3, 3), 128, np.uint8)
+    weights[:, :4] = 0  # 128 steps below zero, not zero
+    tensor = net.op("DequantizeLinear", net.constant(weights), net.constant(np.float32(0.01)), net.constant(np.uint8(128)))
+    assert layers(net, net.op("Conv", "x", tensor, name="conv"))["conv"].zero_share == 0.75
+
+
 def test_source_layers_names_no_output_when_something_else_follows(net: Any) -> None:
     y = net.op("Add", net.conv(net.cast("x"), "conv", int8=True), "x")
     assert layers(net, y)["conv"].writes is None

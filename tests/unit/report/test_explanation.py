@@ -52,7 +52,7 @@ def rendered(value: dict[str, Any], width: int = 120) -> str:
 def test_explanation_view_says_what_and_where_and_how_much_when_there_is_a_cause(explanation: dict[str, Any]) -> None:
     text = rendered(explanation)
     assert "measured 0.40 of its time (95 % interval 0.39 to 0.42), predicted 0.25." in text
-    assert "The causes found are predicted to account for 0.150 of the 0.375 ms in between." in text
+    assert "The first cause below is predicted to account for 0.150 of the 0.375 ms in between; causes can overlap." in text
     assert "1. odd channels: 0.250 ms measured (50% of the model), predicted saving 0.150 ms" in text
     assert "Widths are odd. at conv0, conv1, conv2, conv3 and 2 more Keep 64 channels." in text
     assert "stem int8 FusedConv 4.00 > 2.00 0.800 > 0.400 0.100" in text
