@@ -20,8 +20,10 @@ from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ConfigError, ParetopressError
+from paretopress.explain_file import explain_path
 from paretopress.probing import LOCAL, opener, probe_target
-from paretopress.profile_model import profile_rows
+from paretopress.profile_model import profile_model
+from paretopress.report.explanation import explanation_view
 from paretopress.report.live import LiveView
 from paretopress.report.probe_table import probe_table
 from paretopress.report.tables import front_table, profile_table
@@ -35,6 +37,7 @@ ModelOption = Annotated[str | None, typer.Option(help="file.py:factory, or torch
 DataOption = Annotated[str | None, typer.Option(help="file.py:factory, digits, fashion-mnist, folder:PATH, torchvision:CIFAR10?root=PATH.")]
 TrustOption = Annotated[bool, typer.Option("--trust", help="Allow reading pickles (.pt, .pth), which can run any code.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the session that is timed (default 1).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -100,7 +103,7 @@ def resume(run: RunArgument) -> None:
 
 
 @app.command()
-def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show where a run stands; reads only, so it never disturbs the run."""
     value = run_status(run)
     if as_json:
@@ -153,10 +156,32 @@ def profile(
     threads: Annotated[int, typer.Option(help="Threads of the session.")] = 1,
     runs: Annotated[int, typer.Option(help="Timed runs.")] = 50,
     trust: TrustOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show what each layer of a model costs: MACs, parameters, measured share of latency."""
+    """Show what each layer of a model costs on this host, and what int8, half the channels or its removal would save there."""
     intake, split = load_and_trace(parse_config({"model": model, "data": data, "trust": trust}, "the command line"))
-    out.print(profile_table(profile_rows(intake, split, threads=threads, runs=runs)))
+    found = profile_model(intake, split, threads=threads, runs=runs)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        out.print(profile_table(found.rows, found.sums))
+
+
+@app.command()
+def explain(
+    path: Annotated[Path, typer.Argument(help="Folder of a run, or an ONNX file.", metavar="RUN|FILE.onnx")],
+    trial: Annotated[int | None, typer.Option(help="Trial of the run.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="ONNX file to compare with (default: that of the run).")] = None,
+    threads: ThreadsOption = None,
+    runs: Annotated[int, typer.Option(help="Timed runs.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a trial or an ONNX file is not faster: the causes, the milliseconds each costs, and what to change."""
+    value = explain_path(path, trial=trial, baseline=baseline, threads=threads, runs=runs).to_json()
+    if as_json:
+        print(json.dumps(value, indent=2))
+    else:
+        out.print(explanation_view(value))
 
 
 @app.command()

@@ -30,11 +30,11 @@ from paretopress.lower.export import INPUT, export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.run_folder import RunFolder
+from paretopress.run_folder import MODEL_FILE, RunFolder
 from paretopress.search.candidates import Bounds
 from paretopress.targets.target import Target
 
-MODEL_FILE, STUDENT_FILE = "model.onnx", "student.safetensors"
+STUDENT_FILE = "student.safetensors"
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 256, 64
 _EARLY_IMAGES = 512
 _SAMPLES = 16

@@ -79,9 +79,12 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def open_session(path: Path, settings: SessionSettings, *, profile_prefix: Path | None = None) -> ort.InferenceSession:
-    """Return a new session on the CPU provider; with `profile_prefix` it writes a profile to files of that name.
+def open_session(
+    path: Path, settings: SessionSettings, *, profile_prefix: Path | None = None, optimised: Path | None = None
+) -> ort.InferenceSession:
+    """Return a new session on the CPU provider.
 
+    With `profile_prefix` it writes a profile to files of that name; with `optimised` it writes the graph that it runs there.
     Raises: LatencyError: the runtime does not load the file.
     """
     options = ort.SessionOptions()
@@ -92,6 +95,8 @@ def open_session(path: Path, settings: SessionSettings, *, profile_prefix: Path 
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     try:
         return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
     except Exception as error:  # the runtime's exceptions share no base class but Exception
@@ -113,17 +118,18 @@ def random_feed(source: Path | ort.InferenceSession, rng: np.random.Generator) -
     return feed
 
 
+def run_session(session: ort.InferenceSession, feed: dict[str, npt.NDArray[Any]], file: str) -> list[npt.NDArray[Any]]:
+    """Return the outputs of one run, in the order of the file's outputs. Raises LatencyError: the feed fails."""
+    try:
+        return list(session.run(None, feed))
+    except Exception as error:  # the runtime's exceptions share no base class but Exception
+        raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {file}") from error
+
+
 def _runner(path: Path, settings: SessionSettings, feed: Feed) -> Run:
     session = open_session(path, settings)
     inputs = dict(feed)
-
-    def run() -> None:
-        try:
-            session.run(None, inputs)
-        except Exception as error:  # the runtime's exceptions share no base class but Exception
-            raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {path.name}") from error
-
-    return run
+    return lambda: run_session(session, inputs, path.name)
 
 
 class _Turns:
@@ -227,11 +233,7 @@ class LocalTarget:
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
-        session = open_session(path, self.settings)
-        try:
-            return list(session.run(None, dict(feed)))
-        except Exception as error:  # the runtime's exceptions share no base class but Exception
-            raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {path.name}") from error
+        return run_session(open_session(path, self.settings), dict(feed), path.name)
 
     def measure(
         self,

@@ -37,11 +37,12 @@ ALLOWED: dict[str, set[str]] = {
     "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "search", "spaces", "targets"},
     "status": VALUES | {"config", "run_folder", "search", "setup_run"},
     "export": VALUES | {"deploy", "run_folder"},
-    "profile_model": VALUES | {"evaluators", "intake", "lower", "report", "targets"},
+    "profile_model": VALUES | {"compress", "evaluators", "intake", "lower", "report", "spaces", "targets"},
+    "explain_file": VALUES | {"config", "evaluators", "run_folder", "search", "targets"},
     "api": VALUES
     | {"config", "deploy", "export", "intake", "pipeline", "probing", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
     "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
-    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "probing", "profile_model", "report", "status"},
+    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "explain_file", "probing", "profile_model", "report", "status"},
     "__init__": VALUES | {"api", "deploy", "intake"},
     "__main__": {"cli"},
 }
