@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,8 @@ def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int
     Objectives: accuracy (maximised), MACs and latency (minimised). The samplers of Optuna start a resumed study with another seed, so
     that they do not propose the first plans again.
     """
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    drop_torn_record(journal)
+    storage = _storage(journal)
     done = 0
     if STUDY_NAME in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
         done = len(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
@@ -58,7 +60,28 @@ def open_study(journal: Path) -> optuna.Study:
     """Return the study of a journal for reading; raises RunFolderError if there is none."""
     if not journal.is_file():
         raise RunFolderError(f"a run must have a journal, but {journal} is missing", "Was the search started, and is this its folder?")
-    return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
+    return optuna.load_study(study_name=STUDY_NAME, storage=_storage(journal))
+
+
+def drop_torn_record(journal: Path) -> None:
+    """Cut off what follows the last whole line: a full disk or a power loss ended its writing, and what is added would be unreadable."""
+    if not journal.is_file():
+        return
+    with journal.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+
+
+def _storage(journal: Path) -> JournalStorage:
+    try:
+        return JournalStorage(JournalFileBackend(str(journal)))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(
+            f"a journal must hold one JSON record a line, but got {error} at {journal}",
+            "Remove the damaged line; the trials around it stay.",
+        ) from error
 
 
 def trial_candidates(study: optuna.Study) -> list[Candidate]:
