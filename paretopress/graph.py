@@ -36,11 +36,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
-    """Layers whose output channels must be pruned together; `name` is the first of them in the model's order."""
+    """Layers whose output channels must be pruned together; `name` is the first of them in the model's order.
+
+    `feeds` are the layers that lose input channels with them.
+    """
 
     name: str
     channels: int
     layers: tuple[str, ...]
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
