@@ -14,6 +14,7 @@ from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
 from paretopress.errors import RunFolderError, SearchFailedError
 from paretopress.export import export_point, select_point
+from paretopress.graph import ModelGraph
 from paretopress.intake.checks import check_data, check_model
 from paretopress.intake.data import Data, as_data, stack
 from paretopress.intake.data_spec import load_data
@@ -29,8 +30,10 @@ from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.journal import create_study
 from paretopress.search.samplers import make_sampler
-from paretopress.search.seeds import seed_plans
+from paretopress.search.predictor import Known, Predictor
+from paretopress.search.seeds import ladder_plans, seed_plans
 from paretopress.search.study import Search, describe
+from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, weights_sha256
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
@@ -101,7 +104,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
     reporter.message("reading model and data")
     intake, split = _take_in(config, model, data)
     env = environment()
-    space = _space(intake, config, detect(env))
+    space = space_of(intake.graph, config, detect(env))
     make_sampler(config.sampler, space, config.seed)  # an unknown name is to be said before anything is written
     folder = create_run_folder(run)
     with folder.locked():
@@ -109,8 +112,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
         _say_what_was_found(intake, space, reporter)
         pipeline = _pipeline(intake, split, folder, config, detect(env))
         reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-        state = find_state(pipeline, intake, split, space, config, env, started)
-        write_json(folder.state, state.to_json())
+        state = _prepare(folder, pipeline, intake, split, space, config, env, started)
         return _search(folder, config, state, pipeline, space, reporter)
 
 
@@ -129,14 +131,32 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
     intake, split = _take_in(config, model, data)
     env = environment()
     with folder.locked():
-        space = _space(intake, config, detect(env))
+        space = space_of(intake.graph, config, detect(env))
         pipeline = _pipeline(intake, split, folder, config, detect(env))
         if not folder.state.is_file():  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            write_json(folder.state, find_state(pipeline, intake, split, space, config, env, started).to_json())
+            _prepare(folder, pipeline, intake, split, space, config, env, started)
         state = RunState.from_json(folder.read(folder.state))
         if state.model_sha256 != weights_sha256(intake.module):
             raise RunFolderError("a resumed run needs the same model, but its weights differ from those the run started with")
         return _search(folder, config, state, pipeline, space, reporter)
+
+
+def _prepare(
+    folder: RunFolder,
+    pipeline: Pipeline,
+    intake: Intake,
+    data: Data,
+    space: SearchSpace,
+    config: RunConfig,
+    env: Mapping[str, Any],
+    started: float,
+) -> RunState:
+    """Find out what a run rests on and write it down; the state comes last, because a run that has it is ready."""
+    state, tables = find_state(pipeline, intake, data, space, config, env, started)
+    write_json(folder.tables, tables.to_json())
+    write_json(folder.graph, intake.graph.to_json())
+    write_json(folder.state, state.to_json())
+    return state
 
 
 def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:
@@ -168,7 +188,8 @@ def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) ->
     return take_in(model, images), split
 
 
-def _space(intake: Intake, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
+def space_of(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
+    """Return the space of a model on a target, under a configuration."""
     offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
     label_share = config.recovery.label_share
     options = SpaceOptions(
@@ -177,7 +198,7 @@ def _space(intake: Intake, config: RunConfig, capabilities: Capabilities) -> Sea
         temperature=config.recovery.temperature,
         alpha=None if label_share is None else 1.0 - label_share,
     )
-    return SearchSpace(intake.graph, options)
+    return SearchSpace(graph, options)
 
 
 def _pipeline(intake: Intake, data: Data, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
@@ -203,12 +224,15 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.final_steps} a finalist"
     )
-    study = create_study(folder.journal, config.sampler, space, config.seed)
+    predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
+    known = Known(predictor, bounds.limit_ms, bounds.baseline_accuracy)
+    study = create_study(folder.journal, config.sampler, space, config.seed, known)
     evaluate = pipeline.evaluator(recovery_for(pipeline.intake, pipeline.data, config, state), state.effort, bounds)
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
     search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
-    search.run(seed_plans(space, state.removal_order))
+    by_hand, ladder = seed_plans(space, state.removal_order), ladder_plans(space, predictor, bounds.limit_ms)
+    search.run(list(dict.fromkeys([*by_hand[:2], *ladder, *by_hand[2:]])))
     return _finish(folder, config, state, pipeline, search)
 
 

@@ -32,6 +32,15 @@ class Measured:
     accuracy: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a sampler may know beside the trials: predictions, and the bound they are to meet."""
+
+    predictor: Predictor
+    limit_ms: float
+    baseline_accuracy: float
+
+
 class Predictor:
     """Linear models with a factor for each layer's cost and for each parameter's damage; all factors start at the tables' word.
 
