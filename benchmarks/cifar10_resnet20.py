@@ -31,8 +31,7 @@ from paretopress.run_folder import RunFolder
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.targets.capabilities import detect
-from paretopress.targets.environment import environment
+from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.local import LocalTarget
 
 HERE = Path(__file__).resolve().parent
@@ -155,7 +154,7 @@ def main() -> None:
     front = json.loads(folder.front.read_text())
     state = RunState.from_json(folder.read(folder.state))
     intake, data = load_and_trace(config)
-    capabilities = detect(environment())
+    capabilities = capabilities_in(state.environment)
     pipeline = Pipeline(
         intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
     )

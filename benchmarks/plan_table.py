@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from results_file import RESULTS
 
-from paretopress.api import load_and_trace, space_of
+from paretopress.api import load_and_trace
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recovery
@@ -31,6 +31,7 @@ from paretopress.pareto import non_dominated
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.run_folder import RunFolder
 from paretopress.search.seeds import seed_plans
+from paretopress.setup_run import space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
 from paretopress.spaces.variables import Choice
 from paretopress.targets.capabilities import detect
@@ -79,7 +80,7 @@ def main() -> None:
     config = read_config(CONFIG)
     intake, data = load_and_trace(config)
     capabilities = detect(environment())
-    space = space_of(intake.graph, config, capabilities)
+    space = space_for(intake.graph, config, capabilities)
     recovery = Recovery(intake.module, data.train, config.recovery.recipe(LEARNING_RATE))
     rows = read_table()
     with tempfile.TemporaryDirectory() as temporary:

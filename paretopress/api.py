@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ from torch import nn
 
 from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
-from paretopress.errors import RunFolderError, SearchFailedError
+from paretopress.errors import RunFolderError, SearchFailedError, TargetLostError
 from paretopress.export import export_point, select_point
-from paretopress.graph import ModelGraph
 from paretopress.intake.checks import check_data, check_model
 from paretopress.intake.data import Data, as_data, stack
 from paretopress.intake.data_spec import load_data
@@ -23,22 +23,23 @@ from paretopress.intake.trace import Intake, take_in
 from paretopress.measurement import Budget, Outcome
 from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
+from paretopress.probing import opener, target_facts
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter, SilentReporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.journal import create_study
-from paretopress.search.samplers import make_sampler
 from paretopress.search.predictor import Known, Predictor
+from paretopress.search.samplers import check_sampler
 from paretopress.search.seeds import ladder_plans, seed_plans
 from paretopress.search.study import Search, describe
 from paretopress.search.tables import Tables
-from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, weights_sha256
-from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.targets.capabilities import Capabilities, detect
-from paretopress.targets.environment import environment
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, space_for, weights_sha256
+from paretopress.spaces.space import SearchSpace
+from paretopress.targets.capabilities import Capabilities, capabilities_in
+from paretopress.targets.machine_state import state_warnings
+from paretopress.targets.target import Target
 
 _EXAMPLE_IMAGES = 4
 
@@ -101,19 +102,23 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
         raise RunFolderError(
             f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`."
         )
+    check_sampler(config.sampler)
     reporter.message("reading model and data")
     intake, split = _take_in(config, model, data)
-    env = environment()
-    space = space_of(intake.graph, config, detect(env))
-    make_sampler(config.sampler, space, config.seed)  # an unknown name is to be said before anything is written
-    folder = create_run_folder(run)
-    with folder.locked():
-        write_json(folder.config, config.to_json())
-        _say_what_was_found(intake, space, reporter)
-        pipeline = _pipeline(intake, split, folder, config, detect(env))
-        reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-        state = _prepare(folder, pipeline, intake, split, space, config, env, started)
-        return _search(folder, config, state, pipeline, space, reporter)
+    with closing(_open_target(config)) as target:
+        env = _target_facts(target, config, reporter)
+        capabilities = capabilities_in(env)
+        space = space_for(intake.graph, config, capabilities)
+        folder = create_run_folder(run)
+        with _paused_when_lost(run), folder.locked():
+            write_json(folder.config, config.to_json())
+            _say_what_was_found(intake, space, reporter)
+            for warning in state_warnings(env):
+                reporter.message(f"warning: {warning}")
+            pipeline = _pipeline(intake, split, target, folder, config, capabilities)
+            reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
+            state = find_state(pipeline, intake, split, space, config, env, started)
+            return _search(folder, config, state, pipeline, space, reporter)
 
 
 def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
@@ -129,34 +134,18 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         )
     started = time.monotonic()
     intake, split = _take_in(config, model, data)
-    env = environment()
-    with folder.locked():
-        space = space_of(intake.graph, config, detect(env))
-        pipeline = _pipeline(intake, split, folder, config, detect(env))
-        if not folder.state.is_file():  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            _prepare(folder, pipeline, intake, split, space, config, env, started)
-        state = RunState.from_json(folder.read(folder.state))
-        if state.model_sha256 != weights_sha256(intake.module):
+    with _paused_when_lost(run), closing(_open_target(config)) as target, folder.locked():
+        state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
+        # the space of a study must not change, so the capabilities are those that the run began with
+        env = state.environment if state is not None else _target_facts(target, config, reporter)
+        capabilities = capabilities_in(env)
+        space = space_for(intake.graph, config, capabilities)
+        pipeline = _pipeline(intake, split, target, folder, config, capabilities)
+        if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
+            state = find_state(pipeline, intake, split, space, config, env, started)
+        elif state.model_sha256 != weights_sha256(intake.module):
             raise RunFolderError("a resumed run needs the same model, but its weights differ from those the run started with")
         return _search(folder, config, state, pipeline, space, reporter)
-
-
-def _prepare(
-    folder: RunFolder,
-    pipeline: Pipeline,
-    intake: Intake,
-    data: Data,
-    space: SearchSpace,
-    config: RunConfig,
-    env: Mapping[str, Any],
-    started: float,
-) -> RunState:
-    """Find out what a run rests on and write it down; the state comes last, because a run that has it is ready."""
-    state, tables = find_state(pipeline, intake, data, space, config, env, started)
-    write_json(folder.tables, tables.to_json())
-    write_json(folder.graph, intake.graph.to_json())
-    write_json(folder.state, state.to_json())
-    return state
 
 
 def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:
@@ -188,23 +177,35 @@ def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) ->
     return take_in(model, images), split
 
 
-def space_of(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
-    """Return the space of a model on a target, under a configuration."""
-    offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
-    label_share = config.recovery.label_share
-    options = SpaceOptions(
-        channel_step=config.space.channel_step or capabilities.channel_step,
-        bits=config.space.bits or offered,
-        temperature=config.recovery.temperature,
-        alpha=None if label_share is None else 1.0 - label_share,
-    )
-    return SearchSpace(graph, options)
+def _open_target(config: RunConfig) -> Target:
+    return opener(config.target.spec, config.target.cores)(config.target.threads)
 
 
-def _pipeline(intake: Intake, data: Data, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
-    target = LocalTarget(SessionSettings(threads=config.target.threads))
+def _target_facts(target: Target, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    open_target = opener(config.target.spec, config.target.cores)
+    return target_facts(target, open_target, reporter.message, probe=config.target.probe)
+
+
+@contextmanager
+def _paused_when_lost(run: Path) -> Iterator[None]:
+    """Say how to go on where the target is lost in a run; nothing that was measured is."""
+    try:
+        yield
+    except TargetLostError as error:
+        hint = f"{error.hint} The run is paused; when the target is back, `paretopress resume {run}` goes on.".strip()
+        raise TargetLostError(error.message, hint) from error
+
+
+def _pipeline(intake: Intake, data: Data, target: Target, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
     return Pipeline(
-        intake, data, target, folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
+        intake,
+        data,
+        target,
+        folder,
+        reduce_range=capabilities.reduce_range,
+        scoring_threads=scoring_threads(),
+        seed=config.seed,
+        score_on_target=config.target.score_on_target,
     )
 
 
@@ -216,6 +217,8 @@ def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) 
     )
     for frozen in graph.frozen:
         reporter.message(f"left as it is: {frozen.name} ({frozen.reason})")
+    for left_out in space.left_out:
+        reporter.message(f"not offered: {left_out.name} ({left_out.reason})")
 
 
 def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, space: SearchSpace, reporter: Reporter) -> Result:
@@ -240,12 +243,13 @@ def _progress(search: Search, line: str) -> Progress:
     candidates, counts = search.candidates(), search.counts()
     points = front(candidates, search.bounds)
     chosen = best(points, search.bounds, search.val_images)
-    finalists = len(search.finals())
+    finals = search.finals() if search.in_finalists else None
     return Progress(
-        phase="finalists" if line.startswith("finalist") else "search",
-        done=finalists if line.startswith("finalist") else counts.completed + counts.rejected_early + counts.failed,
-        planned=search.limits.finalists if line.startswith("finalist") else search.limits.trials,
+        phase="search" if finals is None else "finalists",
+        done=counts.completed + counts.rejected_early + counts.failed if finals is None else len(finals),
+        planned=search.limits.trials if finals is None else None if search.limits.seconds else search.limits.finalists,
         elapsed_s=search.elapsed_s,
+        phase_s=search.phase_s,
         budget_s=search.limits.seconds,
         completed=counts.completed,
         rejected_early=counts.rejected_early,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +20,13 @@ from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ConfigError, ParetopressError
+from paretopress.explain_file import explain_path
 from paretopress.predicted_plan import predict_plan
-from paretopress.profile_model import profile_rows
+from paretopress.probing import LOCAL, opener, probe_target
+from paretopress.profile_model import profile_model
+from paretopress.report.explanation import explanation_view
 from paretopress.report.live import LiveView
+from paretopress.report.probe_table import probe_table
 from paretopress.report.tables import front_table, profile_table
 from paretopress.status import run_status
 
@@ -33,6 +38,7 @@ ModelOption = Annotated[str | None, typer.Option(help="file.py:factory, or torch
 DataOption = Annotated[str | None, typer.Option(help="file.py:factory, digits, fashion-mnist, folder:PATH, torchvision:CIFAR10?root=PATH.")]
 TrustOption = Annotated[bool, typer.Option("--trust", help="Allow reading pickles (.pt, .pth), which can run any code.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the session that is timed (default 1).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -64,7 +70,10 @@ def search(
     run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     sampler: Annotated[str | None, typer.Option(help="guided, tpe, nsga2, nsga3 or random.")] = None,
+    target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None,
+    score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False,
     threads: ThreadsOption = None,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Take the processor's flags for what the target runs fast.")] = False,
     trust: TrustOption = False,
 ) -> None:
     """Search for compressed versions of a model within a latency budget."""
@@ -76,7 +85,7 @@ def search(
         "trust": trust or None,
         "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
         "time": {"minutes": minutes, "hours": hours, "trials": trials},
-        "target": {"threads": threads},
+        "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
     }
     settings = _merged(read_config(config) if config else None, asked)
     if settings.model is None or settings.data is None:
@@ -95,7 +104,7 @@ def resume(run: RunArgument) -> None:
 
 
 @app.command()
-def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show where a run stands; reads only, so it never disturbs the run."""
     value = run_status(run)
     if as_json:
@@ -157,10 +166,49 @@ def profile(
     threads: Annotated[int, typer.Option(help="Threads of the session.")] = 1,
     runs: Annotated[int, typer.Option(help="Timed runs.")] = 50,
     trust: TrustOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show what each layer of a model costs: MACs, parameters, measured share of latency."""
+    """Show what each layer of a model costs on this host, and what int8, half the channels or its removal would save there."""
     intake, split = load_and_trace(parse_config({"model": model, "data": data, "trust": trust}, "the command line"))
-    out.print(profile_table(profile_rows(intake, split, threads=threads, runs=runs)))
+    found = profile_model(intake, split, threads=threads, runs=runs)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        out.print(profile_table(found.rows, found.sums))
+
+
+@app.command()
+def explain(
+    path: Annotated[Path, typer.Argument(help="Folder of a run, or an ONNX file.", metavar="RUN|FILE.onnx")],
+    trial: Annotated[int | None, typer.Option(help="Trial of the run.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="ONNX file to compare with (default: that of the run).")] = None,
+    threads: ThreadsOption = None,
+    runs: Annotated[int, typer.Option(help="Timed runs.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a trial or an ONNX file is not faster: the causes, the milliseconds each costs, and what to change."""
+    value = explain_path(path, trial=trial, baseline=baseline, threads=threads, runs=runs).to_json()
+    if as_json:
+        print(json.dumps(value, indent=2))
+    else:
+        out.print(explanation_view(value))
+
+
+@app.command()
+def probe(
+    target: Annotated[str, typer.Option(help="local, or ssh://user@host[:port].")] = LOCAL,
+    threads: Annotated[int, typer.Option(help="Threads of the sessions.")] = 1,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Probe again, whatever is known from earlier.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report.")] = False,
+) -> None:
+    """Find out what a target runs fast; takes about a minute once, and is kept for later searches."""
+    open_target = opener(target)
+    with LiveView(err) as view, closing(open_target(threads)) as opened:
+        report = probe_target(opened, open_target, view.message, refresh=refresh).to_json()
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        out.print(probe_table(report))
 
 
 def main() -> None:

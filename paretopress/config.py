@@ -75,9 +75,17 @@ class RecoverySection(_Section):
 
 
 class TargetSection(_Section):
-    """Where latency is measured: this host, with so many threads."""
+    """Where latency is measured, with so many threads: `local`, or `ssh://user@host[:port]`, see `parse_address`.
 
+    `cores` are those that measurements are pinned to. `score_on_target` has accuracy scored there too, because int8 kernels differ
+    between processors. With `probe` false a search takes what the processor's flags tell, and neither makes a probe nor reads one.
+    """
+
+    spec: str = "local"
     threads: int = Field(1, ge=1)
+    cores: tuple[int, ...] = ()
+    score_on_target: bool = False
+    probe: bool = True
 
 
 class SpaceSection(_Section):

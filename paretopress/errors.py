@@ -75,6 +75,10 @@ class LatencyError(RunError):
     """A session failed, or too few blocks finished."""
 
 
+class TargetLostError(RunError):
+    """The target is out of reach, also after several attempts; in a search this pauses the run instead of failing a trial."""
+
+
 class BundleError(RunError):
     """A bundle is incomplete, altered, or fails its self-check."""
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from paretopress.errors import BudgetError
 
+# above this many cores' worth of time taken by others a measurement counts as disturbed
+DISTURBED_CORES = 0.1
+
 
 class Rung(IntEnum):
     """Fidelity of an evaluation."""
@@ -31,6 +34,8 @@ class Latency:
         raw_p50_ms, raw_p90_ms: as the clock showed them, in the machine state of that minute.
         baseline_raw_p50_ms: the baseline beside it, in the same minute.
         blocks, runs: interleaved blocks of each model, and timed runs of each model in all.
+        foreign_cores: cores' worth of CPU time that others took meanwhile, None where the system does not tell.
+        throttled: whether heat slowed the first core meanwhile.
         occasions: how often in the run it was measured; above 1 the intervals cover the machine's drift between them.
     Why a scale: the raw p50 of one unchanged file moves by 20-40 % within minutes on shared machines, the ratio by about 1 %.
     """
@@ -45,6 +50,8 @@ class Latency:
     blocks: int
     runs: int
     duration_s: float
+    foreign_cores: float | None = None
+    throttled: bool = False
     occasions: int = 1
 
     def to_json(self) -> dict[str, Any]:

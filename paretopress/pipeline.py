@@ -30,11 +30,11 @@ from paretopress.lower.export import INPUT, export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.run_folder import RunFolder
+from paretopress.run_folder import MODEL_FILE, RunFolder
 from paretopress.search.candidates import Bounds
 from paretopress.targets.target import Target
 
-MODEL_FILE, STUDENT_FILE = "model.onnx", "student.safetensors"
+STUDENT_FILE = "student.safetensors"
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 256, 64
 _EARLY_IMAGES = 512
 _SAMPLES = 16
@@ -99,11 +99,21 @@ class Pipeline:
     """Carries out plans on one model, and measures what comes out; implements the search's `Evaluate`."""
 
     def __init__(
-        self, intake: Intake, data: Data, target: Target, folder: RunFolder, *, reduce_range: bool, scoring_threads: int, seed: int
+        self,
+        intake: Intake,
+        data: Data,
+        target: Target,
+        folder: RunFolder,
+        *,
+        reduce_range: bool,
+        scoring_threads: int,
+        seed: int,
+        score_on_target: bool = False,
     ):
         self.intake, self.data = intake, data
-        self.folder, self.seed, self._target = folder, seed, target
+        self.folder, self.seed, self.target = folder, seed, target
         self._reduce_range, self._threads = reduce_range, scoring_threads
+        self._scored_on = target if score_on_target else None
         images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
         self._calibration = [part.numpy() for part in torch.split(images, _CALIBRATION_BATCH)]
         self._example, _ = stack(data.val, 4, seed)
@@ -122,16 +132,19 @@ class Pipeline:
         with watch.stage("export"):
             export_onnx(self.intake.module, self._example, path)
         with watch.stage("latency"):
-            latency = self._target.measure_baseline(path, feed=self.feed, rng=np.random.default_rng(self.seed))
+            latency = self.target.measure_baseline(path, feed=self.feed, rng=np.random.default_rng(self.seed))
         return self._outcome(self.intake.module, path, path.name, Rung.FINAL, latency, self._val, watch)
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
-        return onnx_accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]), threads=self._threads)
+        return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
 
     def val_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the validation split, in percent."""
-        return onnx_accuracy(self.folder.root / onnx_path, self._val, threads=self._threads)
+        return self._accuracy(self.folder.root / onnx_path, self._val)
+
+    def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
+        return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on)
 
     def evaluator(self, recovery: Recovery, effort: Effort, bounds: Bounds) -> Evaluator:
         """Return the search's `evaluate`."""
@@ -152,7 +165,7 @@ class Pipeline:
     def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch) -> Latency:
         """Return the latency of a file beside the baseline."""
         with watch.stage("latency"):
-            return self._target.measure(
+            return self.target.measure(
                 path,
                 self.folder.baseline,
                 baseline_ms=bounds.baseline_ms,
@@ -172,7 +185,7 @@ class Pipeline:
         with watch.stage("macs"):
             macs = count_macs(module, self.intake.graph.input_shape)
         with watch.stage("accuracy"):
-            accuracy = onnx_accuracy(path, images, threads=self._threads)
+            accuracy = self._accuracy(path, images)
         size_bytes, sha256 = file_facts(path)
         return Outcome(
             rung=rung,

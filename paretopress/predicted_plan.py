@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paretopress.api import space_of
 from paretopress.config import parse_config
 from paretopress.errors import BudgetError
 from paretopress.graph import ModelGraph
@@ -15,9 +14,9 @@ from paretopress.search.guided import measured_trials
 from paretopress.search.journal import open_study
 from paretopress.search.predictor import Predictor
 from paretopress.search.tables import Tables
-from paretopress.setup_run import RunState
+from paretopress.setup_run import RunState, space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE
-from paretopress.targets.capabilities import detect
+from paretopress.targets.capabilities import capabilities_in
 
 
 def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     state = RunState.from_json(folder.read(folder.state))
     bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
     limit_ms = bounds.limit_ms if latency_ms is None else latency_ms
-    space = space_of(ModelGraph.from_json(folder.read(folder.graph)), config, detect(state.environment))
+    space = space_for(ModelGraph.from_json(folder.read(folder.graph)), config, capabilities_in(state.environment))
     predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
     trials = measured_trials(open_study(folder.journal)) if folder.journal.is_file() else []
     programme = predictor.programme(trials, state.baseline.val_accuracy)

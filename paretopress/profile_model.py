@@ -1,42 +1,124 @@
-"""The rows of `paretopress profile`: what each layer of the unchanged model costs on this host."""
+"""`paretopress profile`: what each layer of the unchanged model costs on this host, and what each knob would save there."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
-from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
+from paretopress.compress.apply import compress_module
+from paretopress.evaluators.profile import LayerOf, Profile, layer_by_module_path, profile_onnx
+from paretopress.evaluators.rates import peak_gmacs
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import INPUT, export_onnx
-from paretopress.report.tables import ProfileRow
+from paretopress.lower.quantise import quantise_onnx
+from paretopress.plan import Plan
+from paretopress.report.tables import ProfileRow, ProfileSums
+from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.targets.capabilities import Capabilities, detect
+from paretopress.targets.environment import environment
 from paretopress.targets.local import SessionSettings
 
+PROFILE_SCHEMA = 1
+NO_LAYER = "(no layer)"
+HALF = 0.5
 
-def profile_rows(intake: Intake, data: Data, *, threads: int, runs: int) -> list[ProfileRow]:
-    """Return a row per layer in the model's order, then one for what belongs to no layer (pooling, adds, reorders)."""
+Spent = Mapping[str | None, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """A row per layer in the model's order, then one for what belongs to no layer (pooling, adds, reorders), and their sums."""
+
+    rows: tuple[ProfileRow, ...]
+    sums: ProfileSums
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {"schema": PROFILE_SCHEMA, "sums": asdict(self.sums), "rows": [asdict(row) for row in self.rows]}
+
+
+def profile_model(intake: Intake, data: Data, *, threads: int, runs: int) -> ModelProfile:
+    """Return the measured costs of a model's layers.
+
+    What a knob saves is measured too, in whole models: one with every layer in int8, one with every channel group at half its width
+    (or the nearest that the target's channel step allows). What a removed branch saves is the time of its layers.
+    """
     example, _ = stack(data.val, 2, 0)
-    graph = intake.graph
+    capabilities, graph = detect(environment()), intake.graph
+    settings = SessionSettings(threads=threads)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
-        path = Path(temporary, "model.onnx")
-        export_onnx(intake.module, example, path)
-        feed = {INPUT: np.ascontiguousarray(example[:1].numpy())}
-        costs = profile_onnx(
-            path,
-            settings=SessionSettings(threads=threads),
-            feed=feed,
-            runs=runs,
-            layer_of=layer_by_module_path(layer.name for layer in graph.layers),
-        )
-    spent: dict[str | None, tuple[float, float]] = {}
-    for cost in costs:
-        before = spent.get(cost.layer, (0.0, 0.0))
-        spent[cost.layer] = (before[0] + cost.latency_ms, before[1] + cost.share)
+        layer_of = layer_by_module_path(layer.name for layer in graph.layers)
+        bench = _Bench(Path(temporary), example, settings, runs, layer_of)
+        path, profile = bench.exported(intake.module)
+        spent = _by_layer(profile)
+        int8 = bench.quantised(path, [name for name in spent if name is not None], capabilities)
+        half = bench.exported(compress_module(intake.module, graph, _half_width(intake, capabilities)).module)[1]
+    saved_int8, saved_half = _saved(spent, _by_layer(int8)), _saved(spent, _by_layer(half))
+    removable = {layer for branch in graph.branches for layer in branch.layers}
     rows = [
-        ProfileRow(layer.name, str(layer.kind), layer.macs, layer.params, *spent.get(layer.name, (None, None))) for layer in graph.layers
+        ProfileRow(
+            name=layer.name,
+            kind=str(layer.kind),
+            macs=layer.macs,
+            params=layer.params,
+            latency_ms=spent.get(layer.name),
+            share=spent[layer.name] / profile.sum_ms if layer.name in spent else None,
+            int8_saves_ms=saved_int8.get(layer.name),
+            half_saves_ms=saved_half.get(layer.name),
+            removal_saves_ms=spent.get(layer.name) if layer.name in removable else None,
+        )
+        for layer in graph.layers
     ]
     if None in spent:
-        rows.append(ProfileRow("(no layer)", "other", 0, 0, *spent[None]))
-    return rows
+        rest_ms = spent[None]
+        rows.append(ProfileRow(NO_LAYER, "other", 0, 0, rest_ms, rest_ms / profile.sum_ms, saved_int8.get(None), saved_half.get(None)))
+    return ModelProfile(tuple(rows), ProfileSums(profile.whole_ms, profile.sum_ms, profile.raw_sum_ms, peak_gmacs(settings)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Exports and profiles variants of one model."""
+
+    folder: Path
+    example: Tensor
+    settings: SessionSettings
+    runs: int
+    layer_of: LayerOf
+
+    def exported(self, module: nn.Module) -> tuple[Path, Profile]:
+        path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
+        export_onnx(module, self.example, path)
+        return path, self._profile(path)
+
+    def quantised(self, source: Path, layers: list[str], capabilities: Capabilities) -> Profile:
+        path = self.folder / "int8.onnx"
+        quantise_onnx(source, path, dict.fromkeys(layers, 8), [self.example.numpy()], reduce_range=capabilities.reduce_range)
+        return self._profile(path)
+
+    def _profile(self, path: Path) -> Profile:
+        feed = {INPUT: np.ascontiguousarray(self.example[:1].numpy())}
+        return profile_onnx(path, settings=self.settings, feed=feed, layer_of=self.layer_of, runs=self.runs)
+
+
+def _half_width(intake: Intake, capabilities: Capabilities) -> Plan:
+    space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
+    kept = {group.name: space.nearest_kept(group, HALF) for group in intake.graph.channel_groups}
+    return Plan(kept={group.name: kept[group.name] for group in intake.graph.channel_groups if kept[group.name] < group.channels})
+
+
+def _by_layer(profile: Profile) -> dict[str | None, float]:
+    spent: dict[str | None, float] = {}
+    for cost in profile.costs:
+        spent[cost.layer] = spent.get(cost.layer, 0.0) + cost.latency_ms
+    return spent
+
+
+def _saved(before: Spent, after: Spent) -> Spent:
+    return {name: spent - after[name] for name, spent in before.items() if name in after}

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from paretopress.errors import RunFolderError
 
 PART = ".part"
+MODEL_FILE = "model.onnx"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
 
     Args:
         images: (N, C, H, W) float32 training images for the damages. branch_loss: group -> divergence when its branch is removed.
-    The profiler slows small nodes down, so its milliseconds are scaled to the latency that the target measured of the whole file.
-    It runs on this host; on another target the proportions are a prediction that the trials correct.
+    The profiler runs on this host and in its state of the minute, so its milliseconds are scaled to what the target measured of the
+    whole file; on another machine the proportions are a prediction that the trials correct.
     """
     layer_of = layer_by_module_path(layer.name for layer in space.graph.layers)
     layer_ms: dict[str, dict[int, float]] = {layer.name: {} for layer in space.graph.layers}
@@ -40,15 +40,15 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
             files[8] = Path(temporary, "int8.onnx")
             pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), calibration_batches=1)
         for width, path in files.items():
-            costs = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=_PROFILED_RUNS, layer_of=layer_of)
+            profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=_PROFILED_RUNS, layer_of=layer_of)
             whole_ms = baseline_ms
             if width != FLOAT_BITS:
                 rng = np.random.default_rng(pipeline.seed)
                 whole_ms = pipeline.target.measure(
                     path, pipeline.folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng
                 ).latency_ms
-            scale = whole_ms / sum(cost.latency_ms for cost in costs)
-            for name, ms in _by_layer(costs).items():
+            scale = whole_ms / profile.sum_ms
+            for name, ms in _by_layer(profile.costs).items():
                 if name is None:
                     rest_ms[width] = ms * scale
                 else:
@@ -59,7 +59,7 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
     return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, images, branch_loss))
 
 
-def _by_layer(costs: list[LayerCost]) -> dict[str | None, float]:
+def _by_layer(costs: tuple[LayerCost, ...]) -> dict[str | None, float]:
     spent: dict[str | None, float] = {}
     for cost in costs:
         spent[cost.layer] = spent.get(cost.layer, 0.0) + cost.latency_ms

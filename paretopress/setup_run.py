@@ -7,17 +7,19 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from paretopress.atomic import write_json
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recipe, Recovery, learning_rate_test
 from paretopress.compress.sensitivity import rank_branches
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.errors import RunFolderError
+from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Outcome
@@ -25,12 +27,14 @@ from paretopress.pipeline import Effort, Pipeline
 from paretopress.plan import Plan
 from paretopress.run_tables import measure_tables
 from paretopress.search.study import Limits
-from paretopress.search.tables import Tables
-from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.targets.capabilities import Capabilities
+from paretopress.targets.lock import no_measurement
 
 STATE_SCHEMA = 1
 _RATES = (0.003, 0.01, 0.03, 0.1)
-_RATE_TEST_STEPS = 10
+# steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
+_RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 _TRIALS_AIMED_AT = 40
 _STEPS_WITHOUT_TIME = {"short": 100, "final": 400}
 # images for ranking branches: 256 small ones, fewer large ones, so that a removal is judged in about a second
@@ -112,15 +116,34 @@ def scoring_threads() -> int:
     return os.cpu_count() or 1
 
 
+def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) -> SearchSpace:
+    """Return the search space of a model: what the target runs natively, unless the configuration names widths or a step itself."""
+    label_share = config.recovery.label_share
+    options = SpaceOptions(
+        channel_step=config.space.channel_step or capabilities.channel_step,
+        temperature=config.recovery.temperature,
+        alpha=None if label_share is None else 1.0 - label_share,
+    )
+    if config.space.bits is not None:
+        return SearchSpace(graph, replace(options, bits=config.space.bits))
+    if config.budget.size_bytes is not None:  # 4 bits save size even where they cost time
+        capabilities = replace(capabilities, slow_int4="")
+    offered = (32, *((8,) if capabilities.int8_activations else ()), *capabilities.weight_only_bits)
+    return SearchSpace(graph, replace(options, bits=offered, refusal=capabilities.refusal))
+
+
 def find_state(
     pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, environment: Mapping[str, Any], started: float
-) -> tuple[RunState, Tables]:
-    """Measure the baseline and the tables of a new run and find its recipe; `started` is the run's first moment by time.monotonic()."""
+) -> RunState:
+    """Measure the baseline and the tables of a new run, find its recipe, and write it all to the run folder.
+
+    `started` is the run's first moment by time.monotonic().
+    """
     baseline = pipeline.measure_baseline()
     trains = config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
-    rate, losses = _learning_rate(intake, data, space, config.recovery) if trains else (config.recovery.learning_rate or 0.0, {})
+    step_s = _typical_step_s(intake, data, space, config.recovery) if trains else 0.0
+    rate, losses = _learning_rate(intake, data, space, config.recovery, step_s) if trains else (config.recovery.learning_rate or 0.0, {})
     recovery = Recovery(intake.module, data.train, config.recovery.recipe(rate))
-    step_s = _typical_step_s(recovery, intake, space) if trains else 0.0
     fewest, most = _SENSITIVITY_IMAGES
     count = _SENSITIVITY_VALUES // math.prod(intake.graph.input_shape)
     images, _ = stack(data.train, min(max(count, fewest), most), config.seed)
@@ -147,11 +170,15 @@ def find_state(
         data.sizes(),
         spent,
     )
-    return state, tables
+    write_json(pipeline.folder.tables, tables.to_json())
+    write_json(pipeline.folder.graph, intake.graph.to_json())
+    write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
+    return state
 
 
-def _typical_step_s(recovery: Recovery, intake: Intake, space: SearchSpace) -> float:
+def _typical_step_s(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> float:
     """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
+    recovery = Recovery(intake.module, data.train, section.recipe(min(_RATES)))
     students = (intake.module, _half(intake, space))
     return sum(recovery.seconds_per_step(student) for student in students) / len(students)
 
@@ -161,14 +188,17 @@ def _half(intake: Intake, space: SearchSpace) -> nn.Module:
     return compress_module(intake.module, intake.graph, Plan(kept=kept)).module
 
 
-def _learning_rate(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> tuple[float, dict[float, float]]:
+def _learning_rate(
+    intake: Intake, data: Data, space: SearchSpace, section: RecoverySection, step_s: float
+) -> tuple[float, dict[float, float]]:
     if section.learning_rate is not None:
         return section.learning_rate, {}
+    fewest, most = _RATE_TEST_STEPS
     losses = learning_rate_test(
         lambda: _half(intake, space),
         lambda rate: Recovery(intake.module, data.train, section.recipe(rate)),
         _RATES,
-        _RATE_TEST_STEPS,
+        min(max(int(_RATE_TEST_S / (len(_RATES) * step_s)), fewest), most),
     )
     return min(losses, key=losses.__getitem__), losses
 
@@ -193,4 +223,4 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
 def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:
     """Return the recovery that every trial of a run shares."""
     recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01)
-    return Recovery(intake.module, data.train, recipe)
+    return Recovery(intake.module, data.train, recipe, no_measurement)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 from paretopress.compress.lessons import Lessons
 from paretopress.errors import RecoveryError
 from paretopress.fvcore_import import update_bn_stats
+from paretopress.quiet_logger import quiet_logger
 
 
 class Optimizer(StrEnum):
@@ -96,10 +96,19 @@ def trains_faster_in_bf16(device: torch.device) -> bool:
 
 
 class Recovery:
-    """Recovers candidates of one model: holds the teacher, the training data and the recipe."""
+    """Recovers candidates of one model: holds the teacher, the training data and the recipe.
 
-    def __init__(self, teacher: nn.Module, train: Dataset[tuple[Tensor, int]], recipe: Recipe) -> None:
-        self.recipe = recipe
+    `around_step` is entered for every step: a step can be made to wait there while another process measures.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        train: Dataset[tuple[Tensor, int]],
+        recipe: Recipe,
+        around_step: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.recipe, self._around_step = recipe, around_step
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
         placed = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
@@ -118,10 +127,12 @@ class Recovery:
             self._recalibrate(self._placed(student), seed)
             student.train()
             optimizer = self._optimizer(student)
-            for step, lesson in enumerate(itertools.islice(self._lessons.lessons(seed, self.recipe.calibration_batches), steps)):
+            lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
+            for step in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
-                losses.append(self._step(student, optimizer, lesson, temperature, alpha))
+                with self._around_step():
+                    losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
         student.eval().cpu()
         tenth = max(1, steps // 10)
         first, last = (sum(part) / len(part) if part else 0.0 for part in (losses[:tenth], losses[-tenth:]))
@@ -131,7 +142,7 @@ class Recovery:
         """Replace the batch-norm statistics by true averages over a few training batches (fvcore's precise BN)."""
         if self.recipe.calibration_batches > 0 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules()):
             student.train()
-            with torch.no_grad(), _quiet("fvcore.nn.precise_bn"):
+            with torch.no_grad(), quiet_logger("fvcore.nn.precise_bn", logging.WARNING):  # a line a call
                 update_bn_stats(student, self._lessons.images(seed), num_iters=self.recipe.calibration_batches)
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
@@ -176,18 +187,6 @@ class Recovery:
                 f"the training loss must be finite, but got {value}", "Lower recipe.learning_rate, or look for NaN in the data."
             )
         return value
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """fvcore logs one line a call through a handler of its own."""
-    logger = logging.getLogger(logger_name)
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def rate_factor(step: int, steps: int, recipe: Recipe) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import onnxruntime as ort
 
 from paretopress.errors import DataError, RunError
 from paretopress.targets.local import SessionSettings, first_line, open_session
+from paretopress.targets.target import Feed, Target
 
 Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+Runner = Callable[[Feed], Sequence[Any]]
 
 
 def _slices(images: npt.NDArray[Any], batch: object) -> Iterator[npt.NDArray[Any]]:
@@ -23,14 +26,21 @@ def _slices(images: npt.NDArray[Any], batch: object) -> Iterator[npt.NDArray[Any
         yield images[start : start + step]
 
 
-def _classes(session: ort.InferenceSession, images: npt.NDArray[Any], file: str) -> npt.NDArray[np.int64]:
-    node = session.get_inputs()[0]
-    found = []
-    for piece in _slices(images, node.shape[0]):
+def _here(session: ort.InferenceSession, file: str) -> Runner:
+    def run(feed: Feed) -> Sequence[Any]:
         try:
-            logits = np.asarray(session.run(None, {node.name: piece})[0])
+            outputs: Sequence[Any] = session.run(None, dict(feed))
         except Exception as error:  # the runtime's exceptions share no base class but Exception
             raise RunError(f"the file must run its input, but got: {first_line(error)} at {file}") from error
+        return outputs
+
+    return run
+
+
+def _classes(run: Runner, node: ort.NodeArg, images: npt.NDArray[Any], file: str) -> npt.NDArray[np.int64]:
+    found = []
+    for piece in _slices(images, node.shape[0]):
+        logits = np.asarray(run({node.name: piece})[0])
         if logits.ndim != 2 or len(logits) != len(piece):
             raise RunError(f"outputs must be (N, classes) with N={len(piece)}, but got shape={logits.shape} at {file}")
         if np.isnan(logits).any():
@@ -39,23 +49,27 @@ def _classes(session: ort.InferenceSession, images: npt.NDArray[Any], file: str)
     return np.concatenate(found)
 
 
-def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int) -> float:
+def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None) -> float:
     """Return the top-1 accuracy in percent of the first output.
 
     Args:
         batches: (images, labels): (N, C, H, W) float32 and (N,) integers. A file of fixed batch size is fed in such pieces.
+        threads: of the session in this process; a target runs with its own.
+        target: what runs the file, because int8 kernels differ between processors; None is this process.
     Raises:
         DataError: there is no image, or a batch has not one label per image.
         RunError: the file does not load or run, or an output is NaN.
     """
     session = open_session(path, SessionSettings(threads=threads))
+    node = session.get_inputs()[0]
+    run = _here(session, path.name) if target is None else partial(target.run, path)
     correct, total = 0, 0
     for images, labels in batches:
         if labels.shape != (len(images),):
             raise DataError(f"labels must have shape ({len(images)},), but got shape={labels.shape}")
         if len(images) == 0:
             continue
-        correct += int((_classes(session, images, path.name) == labels).sum())
+        correct += int((_classes(run, node, images, path.name) == labels).sum())
         total += len(images)
     if total == 0:
         raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")

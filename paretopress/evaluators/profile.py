@@ -1,24 +1,19 @@
-"""What each layer of an ONNX file costs, by ONNX Runtime's own profiler."""
+"""What each layer of an ONNX file costs: the runtime's nodes with the layers that they were made from."""
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
-import onnxruntime as ort
 
-from paretopress.errors import LatencyError
-from paretopress.targets.local import SessionSettings, first_line, open_session
+from paretopress.evaluators.node_overhead import trace_with_overhead
+from paretopress.evaluators.runtime_trace import Subject
+from paretopress.targets.local import SessionSettings
 from paretopress.targets.target import Feed
 
-WARMUP_RUNS = 5
-EVENT_SUFFIX = "_kernel_time"
 # The optimiser writes "fused /fc/Gemm", "/conv1/Conv_token_4" and, for a blocked convolution, the tensor that it ends in:
 # "/Relu_output_0_nchwc" for a Conv that swallowed its Relu.
 ADDED_BY_OPTIMISER = re.compile(r"^(?:fused )+|(?:_nchwc|_token_\d+)+$")
@@ -34,7 +29,7 @@ class LayerCost:
     Attributes:
         layer: module path, or None for what belongs to no layer (reorders, Q/DQ, pooling, adds).
         node: as the runtime names it.
-        latency_ms: mean over the profiled runs; the profiler counts whole microseconds and slows small nodes down.
+        latency_ms: mean over the profiled runs, without what the profiler adds.
         share: of the sum over all nodes.
     """
 
@@ -45,11 +40,33 @@ class LayerCost:
     share: float
 
 
-def module_path(node: str) -> str:
-    """Return the module path in a node name of the TorchScript exporter: "layer1.0.conv1" for "/layer1/layer1.0/conv1/Conv".
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The costs of all nodes in the order of execution, and what they must add up to.
 
-    A component that extends the one before it ("layer1", "layer1.0") stands for both.
+    Attributes:
+        raw_sum_ms: the sum as the profiler shows it.
+        whole_ms: p50 of the model without the profiler, its runs in turns with the profiled ones.
     """
+
+    costs: tuple[LayerCost, ...]
+    raw_sum_ms: float
+    whole_ms: float
+
+    @property
+    def sum_ms(self) -> float:
+        """Return the sum of the costs."""
+        return sum(cost.latency_ms for cost in self.costs)
+
+
+def module_path(node: str) -> str:
+    """Return the module path in a node's name: "layer1.0.conv1" for "/layer1/layer1.0/conv1/Conv", as the TorchScript exporter writes it.
+
+    A component that extends the one before it ("layer1", "layer1.0") stands for both. A name without a slash is a path itself, as
+    `lower.export_onnx` writes it, but for the number behind "#" of a layer's later calls.
+    """
+    if "/" not in node:
+        return node.split("#")[0]
     path: list[str] = []
     for part in node.strip("/").split("/")[:-1]:
         if path and part.startswith(path[-1] + "."):
@@ -59,7 +76,7 @@ def module_path(node: str) -> str:
 
 
 def layer_by_module_path(layers: Iterable[str]) -> LayerOf:
-    """Return a `layer_of` for TorchScript-exported files: the longest of `layers` that is the node's module or holds it."""
+    """Return a `layer_of` for files exported from torch: the longest of `layers` that is the node's module or holds it."""
     known = frozenset(layers)
 
     def layer_of(node: str) -> str | None:
@@ -72,22 +89,33 @@ def layer_by_module_path(layers: Iterable[str]) -> LayerOf:
     return layer_of
 
 
-class _Origins:
-    """Finds the node of the original graph, with weights, that a node of the optimised graph was made from."""
+class Origins:
+    """Finds the nodes of a file's graph, with weights, that the nodes of the optimised graph were made from."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._by_name = {node.name: node for node in graph.node if node.name}
         self._by_output = {output: node for node in graph.node for output in node.output}
 
-    def node(self, name: str) -> str | None:
-        """Return the nearest node with weights at or before the one called `name` or producing `name`, or None."""
+    def nodes(self, names: Sequence[str]) -> list[onnx.NodeProto | None]:
+        """Return for each name in the optimised graph the node that it names or ends in, else the nearest before it that no other took.
+
+        A convolution that swallowed an add is named by the add's output, where another convolution may end as well.
+        """
+        starts = [self._start(name) for name in names]
+        own = {start.name or start.output[0] for start in starts if start is not None and OPS_WITH_WEIGHTS.search(start.op_type)}
+        return [self._nearest(start, own) for start in starts]
+
+    def _start(self, name: str) -> onnx.NodeProto | None:
         plain = ADDED_BY_OPTIMISER.sub("", name)
-        start = self._by_name.get(plain) or self._by_output.get(plain)
+        return self._by_name.get(plain) or self._by_output.get(plain)
+
+    def _nearest(self, start: onnx.NodeProto | None, taken: set[str]) -> onnx.NodeProto | None:
         queue = [] if start is None else [start]
         seen: set[str] = set()
         for node in queue:  # grows while it is walked: breadth first
-            if OPS_WITH_WEIGHTS.search(node.op_type):
-                return str(node.name)
+            if OPS_WITH_WEIGHTS.search(node.op_type) and (node is start or (node.name or node.output[0]) not in taken):
+                taken.add(node.name or node.output[0])
+                return node
             for tensor in node.input:
                 if tensor not in seen and tensor in self._by_output:
                     seen.add(tensor)
@@ -95,58 +123,26 @@ class _Origins:
         return None
 
 
-def _events(session: ort.InferenceSession, feed: Feed, runs: int, file: str) -> list[dict[str, Any]]:
-    inputs = dict(feed)
-    try:
-        for _ in range(runs):
-            session.run(None, inputs)
-    except Exception as error:  # the runtime's exceptions share no base class but Exception
-        raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {file}") from error
-    finally:
-        trace = Path(session.end_profiling())
-    events: list[dict[str, Any]] = json.loads(trace.read_text())
-    return events
+def profile_onnx(path: Path, *, settings: SessionSettings, feed: Feed, layer_of: LayerOf, runs: int = 50) -> Profile:
+    """Return the cost of every node of the optimised graph.
 
-
-def _total_us(events: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], int]:
-    """Return (index, node, operator) -> microseconds in all runs after the warm-up, in the order of execution.
-
-    Session events are left out; the index keeps nodes apart that the optimiser gave one name.
-    """
-    starts = sorted(event["ts"] for event in events if event["cat"] == "Session" and event["name"] == "model_run")
-    timed_from = starts[WARMUP_RUNS]
-    total: dict[tuple[str, str, str], int] = {}
-    for event in sorted(events, key=lambda event: int(event.get("ts", 0))):
-        if event["cat"] != "Node" or not event["name"].endswith(EVENT_SUFFIX) or event["ts"] < timed_from:
-            continue
-        args = event["args"]
-        key = (str(args.get("node_index", "")), event["name"].removesuffix(EVENT_SUFFIX), args["op_name"])
-        total[key] = total.get(key, 0) + int(event["dur"])
-    return total
-
-
-def profile_onnx(path: Path, *, settings: SessionSettings, feed: Feed, runs: int = 50, layer_of: LayerOf) -> list[LayerCost]:
-    """Return the cost of every node of the optimised graph, in the order of execution.
+    The profiler slows every node by microseconds. These are measured on chains of trivial nodes and taken off again; nothing is scaled
+    to fit, so the sum and the whole model's own p50 stay two figures that can be compared.
 
     Args:
         feed: input name -> array; "x" is (N, C, H, W) float32, N = batch.
         layer_of: name of a node with weights in the file, e.g. "/layer1/layer1.0/conv1/Conv" -> its layer, or None;
             `layer_by_module_path` makes one.
     Raises: LatencyError: the session failed, or no node took any time.
-    Invariant: the shares sum to 1; the profile is written to a temporary folder that is deleted.
+    Invariant: the shares sum to 1.
     """
-    if runs < 1:
-        raise LatencyError(f"runs >= 1 must hold, but got runs={runs}")
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, settings, profile_prefix=Path(folder) / "profile")
-        total = _total_us(_events(session, feed, WARMUP_RUNS + runs, path.name))
-    whole = sum(total.values())
-    if whole <= 0:
-        raise LatencyError(f"the profiled nodes must take time, but got {len(total)} nodes and 0 us at {path.name}")
-    origins = _Origins(onnx.load(path, load_external_data=False).graph)
-    costs = []
-    for (_, node, op), spent_us in total.items():
-        origin = origins.node(node) if OPS_WITH_WEIGHTS.search(op) else None
-        layer = layer_of(origin) if origin is not None else None
-        costs.append(LayerCost(layer=layer, node=node, op=op, latency_ms=spent_us / runs / 1000.0, share=spent_us / whole))
-    return costs
+    traced, overhead = trace_with_overhead(Subject(path, feed), settings=settings, runs=runs)
+    times = [overhead.corrected_ms(node) for node in traced.nodes]
+    with_weights = [i for i, node in enumerate(traced.nodes) if OPS_WITH_WEIGHTS.search(node.op)]
+    origins = Origins(onnx.load(path, load_external_data=False).graph).nodes([traced.nodes[i].name for i in with_weights])
+    layers = {i: layer_of(origin.name) for i, origin in zip(with_weights, origins, strict=True) if origin is not None}
+    costs = tuple(
+        LayerCost(layers.get(i), node.name, node.op, latency_ms, latency_ms / sum(times))
+        for i, (node, latency_ms) in enumerate(zip(traced.nodes, times, strict=True))
+    )
+    return Profile(costs, sum(node.latency_ms for node in traced.nodes), traced.whole_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError
 from paretopress.lower.export import INPUT
+from paretopress.quiet_logger import quiet_logger
 
 _LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
@@ -70,7 +71,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ship
 
 
 def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: Sequence[np.ndarray], reduce_range: bool) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet_root_logger():
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet():
         source, target = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
         onnx.save(model, source)
         quantize_static(
@@ -116,7 +117,7 @@ def _with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
 def _weights_to_4_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
     for name in layers:
         _gemm_to_matmul(model.graph, name)
-    with _quiet_root_logger():
+    with _quiet():
         quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=_INT4_BLOCK, is_symmetric=True, nodes_to_include=list(layers))
         quantizer.process()
     result: onnx.ModelProto = quantizer.model.model
@@ -142,13 +143,6 @@ def _gemm_to_matmul(graph: onnx.GraphProto, name: str) -> None:
         graph.node.insert(at + offset, made)
 
 
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """The quantiser logs advice to the root logger at every call."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
+    return quiet_logger(None, logging.ERROR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paretopress.measurement import Outcome
+from paretopress.measurement import DISTURBED_CORES, Outcome
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.journal import Counts
 
@@ -31,6 +31,7 @@ def point_json(trial: int | None, plan: Mapping[str, Any], outcome: Outcome) -> 
         "latency_raw_p50_ms": latency.raw_p50_ms,
         "latency_raw_p90_ms": latency.raw_p90_ms,
         "latency_occasions": latency.occasions,
+        "latency_foreign_cores": latency.foreign_cores,
         "size_bytes": outcome.size_bytes,
         "onnx": {"path": outcome.onnx_path, "sha256": outcome.onnx_sha256},
         "duration_s": round(sum(outcome.stages_s.values()), 3),
@@ -78,9 +79,21 @@ def front_json(
             for c in evaluated
             if not c.outcome.rejected
         ],
+        "measurements": _measurements(evaluated),
         "environment": dict(environment),
         "data": dict(data),
         "trials": {"completed": counts.completed, "rejected_early": counts.rejected_early, "failed": counts.failed},
         "seed": seed,
         "elapsed_s": round(elapsed_s, 1),
+    }
+
+
+def _measurements(evaluated: Sequence[Candidate]) -> dict[str, Any]:
+    """Return how many candidates were measured, and of how many others disturbed it or heat did."""
+    latencies = [c.outcome.latency for c in evaluated]
+    return {
+        "candidates": len(latencies),
+        "disturbed": sum((latency.foreign_cores or 0.0) > DISTURBED_CORES for latency in latencies),
+        "disturbed_above_cores": DISTURBED_CORES,
+        "throttled": sum(latency.throttled for latency in latencies),
     }

@@ -20,7 +20,8 @@ class Progress:
 
     Attributes:
         done, planned: trials finished in this phase and to be run in it, None where only time bounds it.
-        elapsed_s, budget_s: seconds spent in this phase, and given to it, None where only the number of trials bounds it.
+        elapsed_s, budget_s: seconds spent on the run, and given to it, None where only the number of trials bounds it.
+        phase_s: seconds spent in this phase: they set the pace.
         completed, rejected_early, failed: the search's trials by how they ended.
         best: the best feasible point in words, or "".
         last: the line of the trial that finished last, or "".
@@ -30,6 +31,7 @@ class Progress:
     done: int
     planned: int | None
     elapsed_s: float
+    phase_s: float
     budget_s: float | None
     completed: int
     rejected_early: int
@@ -52,7 +54,7 @@ class Progress:
         """Return the estimated seconds to the nearer bound, the planned trials at the pace so far; None where unknown."""
         bounds = []
         if self.planned is not None and self.done > 0:
-            bounds.append(self.elapsed_s / self.done * (self.planned - self.done))
+            bounds.append(self.phase_s / self.done * (self.planned - self.done))
         if self.budget_s is not None:
             bounds.append(self.budget_s - self.elapsed_s)
         return max(0.0, min(bounds)) if bounds else None

@@ -9,8 +9,8 @@ from statistics import fmean
 
 from paretopress.measurement import Latency
 
-# The ratio of an int8 to a float model moves between machine states by more than one occasion's interval shows: the standard deviation
-# was 3 % between occasions minutes apart on a shared two-core Xeon. A run starts from it, as if it had been seen four times.
+# The ratio of an int8 to a float model moves between machine states by more than one occasion's interval shows. A run starts from this
+# standard deviation, as if it had been seen four times; benchmarks/latency_coverage.py shows what it was on one machine.
 _PRIOR_DRIFT, _PRIOR_DEGREES = 0.03, 4
 _Z95 = 1.96
 
@@ -50,6 +50,7 @@ def pooled(latencies: Sequence[Latency], between: float) -> Latency:
     Returns: the geometric mean of the ratios with a 95 % interval from both variances; the raw figures are the last occasion's.
     """
     first, last, count = latencies[0], latencies[-1], len(latencies)
+    foreign = [latency.foreign_cores for latency in latencies if latency.foreign_cores is not None]
     scale_ms = first.latency_ms / first.ratio
     ratio = math.exp(fmean(math.log(latency.ratio) for latency in latencies))
     error = math.sqrt((between**2 + fmean(_sampling_error(latency) ** 2 for latency in latencies)) / count)
@@ -63,5 +64,7 @@ def pooled(latencies: Sequence[Latency], between: float) -> Latency:
         blocks=sum(latency.blocks for latency in latencies),
         runs=sum(latency.runs for latency in latencies),
         duration_s=sum(latency.duration_s for latency in latencies),
+        foreign_cores=max(foreign, default=None),
+        throttled=any(latency.throttled for latency in latencies),
         occasions=count,
     )

@@ -28,8 +28,13 @@ def sampler_names() -> list[str]:
     return sorted(_SAMPLERS)
 
 
-def make_sampler(name: str, space: SearchSpace, seed: int, known: Known | None = None) -> BaseSampler:
-    """Return the sampler of that name, told what is `known` if it can use it; raises ConfigError with the valid names."""
+def check_sampler(name: str) -> None:
+    """Raise ConfigError with the valid names if `make_sampler` does not know `name`."""
     if name not in _SAMPLERS:
         raise ConfigError(f"the sampler must be one of {', '.join(sampler_names())}, but got {name!r}")
+
+
+def make_sampler(name: str, space: SearchSpace, seed: int, known: Known | None = None) -> BaseSampler:
+    """Return the sampler of that name, told what is `known` if it can use it; raises ConfigError with the valid names."""
+    check_sampler(name)
     return _SAMPLERS[name](space, seed, known)

@@ -10,7 +10,7 @@ from typing import Protocol
 import optuna
 from optuna.trial import Trial, TrialState
 
-from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.errors import ConfigError, SearchFailedError, TargetLostError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, front
@@ -30,6 +30,7 @@ from paretopress.spaces.space import SearchSpace
 _SAME_FAILURES = 10
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 _OCCASIONS, _FINAL_OCCASIONS = 6, 3
+_FINALISTS_FROM = "finalists_from_s"
 
 
 class Evaluate(Protocol):
@@ -42,7 +43,10 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs."""
+    """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs.
+
+    `finalists` are planned for; where `seconds` are left after them, more follow.
+    """
 
     trials: int | None = None
     seconds: float | None = None
@@ -88,10 +92,21 @@ class Search:
         """Seconds of work on this study so far."""
         return self._before + self.clock() - self._started
 
+    @property
+    def in_finalists(self) -> bool:
+        """Whether the trials are over and finalists are being recovered."""
+        return _FINALISTS_FROM in self.study.user_attrs
+
+    @property
+    def phase_s(self) -> float:
+        """Seconds of work since the phase began: the trials, or the finalists."""
+        return self.elapsed_s - float(self.study.user_attrs.get(_FINALISTS_FROM, self.setup_s))
+
     def run(self, seeds: Sequence[Plan]) -> None:
         """Search, then recover the finalists in full.
 
-        Raises: SearchFailedError: the first trials all failed for one reason.
+        Raises: SearchFailedError: the first trials all failed for one reason. TargetLostError: nothing can be measured; all but the trial
+            in flight is kept.
         """
         self._queue(seeds)
         while self._has_time_for_a_trial():
@@ -150,6 +165,8 @@ class Search:
             if known is not None:  # different parameters mean the same plan where a branch is removed
                 trial.set_user_attr("copy_of", known.number)
             outcome = known.outcome if known is not None else self.evaluate(plan, Rung.SHORT, trial.number)
+        except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
+            raise
         except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
             self._record_failure(trial, error, started)
             return
@@ -190,6 +207,8 @@ class Search:
 
     def _finalists(self) -> None:
         self.study.set_user_attr("elapsed_s", self.elapsed_s)
+        if not self.in_finalists:
+            self.study.set_user_attr(_FINALISTS_FROM, self.elapsed_s)
         slowest = 0.0
         while (finalist := self._next_finalist()) is not None:
             if self.limits.seconds is not None and self.elapsed_s + slowest > self.limits.seconds:
@@ -198,6 +217,8 @@ class Search:
             try:
                 stored = self.evaluate(finalist.plan, Rung.FINAL, finalist.number).to_json()
                 line = describe(Outcome.from_json(stored), self.bounds)
+            except TargetLostError:
+                raise
             except Exception as error:  # as for a trial: recorded with its reason, and the others go on
                 stored = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
                 line = f"failed, {stored['error']}"
@@ -209,8 +230,8 @@ class Search:
 
     def _next_finalist(self) -> Candidate | None:
         tried = {int(number) for number in self.study.user_attrs.get(FINALS, {})}
-        if len(tried) >= self.limits.finalists:
-            return None
+        if len(tried) >= self.limits.finalists and (self.limits.seconds is None or not tried):
+            return None  # where time bounds the run, what is left of it goes to further finalists
         finals = self.finals()
         pool = [c for c in self.short_candidates() if c.number in finals or c.number not in tried]
         return next_finalist(pool, finals, self.bounds, self.val_images)

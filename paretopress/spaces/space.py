@@ -8,18 +8,22 @@ distill/temperature    distill/alpha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution
 
 from paretopress.errors import ConfigError
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph
+from paretopress.graph import BitGroup, ChannelGroup, Frozen, Layer, LayerKind, ModelGraph
 from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.spaces.variables import Choice, Range, Value, Variable
 
 TEMPERATURE, ALPHA = "distill/temperature", "distill/alpha"
 Params = dict[str, Value]
+
+
+def _refuses_nothing(layer: Layer, bits: int) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class SpaceOptions:
     Attributes:
         channel_step: kept channels are multiples of it (the runtime's blocked layout).
         bits: widths the target has kernels for; 32 is always there.
+        refusal: (layer, bits) -> why that width gains nothing there, or ""; a bit group is not offered a width that all its layers refuse.
         max_choices: of one variable; the steps of wide layers are thinned out evenly to so many.
         temperature, alpha: fixed values of the distillation; None searches them.
         min_share: a layer with a smaller share of the MACs and of the weights gets no rank variable: it has nothing to save.
@@ -36,6 +41,7 @@ class SpaceOptions:
 
     channel_step: int = 8
     bits: tuple[int, ...] = (32, 8, 4)
+    refusal: Callable[[Layer, int], str] = _refuses_nothing
     max_choices: int = 8
     min_share: float = 0.005
     temperature: float | None = None
@@ -47,11 +53,15 @@ class SpaceOptions:
 
 
 class SearchSpace:
-    """The variables of one model graph, in the model's order."""
+    """The variables of one model graph, in the model's order; `left_out` are bit groups that lost a width, with the reason."""
 
     def __init__(self, graph: ModelGraph, options: SpaceOptions) -> None:
         self.graph, self.options = graph, options
         self._kept: dict[str, dict[Value, int]] = {}
+        self._refused = {group.name: _refused(group, graph, options) for group in graph.bit_groups}
+        self.left_out = tuple(
+            Frozen(f"{name} in {bits} bits", reason) for name, refused in self._refused.items() for bits, reason in refused.items()
+        )
         variables: list[Variable] = [*self._prune_variables(), *self._bit_variables(), *self._rank_variables()]
         variables += [_range(TEMPERATURE, 1.0, 8.0, 4.0, options.temperature), _range(ALPHA, 0.0, 1.0, 0.9, options.alpha)]
         self.variables = tuple(variables)
@@ -113,7 +123,11 @@ class SearchSpace:
 
     def offers(self, group: BitGroup, bits: int) -> bool:
         """Return whether the space lets the bit group take that width."""
-        return bits in _offered(group, self.options)
+        return bits in self._offered(group)
+
+    def _offered(self, group: BitGroup) -> tuple[int, ...]:
+        refused = self._refused[group.name]
+        return tuple(bits for bits in group.bits if bits == FLOAT_BITS or (bits in self.options.bits and bits not in refused))
 
     def _check(self, params: Mapping[str, Value]) -> None:
         known = {variable.name: variable for variable in self.variables}
@@ -145,7 +159,7 @@ class SearchSpace:
         return variables
 
     def _bit_variables(self) -> list[Variable]:
-        offered = {group.name: _offered(group, self.options) for group in self.graph.bit_groups}
+        offered = {group.name: self._offered(group) for group in self.graph.bit_groups}
         return [Choice(f"bits/{name}", bits) for name, bits in offered.items() if len(bits) > 1]
 
     def _rank_variables(self) -> list[Variable]:
@@ -164,8 +178,14 @@ def _range(name: str, low: float, high: float, default: float, fixed: float | No
     return Range(name, low, high, default) if fixed is None else Range(name, fixed, fixed, fixed)
 
 
-def _offered(group: BitGroup, options: SpaceOptions) -> tuple[int, ...]:
-    return tuple(bits for bits in group.bits if bits == FLOAT_BITS or bits in options.bits)
+def _refused(group: BitGroup, graph: ModelGraph, options: SpaceOptions) -> dict[int, str]:
+    """Return width -> reason, for the widths of the group that each of its layers refuses."""
+    refused: dict[int, str] = {}
+    for bits in (width for width in group.bits if width != FLOAT_BITS and width in options.bits):
+        reasons = [options.refusal(graph.layer(name), bits) for name in group.layers]
+        if all(reasons):
+            refused[bits] = reasons[0]
+    return refused
 
 
 def _steps(channels: int, options: SpaceOptions) -> list[int]:

@@ -1,4 +1,4 @@
-"""Measures in rounds until the budget is no longer inside the interval, and sums the rounds up as a `Latency`."""
+"""Measures in rounds until the interval is narrow and the verdict on the budget clear, and sums the rounds up as a `Latency`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from paretopress.targets.sampling import Clock, OpenPair, PairedSamples, Samplin
 from paretopress.targets.statistics import block_medians, median_interval, ratio_interval
 
 NS_PER_MS = 1e6
+# half of the interval, as a share of the ratio: 3 % is what the noise of a shared machine allows within two seconds
+NARROW = 0.03
 
 
 def summarise(samples: PairedSamples, *, baseline_ms: float | None, rng: np.random.Generator, duration_s: float) -> Latency:
@@ -52,6 +54,14 @@ def straddles(latency: Latency, limit_ms: float | None) -> bool:
     return low <= limit_ms < high
 
 
+def settled(latency: Latency, limit_ms: float | None) -> bool:
+    """Return whether measuring may stop: clearly over the limit, or not astride it and with a narrow interval."""
+    if limit_ms is not None and latency.latency_ci_ms[0] > limit_ms:
+        return True
+    low, high = latency.ratio_ci
+    return not straddles(latency, limit_ms) and (high - low) / 2.0 <= NARROW * latency.ratio
+
+
 def measure_in_rounds(
     open_pair: OpenPair,
     *,
@@ -62,7 +72,7 @@ def measure_in_rounds(
     rules: SamplingRules,
     max_rounds: int = 3,
 ) -> Latency:
-    """Return the pooled latency of as many rounds as it takes to tell the candidate from the limit, at most `max_rounds`.
+    """Return the pooled latency of as many rounds as it takes to settle it, at most `max_rounds`; see `settled`.
 
     Raises: LatencyError: a session failed, or fewer than 5 blocks of a round finished.
     """
@@ -70,7 +80,7 @@ def measure_in_rounds(
     samples = sample_pair(open_pair, rng=rng, clock=clock, rules=rules)
     latency = summarise(samples, baseline_ms=baseline_ms, rng=rng, duration_s=(clock() - start) / 1e9)
     for _ in range(max_rounds - 1):
-        if not straddles(latency, limit_ms):
+        if settled(latency, limit_ms) or clock() - start > rules.rounds_max_ns:
             break
         samples = samples.pooled(sample_pair(open_pair, rng=rng, clock=clock, rules=rules))
         latency = summarise(samples, baseline_ms=baseline_ms, rng=rng, duration_s=(clock() - start) / 1e9)

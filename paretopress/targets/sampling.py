@@ -33,6 +33,8 @@ class SamplingRules:
         warmup_min_runs, warmup_min_ns, warmup_max_ns: a warm-up ends when it is stable and past both minima, or at the maximum;
             the minimum of runs holds in any case.
         session_max_ns: no block is begun in a session that has been measured for longer.
+        rounds_max_ns: no further round is begun after it.
+        settle_runs: untimed runs of a model before its turn in a block.
     """
 
     sessions: int = 4
@@ -44,11 +46,14 @@ class SamplingRules:
     warmup_min_ns: int = 20_000_000
     warmup_max_ns: int = 300_000_000
     session_max_ns: int = 30_000_000_000
+    rounds_max_ns: int = 20_000_000_000
+    settle_runs: int = 0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but got {name}={getattr(self, name)}")
+            least = 0 if name == "settle_runs" else 1
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, but got {name}={getattr(self, name)}")
         if self.sessions * self.blocks < MIN_BLOCKS:
             raise ConfigError(
                 f"sessions * blocks >= {MIN_BLOCKS} must hold, but got sessions={self.sessions}, blocks={self.blocks}",
@@ -126,7 +131,9 @@ def runs_per_block(slower_ns: float, rules: SamplingRules) -> int:
     return min(max(wanted, rules.min_runs), rules.max_runs)
 
 
-def _timed(run: Run, runs: int, clock: Clock) -> Times:
+def _timed(run: Run, runs: int, clock: Clock, settle_runs: int) -> Times:
+    for _ in range(settle_runs):
+        run()
     times = np.empty(runs, dtype=np.float64)
     for i in range(runs):
         before = clock()
@@ -135,14 +142,15 @@ def _timed(run: Run, runs: int, clock: Clock) -> Times:
     return times
 
 
-def _block(candidate: Run, reference: Run, runs: int, rng: np.random.Generator, clock: Clock) -> Block:
+def _block(pair: tuple[Run, Run], runs: int, rng: np.random.Generator, clock: Clock, settle_runs: int) -> Block:
+    candidate, reference = pair
     candidate_first = rng.random() < 0.5
     with collector_paused():
         if candidate_first:
-            times = _timed(candidate, runs, clock)
-            return Block(times, _timed(reference, runs, clock))
-        times = _timed(reference, runs, clock)
-        return Block(_timed(candidate, runs, clock), times)
+            times = _timed(candidate, runs, clock, settle_runs)
+            return Block(times, _timed(reference, runs, clock, settle_runs))
+        times = _timed(reference, runs, clock, settle_runs)
+        return Block(_timed(candidate, runs, clock, settle_runs), times)
 
 
 def _session(candidate: Run, reference: Run, rng: np.random.Generator, clock: Clock, rules: SamplingRules) -> tuple[Block, ...]:
@@ -151,7 +159,7 @@ def _session(candidate: Run, reference: Run, rng: np.random.Generator, clock: Cl
     deadline = clock() + rules.session_max_ns
     blocks: list[Block] = []
     while len(blocks) < rules.blocks and clock() < deadline:
-        blocks.append(_block(candidate, reference, runs, rng, clock))
+        blocks.append(_block((candidate, reference), runs, rng, clock, rules.settle_runs))
     return tuple(blocks)
 
 

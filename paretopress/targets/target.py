@@ -18,11 +18,12 @@ class Target(Protocol):
     """Runs and measures ONNX files where the model will run.
 
     A `feed` maps each input name to an array; what is timed has batch 1, e.g. (1, C, H, W) float32. A feed is never mutated.
+    A target that is not this process also raises TargetLostError where it cannot be reached any more.
     """
 
     @property
     def name(self) -> str:
-        """The target as the user gave it: "local", or "ssh://user@host:22"."""
+        """The target as the user gave it, without options: "local", or "ssh://user@host:22"."""
         ...
 
     def environment(self) -> dict[str, Any]:
@@ -55,4 +56,8 @@ class Target(Protocol):
 
         Raises: LatencyError: a session failed, or fewer than 5 blocks finished.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of what the target holds, here and there; must be called when it is used no more."""
         ...

@@ -1,10 +1,17 @@
-"""A model file and a data file as a user would write them."""
+"""A model file and a data file as a user would write them, a small ONNX file, and an interpreter without any of this."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+INSTALL_TIMEOUT_S = 900
 
 MODEL = """
 import torch
@@ -104,3 +111,45 @@ def workplace(tmp_path: Path) -> Path:
     """A folder that holds user.py: models and data."""
     (tmp_path / "user.py").write_text(MODEL)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of conv 3x3 (1 -> 8) -> ReLU -> mean -> linear (8 -> 3) for (N, 1, 8, 8) with fixed random weights."""
+    generator = np.random.default_rng(0)
+    shapes = {"kernel": (8, 1, 3, 3), "weights": (8, 3)}
+    tensors = [numpy_helper.from_array(generator.standard_normal(shape).astype(np.float32), name) for name, shape in shapes.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "weights"], ["scores"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 8, 8]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3]),
+    ]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], tensors)
+    path = tmp_path_factory.mktemp("small") / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def lonely_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the interpreter of a new environment with numpy and onnxruntime alone: 20 s, of which pip takes nearly all."""
+    folder = tmp_path_factory.mktemp("alone") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=INSTALL_TIMEOUT_S)
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "numpy", "onnxruntime"]
+    subprocess.run(install, check=True, timeout=INSTALL_TIMEOUT_S)
+    return python
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the interpreter of a new environment without any package."""
+    folder = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=INSTALL_TIMEOUT_S)
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")

@@ -26,6 +26,8 @@ learning_rate = 0.01
 short_steps = {steps}
 final_steps = {steps}
 batch_size = 32
+[target]
+probe = false
 [space]
 channel_step = 16
 """
@@ -130,7 +132,7 @@ def test_search_says_what_is_wrong_on_one_screen_when_the_input_is_bad(workplace
     given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
     if "--latency-ms" not in given:
         given.setdefault("--speedup", "1.1")
-    done = typed(workplace, "search", *(word for pair in given.items() for word in pair), env=os.environ | {"COLUMNS": "100"})
+    done = typed(workplace, "search", "--no-probe", *(word for pair in given.items() for word in pair), env=os.environ | {"COLUMNS": "100"})
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr + done.stdout

@@ -85,7 +85,7 @@ def test_evaluate_measures_the_bytes_it_keeps_when_within_budget(tiny: nn.Module
     outcome = evaluate(Plan(kept={"block1.conv1": 4}, bits={"stem": 8}), Rung.SHORT, 3)
     assert evaluate.recovery.steps == 2  # type: ignore[attr-defined]
     assert file_facts(folder.root / outcome.onnx_path) == (outcome.size_bytes, outcome.onnx_sha256)
-    assert evaluate.pipeline._target.measured[-1] == outcome.onnx_sha256  # type: ignore[attr-defined]
+    assert evaluate.pipeline.target.measured[-1] == outcome.onnx_sha256  # type: ignore[attr-defined]
 
 
 def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: RunFolder) -> None:

@@ -10,10 +10,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
-VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "fvcore_import"}
+VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "fvcore_import", "quiet_logger"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fvcore_import": set(),
+    "quiet_logger": set(),
     "pareto": set(),
     "atomic": {"errors"},
     "plan": {"errors"},
@@ -32,16 +33,18 @@ ALLOWED: dict[str, set[str]] = {
     "run_folder": VALUES,
     "demo_model": VALUES | {"intake"},
     "pipeline": VALUES | {"compress", "evaluators", "intake", "lower", "run_folder", "search", "targets"},
+    "probing": VALUES | {"targets"},
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
-    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "run_tables", "search", "spaces"},
+    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "run_tables", "search", "spaces", "targets"},
+    "predicted_plan": VALUES | {"config", "run_folder", "search", "setup_run", "spaces", "targets"},
     "status": VALUES | {"config", "run_folder", "search", "setup_run"},
     "export": VALUES | {"deploy", "run_folder"},
-    "profile_model": VALUES | {"evaluators", "intake", "lower", "report", "targets"},
+    "profile_model": VALUES | {"compress", "evaluators", "intake", "lower", "report", "spaces", "targets"},
+    "explain_file": VALUES | {"config", "evaluators", "run_folder", "search", "targets"},
     "api": VALUES
-    | {"config", "deploy", "export", "intake", "pipeline", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
-    "predicted_plan": VALUES | {"api", "config", "run_folder", "search", "setup_run", "spaces", "targets"},
-    "demo": VALUES | {"api", "demo_model", "intake", "report"},
-    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "predicted_plan", "profile_model", "report", "status"},
+    | {"config", "deploy", "export", "intake", "pipeline", "probing", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
+    "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
+    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report", "status"},
     "__init__": VALUES | {"api", "deploy", "intake"},
     "__main__": {"cli"},
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from paretopress.errors import DataError, RunError
+from paretopress.errors import DataError, RunError, TargetLostError
 from paretopress.evaluators.accuracy import Batch, onnx_accuracy
+from paretopress.targets.local import LocalTarget
+from paretopress.targets.target import Feed
 
 
 def _write(path: Path, op: str = "Flatten", batch: int | str = "batch") -> Path:
@@ -56,3 +59,26 @@ def test_onnx_accuracy_raises_when_outputs_are_nan(tmp_path: Path) -> None:
 def test_onnx_accuracy_raises_when_images_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"must run its input.*at m\.onnx"):
         onnx_accuracy(_write(tmp_path / "m.onnx"), [(np.zeros((2, 4, 1, 1), np.float32), np.zeros(2, np.int64))], threads=1)
+
+
+class OffByOne(LocalTarget):
+    """A target whose kernels answer one class further on."""
+
+    def run(self, path: Path, feed: Feed) -> list[Any]:
+        return [np.roll(output, 1, axis=1) for output in super().run(path, feed)]
+
+
+@pytest.mark.parametrize("batch", ["batch", 1], ids=["dynamic", "fixed"])
+def test_onnx_accuracy_counts_the_targets_answers_when_scored_there(tmp_path: Path, batch: int | str) -> None:
+    path = _write(tmp_path / "m.onnx", batch=batch)
+    batches = [_batch([0, 1, 2], [1, 2, 2]), _batch([2], [0])]
+    assert onnx_accuracy(path, batches, threads=1, target=OffByOne()) == pytest.approx(75.0)
+
+
+def test_onnx_accuracy_lets_the_loss_of_a_target_pass_when_scored_there(tmp_path: Path) -> None:
+    class Lost(LocalTarget):
+        def run(self, path: Path, feed: Feed) -> list[Any]:
+            raise TargetLostError("the target must be in reach")
+
+    with pytest.raises(TargetLostError):
+        onnx_accuracy(_write(tmp_path / "m.onnx"), [_batch([0], [0])], threads=1, target=Lost())

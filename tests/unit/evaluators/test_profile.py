@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from paretopress.errors import LatencyError
 from paretopress.evaluators import profile as module
-from paretopress.evaluators.profile import LayerCost, layer_by_module_path, module_path, profile_onnx
+from paretopress.evaluators.node_overhead import NodeOverhead
+from paretopress.evaluators.profile import LayerCost, Origins, layer_by_module_path, module_path, profile_onnx
+from paretopress.evaluators.runtime_trace import NodeTime, Trace
 from paretopress.targets.local import SessionSettings
-from paretopress.targets.target import Feed
 
+SETTINGS = SessionSettings()
 LAYERS = ("stem", "layer1.0.conv1", "fc")
 FEED = {"x": np.random.default_rng(0).standard_normal((1, 16, 8, 8)).astype(np.float32)}
 
@@ -60,9 +59,10 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         return self.left.pop() if self.left else None
 
 
-def _profile(path: Path, channels: int = 16) -> list[LayerCost]:
+def _profile(path: Path, channels: int = 16) -> Sequence[LayerCost]:
     feed = {"x": np.repeat(FEED["x"][:, :1], channels, axis=1)}
-    return profile_onnx(path, settings=SessionSettings(), feed=feed, runs=5, layer_of=layer_by_module_path(LAYERS))
+    layer_of = layer_by_module_path(LAYERS)
+    return profile_onnx(path, settings=SETTINGS, feed=feed, layer_of=layer_of, runs=5).costs
 
 
 def _layers(costs: Sequence[LayerCost]) -> list[str]:
@@ -89,55 +89,47 @@ def test_profile_onnx_finds_each_layer_once_when_the_file_is_quantised(tmp_path:
     assert any(cost.op == "QuantizeLinear" and cost.layer is None for cost in costs)
 
 
-class ScriptedSession:
-    """Writes a trace in which the first five runs are slow: the conv takes 500 us there and 20 us afterwards, the pool 10 us."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-        self.events: list[dict[str, Any]] = []
-
-    def run(self, outputs: None, feed: Feed) -> None:
-        start = 1000 * len(self.events)
-        conv_us = 500 if start < 5 * 4000 else 20
-        for name, op, ts, dur in (("/stem/Conv", "Conv", 1, conv_us), ("/pool/Pool", "Pool", 600, 10)):
-            args = {"op_name": op, "node_index": str(ts)}
-            self.events.append({"cat": "Node", "name": f"{name}_kernel_time", "ts": start + ts, "dur": dur, "args": args})
-        for name in ("SequentialExecutor::Execute", "model_run"):
-            self.events.append({"cat": "Session", "name": name, "ts": start, "dur": 900, "args": {}})
-
-    def end_profiling(self) -> str:
-        self.trace.write_text(json.dumps(self.events))
-        return str(self.trace)
-
-
-def test_profile_onnx_counts_nodes_after_the_warm_up_when_the_first_runs_are_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = ScriptedSession(tmp_path / "trace.json")
-    monkeypatch.setattr(module, "open_session", lambda *_, **__: session)
-    conv, pool = _profile(_write(tmp_path / "m.onnx"))
+def test_profile_onnx_takes_the_profilers_own_cost_off_when_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = (NodeTime("/stem/Conv", "Conv", "0", 0.024, tensors=4), NodeTime("/pool/Pool", "AveragePool", "1", 0.012, tensors=2))
+    overhead = NodeOverhead(floor_ms=0.001, node_ms=0.002, tensor_ms=0.0005)
+    monkeypatch.setattr(module, "trace_with_overhead", lambda *_, **__: (Trace(nodes, 0.035), overhead))
+    profile = profile_onnx(_write(tmp_path / "m.onnx"), settings=SETTINGS, feed=FEED, layer_of=layer_by_module_path(LAYERS))
+    conv, pool = profile.costs
     assert (conv.layer, conv.node, conv.op) == ("stem", "/stem/Conv", "Conv")
     assert pool.layer is None
-    assert (conv.latency_ms, pool.latency_ms) == pytest.approx((0.02, 0.01))
-    assert (conv.share, pool.share) == pytest.approx((2 / 3, 1 / 3))
+    # 24 - 2 - 4 * 0.5 and 12 - 2 - 2 * 0.5 us
+    assert (conv.latency_ms, pool.latency_ms) == pytest.approx((0.020, 0.009))
+    assert (conv.share, pool.share) == pytest.approx((20 / 29, 9 / 29))
+    assert (profile.sum_ms, profile.raw_sum_ms, profile.whole_ms) == pytest.approx((0.029, 0.036, 0.035))
 
 
-def test_profile_onnx_leaves_no_file_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _write(tmp_path / "m.onnx")
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    _profile(path)
-    assert list(folder.iterdir()) == []
+def test_profile_onnx_finds_both_branches_when_two_convolutions_end_in_one_add(tmp_path: Path) -> None:
+    """The optimiser fuses the add into one of the two and names that one by the add's output."""
+    pads: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["left"], name="left", **pads),
+        helper.make_node("Conv", ["x", "w1"], ["right"], name="right", **pads),
+        helper.make_node("Add", ["left", "right"], ["sum"], name="/Add"),
+        helper.make_node("Relu", ["sum"], ["y"], name="/Relu"),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16, 8, 8]) for name in ("x", "y"))
+    graph = helper.make_graph(nodes, "branches", [x], [y], _initialisers(16)[:2])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "m.onnx")
+    layer_of = layer_by_module_path(["left", "right"])
+    profile = profile_onnx(tmp_path / "m.onnx", settings=SETTINGS, feed=FEED, layer_of=layer_of, runs=5)
+    assert sorted(_layers(profile.costs)) == ["left", "right"]
 
 
-def test_profile_onnx_raises_when_the_feed_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(LatencyError, match=r"must run its feed.*at m\.onnx"):
-        _profile(_write(tmp_path / "m.onnx"), channels=3)
-
-
-def test_profile_onnx_raises_when_no_run_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(LatencyError, match="runs=0"):
-        profile_onnx(_write(tmp_path / "m.onnx"), settings=SessionSettings(), feed=FEED, runs=0, layer_of=lambda _: None)
+@pytest.mark.parametrize(("names", "found"), [(["left_nchwc", "y_nchwc"], ["left", "right"]), (["sum_nchwc", "right"], ["left", "right"])])
+def test_origins_finds_the_layer_that_is_left_when_a_node_is_named_by_the_add(names: list[str], found: list[str]) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["left"], name="left"),
+        helper.make_node("Conv", ["x", "w1"], ["right"], name="right"),
+        helper.make_node("Add", ["left", "right"], ["sum"], name="/Add"),
+        helper.make_node("Relu", ["sum"], ["y"], name="/Relu"),
+    ]
+    origins = Origins(helper.make_graph(nodes, "branches", [], [])).nodes(names)
+    assert [origin.name for origin in origins if origin is not None] == found
 
 
 @pytest.mark.parametrize(
@@ -149,7 +141,9 @@ def test_profile_onnx_raises_when_no_run_is_asked_for(tmp_path: Path) -> None:
         ("/features/features.1/conv/conv.0/conv.0.0/Conv", "features.1.conv.0.0"),
         ("/0/c1/Conv", "0.c1"),
         ("/Relu", ""),
-        ("Reorder", ""),
+        ("Reorder", "Reorder"),
+        ("layer1.0.conv1", "layer1.0.conv1"),
+        ("layer1.0.conv1#7", "layer1.0.conv1"),
     ],
 )
 def test_module_path_joins_the_scopes_when_containers_repeat(node: str, path: str) -> None:
@@ -157,7 +151,15 @@ def test_module_path_joins_the_scopes_when_containers_repeat(node: str, path: st
 
 
 @pytest.mark.parametrize(
-    ("node", "layer"), [("/fc/Gemm", "fc"), ("/fc/fc.0/Gemm", "fc"), ("/fcx/Gemm", None), ("/layer1/layer1.0/conv10/Conv", None)]
+    ("node", "layer"),
+    [
+        ("/fc/Gemm", "fc"),
+        ("fc.0", "fc"),
+        ("fc#3", "fc"),
+        ("/fc/fc.0/Gemm", "fc"),
+        ("/fcx/Gemm", None),
+        ("/layer1/layer1.0/conv10/Conv", None),
+    ],
 )
 def test_layer_by_module_path_takes_the_holder_when_a_layer_was_factorised(node: str, layer: str | None) -> None:
     assert layer_by_module_path(LAYERS)(node) == layer

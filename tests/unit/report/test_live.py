@@ -13,6 +13,7 @@ PROGRESS = Progress(
     done=12,
     planned=None,
     elapsed_s=60.0,
+    phase_s=60.0,
     budget_s=240.0,
     completed=9,
     rejected_early=2,

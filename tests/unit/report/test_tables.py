@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from paretopress.plan import Plan
-from paretopress.report.tables import ProfileRow, front_table, plan_summary, profile_table
+from paretopress.report.tables import ProfileRow, ProfileSums, front_table, plan_summary, profile_table
 
 
 def rendered(table: Table, width: int = 160) -> list[str]:
@@ -87,11 +87,23 @@ def test_front_table_loses_nothing_when_80_columns_wide(front: dict[str, Any]) -
 
 def test_profile_table_adds_up_when_a_layer_was_not_timed() -> None:
     rows = [
-        ProfileRow("layer1.0.conv1", "conv", 2_000_000, 2_304, 0.05, 0.5),
-        ProfileRow("layer1.0.conv2", "depthwise", 500_000, 1_000, 0.025, 0.25),
+        ProfileRow("layer1.0.conv1", "conv", 2_000_000, 2_304, 0.05, 0.5, 0.02, 0.03, 0.05),
+        ProfileRow("layer1.0.conv2", "depthwise", 500_000, 1_000, 0.025, 0.25, -0.01),
         ProfileRow("[fc]", "linear", 10_000, 650, None, None),
     ]
-    lines = rendered(profile_table(rows))
-    assert line_with(lines, "layer1.0.conv1") == ["layer1.0.conv1", "conv", "2.00", "2,304", "0.050", "50.0%"]
-    assert line_with(lines, "[fc]") == ["[fc]", "linear", "0.01", "650", "-", "-"]
-    assert line_with(lines, "total") == ["total", "2.51", "3,954", "0.075", "75.0%"]
+    lines = rendered(profile_table(rows, ProfileSums(whole_ms=0.08, nodes_ms=0.076, raw_nodes_ms=0.1, peak_gmacs=80.0)))
+    # 2 MMACs in 0.05 ms are 40 GMAC/s, half of the peak; 0.5 in 0.025 are 20
+    shown = ["layer1.0.conv1", "2.00", "0.050", "50.0%", "40.0", "50%", "+0.020", "+0.030", "+0.050"]
+    assert line_with(lines, "layer1.0.conv1") == shown
+    assert line_with(lines, "layer1.0.conv2")[4:] == ["20.0", "25%", "-0.010", "-", "-"]
+    assert line_with(lines, "[fc]") == ["[fc]", "0.01", *["-"] * 7]
+    assert line_with(lines, "total") == ["total", "2.51", "0.075", "75.0%", "+0.010", "+0.030", "+0.050"]
+    text = " ".join(" ".join(lines).split())
+    assert "The layers add up to 0.076 ms, 95% of the whole model's p50 of 0.080 ms" in text
+    assert "with the profiler's own cost they show 0.100 ms" in text
+
+
+def test_profile_table_keeps_names_whole_when_80_columns_wide() -> None:
+    row = ProfileRow("layer2.0.downsample.0", "conv", 115_610_000, 2_304, 13.67, 0.1234, -10.383, 10.401, 13.671)
+    lines = rendered(profile_table([row], ProfileSums(14.0, 13.67, 13.7, 65.4)), width=80)
+    assert line_with(lines, "layer2.0.downsample.0")[-1] == "+13.671"

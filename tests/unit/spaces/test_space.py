@@ -4,7 +4,7 @@ import pytest
 from torch import Tensor, nn
 
 from paretopress.errors import ConfigError
-from paretopress.graph import ModelGraph
+from paretopress.graph import Frozen, LayerKind, ModelGraph
 from paretopress.intake.trace import take_in
 from paretopress.plan import Plan
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -74,3 +74,25 @@ def test_plan_raises_when_a_parameter_is_missing(space: SearchSpace) -> None:
     params.pop("prune/stem")
     with pytest.raises(ConfigError, match="missing"):
         space.plan(params)
+
+
+def test_search_space_lists_what_it_leaves_out_when_every_layer_of_a_group_refuses(graph: ModelGraph) -> None:
+    options = SpaceOptions(
+        channel_step=4, refusal=lambda layer, bits: "too slow" if layer.kind is LayerKind.DEPTHWISE and bits == 8 else ""
+    )
+    space = SearchSpace(graph, options)
+    assert space.left_out == (Frozen("depthwise in 8 bits", "too slow"),)
+    assert "bits/depthwise" not in space.defaults()
+    assert not any(space.offers(group, 8) for group in graph.bit_groups if group.name == "depthwise")
+    assert values(space, "bits/fc") == (32, 8)
+
+
+def test_search_space_offers_a_width_when_one_layer_of_the_group_gains(graph: ModelGraph) -> None:
+    # block2.conv2 and block2.down feed one add
+    space = SearchSpace(graph, SpaceOptions(refusal=lambda layer, bits: "too slow" if layer.kernel == (1, 1) else ""))
+    assert values(space, "bits/block2.conv2") == (32, 8)
+    assert space.left_out == (Frozen("fc in 8 bits", "too slow"),)
+
+
+def test_search_space_lists_no_width_when_the_options_have_no_kernel_for_it(graph: ModelGraph) -> None:
+    assert SearchSpace(graph, SpaceOptions(bits=(32,), refusal=lambda layer, bits: "too slow")).left_out == ()

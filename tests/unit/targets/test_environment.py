@@ -39,15 +39,15 @@ def test_environment_is_json_when_read_on_this_host() -> None:
     assert json.loads(json.dumps(facts)) == facts
     assert facts["cpu"]
     assert facts["cores_logical"] >= 1
+    assert facts["timer_ns"] > 0
     assert facts["versions"]["python"] == platform.python_version()
     assert all(facts["versions"][name] for name in ("onnxruntime", "onnx", "numpy"))
 
 
 def test_environment_takes_the_files_when_the_kernel_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text(X86)
-    (tmp_path / "governor").write_text("performance\n")
     monkeypatch.setattr(module, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(module, "GOVERNOR", tmp_path / "governor")
+    monkeypatch.setattr(module, "clock_state", lambda: {"governor": "performance"})
     facts = environment()
     assert facts["cpu"] == "Example Xeon @ 2.00GHz"
     assert facts["isa"] == ["avx2", "avx512f", "avx512_vnni"]
@@ -56,10 +56,13 @@ def test_environment_takes_the_files_when_the_kernel_shows_them(tmp_path: Path, 
 
 def test_environment_leaves_facts_empty_when_the_system_hides_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CPUINFO", tmp_path / "absent")
-    monkeypatch.setattr(module, "GOVERNOR", tmp_path / "absent")
     monkeypatch.setattr(module, "PACKAGES", ("no-such-package",))
     facts = environment()
     assert facts["cpu"]
     assert facts["isa"] == []
-    assert facts["governor"] is None
     assert facts["versions"]["no-such-package"] is None
+
+
+def test_environment_leaves_physical_cores_open_when_psutil_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "psutil", None)
+    assert environment()["cores_physical"] is None

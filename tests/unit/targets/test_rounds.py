@@ -9,7 +9,7 @@ import pytest
 
 from paretopress.errors import LatencyError
 from paretopress.measurement import Latency
-from paretopress.targets.rounds import measure_in_rounds, straddles
+from paretopress.targets.rounds import measure_in_rounds, settled, straddles
 from paretopress.targets.sampling import Run, SamplingRules
 
 BASELINE_MS = 8.0
@@ -104,6 +104,24 @@ def test_measure_in_rounds_stays_at_one_round_when_no_more_are_allowed() -> None
 def test_straddles_is_false_at_the_upper_end_when_the_candidate_is_feasible(limit_ms: float | None, inside: bool) -> None:
     latency = replace(Simulation(1).measure(baseline_ms=BASELINE_MS, limit_ms=None), latency_ci_ms=(4.0, 5.0))
     assert straddles(latency, limit_ms) is inside
+
+
+@pytest.mark.parametrize(
+    ("interval", "limit_ms", "done"),
+    [
+        ((0.585, 0.615), None, True),  # 2.5 % to either side
+        ((0.57, 0.63), None, False),  # 5 %
+        ((0.50, 0.70), 3.9, True),  # clearly over the limit: its width does not matter
+        ((0.58, 0.62), 4.8, False),  # astride the limit
+        ((0.57, 0.63), 9.0, False),  # clearly within, but wide
+    ],
+)
+def test_settled_wants_a_clear_verdict_and_a_narrow_interval_when_not_over(
+    interval: tuple[float, float], limit_ms: float | None, done: bool
+) -> None:
+    low, high = interval
+    latency = Latency(4.8, (8 * low, 8 * high), 0.6, interval, 4.8, 5.0, 8.0, 16, 48, 0.5)
+    assert settled(latency, limit_ms) is done
 
 
 @pytest.mark.parametrize("baseline_ms", [0.0, -1.0, float("nan"), float("inf")])

@@ -164,3 +164,17 @@ def test_pooled_keeps_the_sessions_of_both_when_rounds_are_added() -> None:
 def test_sampling_rules_raise_when_blocks_are_too_few(sessions: int, blocks: int) -> None:
     with pytest.raises(ConfigError):
         SamplingRules(sessions=sessions, blocks=blocks)
+
+
+def test_sample_pair_settles_each_model_before_its_turn_when_told() -> None:
+    machine = Machine()
+    rules = SamplingRules(sessions=1, blocks=5, settle_runs=4)
+    samples = sample_pair(lambda: machine.pair(5 * MS, 5 * MS), rng=np.random.default_rng(0), clock=machine.clock, rules=rules)
+    assert samples.runs == 15  # 5 blocks of 3
+    # warm-up: 4 runs of 5 ms reach its 20 ms
+    assert machine.calls.count("candidate") == machine.calls.count("reference") == 4 + 5 * (4 + 3)
+
+
+def test_sampling_rules_raise_when_settle_runs_are_negative() -> None:
+    with pytest.raises(ConfigError, match="settle_runs must be at least 0"):
+        SamplingRules(settle_runs=-1)

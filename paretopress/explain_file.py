@@ -1,0 +1,90 @@
+"""`paretopress explain`: the file of a trial, or any ONNX file, explained on this host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from paretopress.config import parse_config
+from paretopress.errors import ConfigError, ModelError, RunFolderError
+from paretopress.evaluators.explain import Explanation, explain
+from paretopress.evaluators.optimised_graph import Conditions, read_facts
+from paretopress.evaluators.rates import measure_rates
+from paretopress.run_folder import MODEL_FILE, RunFolder, open_run_folder
+from paretopress.search.journal import open_study
+from paretopress.targets.capabilities import detect
+from paretopress.targets.environment import environment
+from paretopress.targets.local import LocalTarget, SessionSettings, random_feed
+
+
+def explain_path(path: Path, *, trial: int | None, baseline: Path | None, threads: int | None, runs: int) -> Explanation:
+    """Return the explanation of a file, or of a run's trial against the run's baseline.
+
+    Args:
+        path: an ONNX file, or the folder of a run; `trial` goes with the latter alone.
+        baseline: the file to compare with; None is the run's own, or no comparison.
+        threads: of the session; None is what the run was measured with, or 1.
+    Raises: InputError: no such file, run or trial, the file is no ONNX file, or the trial kept none. LatencyError: it does not run.
+    """
+    if not path.is_dir():
+        if trial is not None:
+            raise ConfigError(f"a trial belongs to a run, but got trial={trial} at the file {path}", "Give the folder of the run.")
+        return explain_file(path, baseline, SessionSettings(threads or 1), runs)
+    folder = open_run_folder(path)
+    if trial is None:
+        raise ConfigError(f"a run is explained by trial, but got none at {path}", "Give --trial; `paretopress front RUN` lists them.")
+    config = parse_config(folder.read(folder.config), str(folder.config))
+    settings = SessionSettings(threads or config.target.threads)
+    return explain_file(trial_file(folder, trial), baseline or folder.baseline, settings, runs)
+
+
+def explain_file(path: Path, baseline: Path | None, settings: SessionSettings, runs: int) -> Explanation:
+    """Return the explanation of a file, with one of random inputs of batch 1."""
+    for file in filter(None, (path, baseline)):
+        check_onnx(file)
+    rng = np.random.default_rng(0)
+    feed = random_feed(path, rng)
+    conditions = Conditions(settings, measure_rates(settings), detect(environment()).channel_step)
+    facts = read_facts(path, feed, conditions, runs=runs)
+    if baseline is None:
+        return explain(path.name, facts)
+    before = read_facts(baseline, feed, conditions, runs=runs)
+    latency = LocalTarget(settings).measure(path, baseline, baseline_ms=before.whole_ms, limit_ms=None, feed=feed, rng=rng)
+    return explain(path.name, facts, baseline=before, measured=latency)
+
+
+def check_onnx(path: Path) -> None:
+    """Raise ModelError if a file is missing, or no ONNX file."""
+    try:
+        nodes = len(onnx.load(path, load_external_data=False).graph.node)
+    except OSError as error:
+        raise ModelError(f"the file must be readable, but got {error.strerror} at {path}") from error
+    except Exception as error:  # whatever protobuf meets; its errors are no part of the interface of onnx
+        raise ModelError(f"the file must be an ONNX model, but it does not decode: {path}", "Export it with torch.onnx.export.") from error
+    if not nodes:
+        raise ModelError(f"an ONNX model must hold nodes, but got none at {path}")
+
+
+def trial_file(folder: RunFolder, number: int) -> Path:
+    """Return the ONNX file of a trial: of its full recovery if it had one.
+
+    Raises: RunFolderError: there is no such trial, or it was rejected, failed or is still running, so that no file was kept.
+    """
+    for final in (True, False):
+        path = folder.candidate(number, final=final) / MODEL_FILE
+        if path.is_file():
+            return path
+    trials = {trial.number: trial for trial in open_study(folder.journal).get_trials(deepcopy=False)}
+    if number not in trials:
+        known = f"0 to {max(trials)}" if trials else "none yet"
+        raise RunFolderError(f"a trial of the run must be named ({known}), but got trial={number} at {folder.root}")
+    attributes = trials[number].user_attrs
+    if "copy_of" in attributes:
+        return trial_file(folder, attributes["copy_of"])
+    reason = attributes.get("outcome", {}).get("rejected") or attributes.get("error") or f"it is {trials[number].state.name.lower()}"
+    raise RunFolderError(
+        f"a trial must have kept its file, but trial {number} has none: {reason}",
+        "Only trials that were trained keep theirs; `paretopress front RUN` lists the best.",
+    )

@@ -1,0 +1,66 @@
+"""What a run knows of its target: opens it, and takes its capabilities from a probe or from its processor's flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from paretopress.errors import RunError
+from paretopress.targets.capabilities import detect
+from paretopress.targets.environment import environment
+from paretopress.targets.local import SessionSettings
+from paretopress.targets.open_target import open_target
+from paretopress.targets.probe import OpenTarget, run_probe
+from paretopress.targets.probe_cache import read_report, write_report
+from paretopress.targets.probe_report import ProbeReport, probe_fingerprint
+from paretopress.targets.target import Target
+
+LOCAL = "local"
+Say = Callable[[str], None]
+
+
+def opener(spec: str, cores: tuple[int, ...] = ()) -> OpenTarget:
+    """Return threads -> the target of that name, see `open_target`; pinned to `cores` where they are enough for so many threads."""
+    return lambda threads: open_target(spec, SessionSettings(threads=threads, cores=cores if len(cores) >= threads else ()))
+
+
+def cached_probe(target: Target) -> ProbeReport | None:
+    """Return the probe that was made of a target as it is now, None if there was none."""
+    return read_report(probe_fingerprint(target.name, target.environment()))
+
+
+def probe_target(target: Target, open_target: OpenTarget, say: Say, *, refresh: bool = False) -> ProbeReport:
+    """Return the probe of a target: the one in the cache, unless there is none or `refresh` asks for another.
+
+    Args:
+        open_target: threads -> the same target with sessions of so many threads.
+        say: told before a probe starts, because it takes a while, and if its report could not be kept.
+    Raises: LatencyError: the target cannot run a plain convolution.
+    """
+    cached = None if refresh else cached_probe(target)
+    if cached is not None:
+        return cached
+    say(f"probing {target.name}: about a minute, once for this target")
+    report = run_probe(target, open_target, np.random.default_rng(0))
+    try:
+        write_report(report)
+    except RunError as error:
+        say(f"the probe could not be kept for later: {error}")
+    return report
+
+
+def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bool) -> dict[str, Any]:
+    """Return the environment that a run records: what the target is, what it can run, and the probe that found it.
+
+    Where the target is another machine, "host" is what this one is. Without `probe` the capabilities are those that the processor's
+    flags imply, and "probe" is None.
+    """
+    here = {} if target.name == LOCAL else {"host": environment()}
+    env = {"target": target.name} | target.environment() | here
+    if not probe:
+        say("the target's capabilities are taken from its processor's flags, not measured")
+        return env | {"capabilities": detect(env).to_json(), "probe": None}
+    report = probe_target(target, open_target, say)
+    return env | {"capabilities": report.capabilities().to_json(), "probe": {"fingerprint": report.digest(), "date": report.date}}

@@ -1,0 +1,45 @@
+"""Probe reports of earlier probes, one file per fingerprint in the user's cache folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from paretopress.atomic import write_json
+from paretopress.errors import RunError
+from paretopress.targets.probe_report import ProbeReport, fingerprint_digest
+
+
+def cache_folder() -> Path:
+    """Return $XDG_CACHE_HOME/paretopress/probes, or the same under ~/.cache.
+
+    Source: XDG Base Directory Specification 0.8; a relative $XDG_CACHE_HOME is to be ignored.
+    """
+    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (asked if asked.is_absolute() else Path.home() / ".cache") / "paretopress" / "probes"
+
+
+def read_report(fingerprint: Mapping[str, Any]) -> ProbeReport | None:
+    """Return the report with that fingerprint; None if there is none, or its file is damaged, which a new probe replaces."""
+    try:
+        report = ProbeReport.from_json(_path(fingerprint).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return report if report.fingerprint == fingerprint else None
+
+
+def write_report(report: ProbeReport) -> Path:
+    """Keep a report for its fingerprint, and return its file; raises RunError if it cannot be written."""
+    path = _path(report.fingerprint)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"the cache folder must be writable, but got {error.strerror} at {path.parent}", "Set XDG_CACHE_HOME.") from error
+    write_json(path, report.to_json())
+    return path
+
+
+def _path(fingerprint: Mapping[str, Any]) -> Path:
+    return cache_folder() / f"{fingerprint_digest(fingerprint)}.json"

@@ -1,0 +1,182 @@
+"""A device over SSH as a target: what is measured there is what an agent, sent from here, measures in its own process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
+from paretopress.measurement import Latency
+from paretopress.targets.agent_process import AgentProcess, start_agent
+from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
+from paretopress.targets.local import LocalTarget
+from paretopress.targets.ssh_address import SshAddress
+from paretopress.targets.target import Feed
+
+Start = Callable[[SshAddress, Sequence[str]], AgentProcess]
+
+# a device that restarts, or a radio link that drops, is back in half a minute
+BACKOFF_S = (1.0, 5.0, 25.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An ONNX file as it is sent; on the device it is called by its hash."""
+
+    name: str
+    data: bytes
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise LatencyError(f"the file must be readable, but got {error.strerror} at {path.name}") from error
+        return cls(path.name, data, hashlib.sha256(data).hexdigest())
+
+
+class SshTarget:
+    """A machine over SSH; implements `Target`. Connects at the first request.
+
+    Args:
+        measuring: this host's protocol and session settings, which the agent takes over.
+        start: returns a running agent; the second argument names folders of killed ones to remove.
+        backoff_s: waits before a request is tried again, over a new connection, after the connection or the agent was lost.
+    Invariant: a request is answered as a whole or not at all; on the device lie at most the agent, the reference and one candidate.
+    """
+
+    def __init__(
+        self,
+        address: SshAddress,
+        measuring: LocalTarget | None = None,
+        *,
+        start: Start = start_agent,
+        backoff_s: Sequence[float] = BACKOFF_S,
+    ) -> None:
+        self._address, self._measuring = address, measuring or LocalTarget()
+        self._start, self._backoff_s = start, tuple(backoff_s)
+        self._agent: AgentProcess | None = None
+        self._reached = False
+        self._killed: list[str] = []
+        self._reference = ""
+
+    @property
+    def name(self) -> str:
+        """The address without its options, e.g. "ssh://user@host:22"."""
+        return self._address.name
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the device is; see `targets.environment`. Raises: ConfigError, TargetLostError: as `start_agent`."""
+        reply, _ = self._ask({"command": "environment", "remove": []})
+        found: dict[str, Any] = reply["environment"]
+        settings = self._measuring.settings
+        return found | {"threads": settings.threads, "pinned": list(settings.cores)}
+
+    def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
+        """Return the outputs of one run of a file there. Raises: LatencyError: the file or the feed fails. TargetLostError."""
+        _, payload = self._ask({"command": "run"}, [_File.read(path)], feed)
+        return unpack_arrays(payload)
+
+    def measure(
+        self,
+        candidate: Path,
+        reference: Path,
+        *,
+        baseline_ms: float | None,
+        limit_ms: float | None,
+        feed: Feed,
+        rng: np.random.Generator,
+    ) -> Latency:
+        """Return the latency of `candidate` there; see `Target.measure`. Raises: LatencyError. TargetLostError."""
+        files = [_File.read(candidate), _File.read(reference)]
+        self._reference = files[1].sha256
+        head = {
+            "command": "measure",
+            "reference": self._reference,
+            "baseline_ms": baseline_ms,
+            "limit_ms": limit_ms,
+            "seed": _seed(rng),
+        }
+        return Latency.from_json(self._ask(head, files, feed)[0]["latency"])
+
+    def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
+        """Return the latency of the baseline there; see `Target.measure_baseline`. Raises: LatencyError. TargetLostError."""
+        file = _File.read(path)
+        self._reference = file.sha256
+        return Latency.from_json(self._ask({"command": "measure_baseline", "seed": _seed(rng)}, [file], feed)[0]["latency"])
+
+    def close(self) -> None:
+        """End the agent and remove all that lies on the device; a later request would start anew."""
+        with contextlib.suppress(ParetopressError):
+            if self._killed:
+                self._agent = self._started()
+        self._drop()
+
+    def _ask(self, head: Mapping[str, Any], files: Sequence[_File] = (), feed: Feed | None = None) -> Frame:
+        """Return the reply to a request about the first of `files`, all of which are there when it is made."""
+        if files and feed is not None:
+            head = {**head, "candidate": files[0].sha256, "inputs": list(feed), "target": asdict(self._measuring)}
+        reply, payload = self._persist(head, files, pack_arrays(list(feed.values())) if feed is not None else b"")
+        if "error" not in reply:
+            return reply, payload
+        message = reply["error"]
+        for file in files:
+            message = message.replace(f"{file.sha256}.onnx", file.name)
+        raise LatencyError(f"{message} on {self.name}", reply["hint"])
+
+    def _persist(self, head: Mapping[str, Any], files: Sequence[_File], payload: bytes) -> Frame:
+        """Ask again, over a new connection, after one that broke. What is wrong from the start is said at once."""
+        failure: ParetopressError | None = None
+        for wait_s in (0.0, *self._backoff_s):
+            time.sleep(wait_s)
+            try:
+                self._agent = self._started()
+                return _converse(self._agent, head, files, payload, keep={self._reference})
+            except (TargetLostError, LatencyError, ConfigError) as error:
+                if not self._reached:
+                    raise
+                if self._agent is not None and isinstance(error, LatencyError):
+                    self._killed.append(self._agent.token)
+                self._drop()
+                failure = error
+        assert failure is not None
+        if isinstance(failure, LatencyError):
+            raise failure
+        raise TargetLostError(f"{failure.message} ({1 + len(self._backoff_s)} attempts)", failure.hint) from failure
+
+    def _started(self) -> AgentProcess:
+        if self._agent is not None:
+            return self._agent
+        agent = self._start(self._address, self._killed)
+        self._reached, self._killed = True, []
+        return agent
+
+    def _drop(self) -> None:
+        if self._agent is not None:
+            self._agent.close()
+        self._agent = None
+
+
+def _converse(agent: AgentProcess, head: Mapping[str, Any], files: Sequence[_File], payload: bytes, keep: set[str]) -> Frame:
+    """Send the files that the agent has not, then the request; a file's refusal is the reply."""
+    keep = keep | {file.sha256 for file in files}
+    for file in files:
+        if file.sha256 not in agent.files:
+            refused = agent.ask({"command": "put", "sha256": file.sha256, "keep": sorted(keep)}, file.data)
+            if "error" in refused[0]:
+                return refused
+            agent.files = agent.files & keep | {file.sha256}
+    return agent.ask(head, payload)
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**63))

@@ -1,0 +1,86 @@
+"""What the agent answers, in this process."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paretopress.targets.agent import answer
+from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
+from paretopress.targets.local import LocalTarget
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def put(place: Path, data: bytes, *keep: str) -> Frame:
+    return answer({"command": "put", "sha256": sha256(data), "keep": keep}, data, place)
+
+
+def run(place: Path, name: str, x: Any) -> Frame:
+    head = {"command": "run", "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget())}
+    return answer(head, pack_arrays([np.asarray(x, np.float32)]), place)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "paretopress-0"
+    folder.mkdir()
+    return folder
+
+
+def test_answer_returns_the_outputs_when_a_file_is_run(place: Path, doubling: Path) -> None:
+    put(place, doubling.read_bytes())
+    reply, payload = run(place, sha256(doubling.read_bytes()), [[1, 2, 3]])
+    assert reply == {}
+    assert [output.tolist() for output in unpack_arrays(payload)] == [[[2, 4, 6]]]
+
+
+def test_answer_keeps_what_is_needed_alone_when_a_file_is_put(place: Path) -> None:
+    put(place, b"baseline")
+    put(place, b"one", sha256(b"baseline"))
+    put(place, b"two", sha256(b"baseline"))
+    assert {path.stem for path in place.iterdir()} == {sha256(b"baseline"), sha256(b"two")}
+
+
+def test_answer_refuses_a_file_when_its_bytes_are_others(place: Path, doubling: Path) -> None:
+    name = sha256(doubling.read_bytes())
+    answer({"command": "put", "sha256": name, "keep": []}, doubling.read_bytes()[:-1], place)
+    assert run(place, name, [[1, 2, 3]])[0]["error"].startswith("a file must lie on the target as it was sent, but got sha256=")
+
+
+def test_answer_says_so_and_keeps_no_part_when_the_disk_is_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    reply, _ = put(place, b"model")
+    assert reply["error"] == f"the target must be able to keep files, but got No space left on device at {place}"
+    assert "TMPDIR" in reply["hint"]
+    assert list(place.iterdir()) == []
+
+
+def test_answer_names_the_runtimes_reason_when_the_file_is_damaged(place: Path) -> None:
+    put(place, b"no protobuf")
+    assert "INVALID_PROTOBUF" in run(place, sha256(b"no protobuf"), [[1, 2, 3]])[0]["error"]
+
+
+def test_answer_tells_the_error_when_it_is_none_of_ours(place: Path) -> None:
+    reply, _ = answer({"command": "dance"}, b"", place)
+    assert reply["error"] == "the target must carry out dance, but got KeyError: 'dance'"
+
+
+def test_answer_removes_the_folders_of_killed_agents_when_told(place: Path) -> None:
+    for name in ("paretopress-1", "paretopress-2"):
+        (place.parent / name / "inside").mkdir(parents=True)
+    reply, _ = answer({"command": "environment", "remove": ["1", "3"]}, b"", place)
+    assert reply["environment"]["cores_logical"] >= 1
+    assert sorted(path.name for path in place.parent.iterdir() if path.is_dir()) == ["paretopress-0", "paretopress-2"]
