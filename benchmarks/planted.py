@@ -1,4 +1,4 @@
-"""Small ONNX models, each slow for one planted reason, and two that are slow for none; for `latency_explain`."""
+"""Small ONNX models, each slow for one planted reason, and three that are slow for none; for `latency_explain`."""
 
 from __future__ import annotations
 

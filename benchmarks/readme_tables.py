@@ -62,6 +62,11 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "cifar10_resnet20": cifar10,
     "trial_cost": headlines,
     "coverage": coverage,
+    "latency_aa": headlines,
+    "latency_order": headlines,
+    "latency_coverage": headlines,
+    "latency_ssh": headlines,
+    "latency_explain": headlines,
 }
 
 

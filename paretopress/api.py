@@ -282,7 +282,7 @@ def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         search.counts(),
         best=chosen.number if chosen else None,
         seed=config.seed,
-        environment=dict(state.environment) | {"threads": config.target.threads},
+        environment=state.environment,
         data=pipeline.data.sizes(),
         elapsed_s=search.elapsed_s,
     )

@@ -46,6 +46,11 @@ class SessionSettings:
         if self.cores and len(self.cores) < self.threads:
             raise ConfigError(f"pinned cores must be at least as many as threads, but got cores={self.cores}, threads={self.threads}")
 
+    def conditions(self) -> dict[str, Any]:
+        """Return what a figure measured under these settings stands for, as JSON values: `threads`, `pinned` cores, all of `session`."""
+        options = {"batch": 1, "inter_op": self.inter_op, "providers": list(PROVIDERS), "graph_optimisation": "all"}
+        return {"threads": self.threads, "pinned": list(self.cores), "session": options}
+
     @property
     def has_workers(self) -> bool:
         """Return whether a session has threads of its own beside the one that calls it."""
@@ -229,7 +234,7 @@ class LocalTarget:
 
     def environment(self) -> dict[str, Any]:
         """Return what this host is; see `targets.environment`."""
-        return environment() | {"threads": self.settings.threads, "pinned": list(self.settings.cores)}
+        return environment() | self.settings.conditions()
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""

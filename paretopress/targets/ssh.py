@@ -79,7 +79,7 @@ class SshTarget:
         reply, _ = self._ask({"command": "environment", "remove": []})
         found: dict[str, Any] = reply["environment"]
         settings = self._measuring.settings
-        return found | {"threads": settings.threads, "pinned": list(settings.cores)}
+        return found | settings.conditions()
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file there. Raises: LatencyError: the file or the feed fails. TargetLostError."""

@@ -27,7 +27,7 @@ def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: 
             "base": str(workplace),
             "budget": {"latency_ms": 1000.0},
             "time": {"trials": 4, "finalists": 0},
-            "recovery": {"learning_rate": 0.01, "short_steps": 1, "final_steps": 1, "batch_size": 32},
+            "recovery": {"short_steps": 0, "final_steps": 0, "batch_size": 32},
             "target": {"probe": False},
         },
         "the test",
