@@ -20,6 +20,7 @@ import numpy as np
 from results_file import RESULTS
 
 from paretopress.api import load_and_trace
+from paretopress.atomic import write_json
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recovery
@@ -30,6 +31,7 @@ from paretopress.intake.data import stack
 from paretopress.pareto import non_dominated
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.run_folder import RunFolder
+from paretopress.run_tables import measure_tables
 from paretopress.search.seeds import seed_plans
 from paretopress.setup_run import space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
@@ -40,7 +42,7 @@ from paretopress.targets.local import LocalTarget
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"
-TABLE = RESULTS / "plan_table.jsonl"
+TABLE, KNOWN = RESULTS / "plan_table.jsonl", RESULTS / "plan_table_known.json"
 STEPS, LEARNING_RATE, SEED = 10, 0.03, 11
 
 
@@ -91,6 +93,9 @@ def main() -> None:
         baseline = pipeline.measure_baseline()
         images, _ = stack(data.train, 256, config.seed)
         ranking = rank_branches(intake.module, intake.graph, images, lambda module: recovery.recalibrated(module, 0), greedy=True)
+        tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline.latency.latency_ms)
+        known = {"graph": intake.graph.to_json(), "tables": tables.to_json(), "removal_order": list(ranking.order)}
+        write_json(KNOWN, known | {"baseline_ms": baseline.latency.latency_ms, "baseline_accuracy": baseline.val_accuracy})
         seeds = [space.params(plan) for plan in seed_plans(space, ranking.order)]
         seen = {space.plan(space.defaults() | row["params"]).structure() for row in rows}
         while len(rows) < args.plans and time.monotonic() < deadline:
