@@ -234,8 +234,9 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
     search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
-    by_hand, ladder = seed_plans(space, state.removal_order), ladder_plans(space, predictor, bounds.limit_ms)
-    search.run(list(dict.fromkeys([*by_hand[:2], *ladder, *by_hand[2:]])))
+    seeds = seed_plans(space, state.removal_order)
+    ladder = ladder_plans(space, predictor, bounds.limit_ms) if config.sampler == "programme" else []
+    search.run(list(dict.fromkeys([*seeds[:2], *ladder, *seeds[2:]])))
     return _finish(folder, config, state, pipeline, search)
 
 

@@ -1,4 +1,4 @@
-"""The `guided` sampler: plans solved for by a refitted programme, and mutants of the front screened by refitted linear models."""
+"""The samplers `guided` (mutants of the front, screened by refitted linear models) and `programme` (also plans that are solved for)."""
 
 from __future__ import annotations
 
