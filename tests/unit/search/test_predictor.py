@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
 from paretopress.search.predictor import Measured, Predictor, shrunk_fit
+from paretopress.search.seeds import ladder_plans
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace, SpaceOptions
 
@@ -106,3 +108,17 @@ def test_shrunk_fit_matches_hand_count_when_there_is_one_trial() -> None:
 
 def test_tables_survive_json_when_values_are_none_and_numbers() -> None:
     assert Tables.from_json(TABLES.to_json()) == TABLES
+
+
+def test_model_graph_survives_json() -> None:
+    assert ModelGraph.from_json(json.loads(json.dumps(GRAPH.to_json()))) == GRAPH
+
+
+def test_ladder_plans_fall_in_predicted_latency_when_budgets_do() -> None:
+    predictor = Predictor(SPACE, TABLES)
+    plans = ladder_plans(SPACE, predictor, 8.0)
+    programme = predictor.programme([], 90.0)
+    costs = [programme.cost(SPACE.params(plan)) for plan in plans]
+    assert len(plans) >= 3
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] <= 8.0
