@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from contextlib import closing
@@ -214,6 +215,7 @@ def probe(
 def main() -> None:
     """Run the command line; leaves with 0, 1 (failed) or 2 (bad input), and never shows a traceback for an expected error."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would tear the live view
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what goes wrong on a connection is raised, and said once
     keep_freed_memory()
     try:
         app()

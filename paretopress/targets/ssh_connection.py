@@ -22,7 +22,7 @@ class _RefuseUnknown:
         where, port = self._address.known_hosts or "~/.ssh/known_hosts", f"-p {self._address.port} " if self._address.port else ""
         raise ConfigError(
             f"the host key must be known, but got the new {key.get_name()} {key.fingerprint} of {hostname}",
-            f"Compare it with what `ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub` shows there; if it is the same, "
+            "Compare it with what `ssh-keygen -lf` shows of the public keys in /etc/ssh there; if it is the same, "
             f"`ssh-keyscan {port}{self._address.host} >> {where}` makes it known.",
         )
 

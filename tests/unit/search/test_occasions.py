@@ -16,14 +16,14 @@ def latency(ratio: float, half_width: float = 0.01) -> Latency:
 
 
 def test_drift_is_the_prior_when_nothing_was_repeated() -> None:
-    assert drift([]) == pytest.approx(0.03)
-    assert drift([[latency(0.5)]]) == pytest.approx(0.03)
+    assert drift([]) == pytest.approx(0.06)
+    assert drift([[latency(0.5)]]) == pytest.approx(0.06)
 
 
 def test_drift_matches_hand_count_when_two_files_were_repeated() -> None:
     # logs -d and +d around a centre: squares 2 d^2 with one degree of freedom each; the error within is (0.0196 / 1.96)^2 = 1e-4
     files = [[latency(math.exp(-0.1), 0.0196), latency(math.exp(0.1), 0.0196)]] * 2
-    assert drift(files) == pytest.approx(math.sqrt((4 * 0.03**2 + (4 * 0.01 - 2 * 1e-4)) / (4 + 2)))
+    assert drift(files) == pytest.approx(math.sqrt((4 * 0.06**2 + (4 * 0.01 - 2 * 1e-4)) / (4 + 2)))
 
 
 def test_drift_approaches_the_truth_when_much_was_repeated() -> None:
