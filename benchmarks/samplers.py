@@ -3,8 +3,9 @@
     python benchmarks/samplers.py [--seeds 20] [--trials 400]
 
 The surrogate is fitted to benchmarks/results/plan_table.jsonl (see plan_table.py); its error is that of a five-fold cross-validation. All
-figures of this benchmark but that error are simulated: they are read off the surrogate. `programme` gets the plans it solves for beside the seed
-plans of the others, and the budget of the real run: twice the baseline's speed. The hypervolume is that of (drop of accuracy, latency ratio).
+figures of this benchmark but that error are simulated: they are read off the surrogate. Every sampler starts from the seed plans of a
+search; `programme` also from those it solves for. The budget is twice the baseline's speed, the hypervolume that of (drop of accuracy,
+latency ratio).
 """
 
 from __future__ import annotations
@@ -78,11 +79,11 @@ class Surrogate:
 class Unrefitted(Predictor):
     """The ablation: a predictor that does not learn from trials."""
 
-    def programme(self, trials, baseline_accuracy):  # noqa: ANN001, ANN201
+    def programme(self, trials, baseline_accuracy):
         return super().programme([], baseline_accuracy)
 
 
-def simulated(surrogate: Surrogate, space: SearchSpace, bounds: Bounds):  # noqa: ANN201
+def simulated(surrogate: Surrogate, space: SearchSpace, bounds: Bounds):
     """Return the search's `evaluate` on the surrogate."""
 
     def evaluate(plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -95,7 +96,9 @@ def simulated(surrogate: Surrogate, space: SearchSpace, bounds: Bounds):  # noqa
     return evaluate
 
 
-def hypervolumes(name: str, seed: int, trials: int, space: SearchSpace, surrogate: Surrogate, seeds: list[Plan], known: Known | None, bounds: Bounds) -> list[float]:
+def hypervolumes(
+    name: str, seed: int, trials: int, space: SearchSpace, surrogate: Surrogate, seeds: list[Plan], known: Known | None, bounds: Bounds
+) -> list[float]:
     """Return the hypervolume after each trial of one search."""
     with tempfile.TemporaryDirectory() as folder:
         study = create_study(Path(folder, "journal.log"), name, space, seed, known)
@@ -130,7 +133,9 @@ def main() -> None:
         "random": ("random", by_hand, None),
         "programme, without seeds": ("programme", [], known),
         "programme, without refitting": (
-            "programme", with_ladder, Known(Unrefitted(space, tables), bounds.limit_ms, bounds.baseline_accuracy)
+            "programme",
+            with_ladder,
+            Known(Unrefitted(space, tables), bounds.limit_ms, bounds.baseline_accuracy),
         ),
     }
     curves: dict[str, list[list[float]]] = {}
@@ -138,7 +143,10 @@ def main() -> None:
         started = time.monotonic()
         trials = min(args.trials, LAST.get(name, args.trials))
         curves[label] = [hypervolumes(name, seed, trials, space, surrogate, seeds, told, bounds) for seed in range(args.seeds)]
-        print(f"{label}: {np.median([c[-1] for c in curves[label]]):.3f} after {trials} trials, {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"{label}: {np.median([c[-1] for c in curves[label]]):.3f} after {trials} trials, {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
     write_result("samplers", headlines(curves, surrogate, len(rows)), table(curves), seeds=args.seeds, surrogate_error=surrogate.error)
 
 
@@ -176,11 +184,15 @@ def headlines(curves: dict[str, list[list[float]]], surrogate: Surrogate, plans:
             row = found.get((other, count))
             if row is not None:
                 low = row["guided_ahead_ci"][0]
-                lines.append(Headline(f"simulated: guided ahead of {other} at {count} trials, low end of 95 %", round(low, 4), "", 0.0, low > 0.0))
+                lines.append(
+                    Headline(f"simulated: guided ahead of {other} at {count} trials, low end of 95 %", round(low, 4), "", 0.0, low > 0.0)
+                )
     target = float(np.median([run[-1] for run in curves["random"]]))
     reached = [next((i + 1 for i, value in enumerate(run) if value >= target), len(run) + 1) for run in curves["guided"]]
     needed = float(np.median(reached))
-    lines.append(Headline(f"simulated: trials of guided to random's {len(curves['random'][0])}-trial hypervolume", needed, "", 80, needed <= 80))
+    lines.append(
+        Headline(f"simulated: trials of guided to random's {len(curves['random'][0])}-trial hypervolume", needed, "", 80, needed <= 80)
+    )
     return lines
 
 

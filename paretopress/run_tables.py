@@ -91,7 +91,7 @@ def _damages(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss
     for name, loss in branch_loss.items():
         damages.setdefault(f"prune/{name}", {})[1.0] = loss
     for name, by_rank in found.ranks.items():
-        damages[f"rank/{name}"] = dict(by_rank)
+        damages[f"rank/{name}"] = {rank: damage for rank, damage in by_rank.items()}  # noqa: C416  # dict() does not widen the key's type
     for name, group in bit_groups.items():
         damages[f"bits/{name}"] = {bits: sum(found.bits[layer][bits] for layer in group.layers) for bits in widths[name]}
     return damages

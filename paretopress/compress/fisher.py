@@ -64,17 +64,17 @@ def fisher_damages(base: fx.GraphModule, graph: ModelGraph, images: Tensor, aske
     module = copy.deepcopy(base).eval().requires_grad_(False)
     layers = {name: child for name, child in module.named_modules() if isinstance(child, nn.Conv2d | nn.Linear)}
     products = {
-        "kept": _pruning_products(module, graph, asked.kept),
+        "kept": _pruning_products(base, graph, asked.kept),
         "ranks": _weight_products(layers, asked.ranks, _factor_change),
         "bits": _weight_products(layers, asked.bits, rounding_change),
     }
     totals = {kind: {name: dict.fromkeys(by_value, 0.0) for name, by_value in by_name.items()} for kind, by_name in products.items()}
     generator = torch.Generator().manual_seed(seed)
-    for batch in images.split(_BATCH):
+    for batch in torch.split(images, _BATCH):
         with _recorded(layers) as calls:
             logits = module(batch.clone().requires_grad_())
             labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
-            F.cross_entropy(logits, labels, reduction="sum").backward()
+            F.cross_entropy(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]  # untyped in torch
         for kind, by_name in products.items():
             for name, by_value in by_name.items():
                 for value, product in by_value.items():
@@ -87,7 +87,8 @@ def rounding_change(layer: nn.Module, bits: int) -> Tensor:
     weight = _weight(layer)
     scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
     scale = scale.reshape(-1, *[1] * (weight.dim() - 1))
-    return (weight / scale).round() * scale - weight
+    change: Tensor = (weight / scale).round() * scale - weight
+    return change
 
 
 def _factor_change(layer: nn.Module, rank: int) -> Tensor:
@@ -104,7 +105,8 @@ def _factor_change(layer: nn.Module, rank: int) -> Tensor:
 def _weight(layer: nn.Module) -> Tensor:
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise CompressError(f"only Linear and Conv2d have weights to judge, but got {type(layer).__name__}")
-    return layer.weight.detach()
+    weight: Tensor = layer.weight.detach()
+    return weight
 
 
 def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, Sequence[int]]) -> dict[str, dict[int, _Product]]:

@@ -93,10 +93,8 @@ class Predictor:
 
     def _cost(self, layer: Layer) -> Cost:
         graph = self._space.graph
-        outs, ins = (
-            [f"prune/{group.name}" for group in graph.channel_groups if layer.name in members(group)]
-            for members in (lambda group: group.layers, lambda group: group.feeds)
-        )
+        outs = [f"prune/{group.name}" for group in graph.channel_groups if layer.name in group.layers]
+        ins = [f"prune/{group.name}" for group in graph.channel_groups if layer.name in group.feeds]
         removes = [f"prune/{branch.group}" for branch in graph.branches if layer.name in branch.layers]
         bits = [f"bits/{group.name}" for group in graph.bit_groups if layer.name in group.layers]
         # a layer behind a concatenation has several groups before it; the first stands for all

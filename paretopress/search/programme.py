@@ -83,7 +83,10 @@ class Programme:
             c=np.array(objective + [0.0] * (len(columns) - binaries)),
             integrality=np.array([1] * binaries + [0] * (len(columns) - binaries)),
             bounds=Bounds(0.0, 1.0),
-            constraints=[LinearConstraint(matrix, totals, totals), LinearConstraint(np.array(prices)[None, :], -np.inf, budget - self.fixed)],
+            constraints=[
+                LinearConstraint(matrix, totals, totals),
+                LinearConstraint(np.array(prices)[None, :], -np.inf, budget - self.fixed),
+            ],
             options={"time_limit": _TIME_LIMIT_S, "mip_rel_gap": _GAP},
         )
         if found.x is None:

@@ -47,5 +47,5 @@ class Tables:
             {name: {int(bits): ms for bits, ms in by_bits.items()} for name, by_bits in value["layer_ms"].items()},
             {int(bits): ms for bits, ms in value["rest_ms"].items()},
             value["floor_ms"],
-            {name: {choice: damage for choice, damage in table} for name, table in value["damages_predicted_nats"].items()},
+            {name: dict(table) for name, table in value["damages_predicted_nats"].items()},
         )

@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "api": VALUES
     | {"config", "deploy", "export", "intake", "pipeline", "probing", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
     "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
-    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report", "status"},
+    "cli": VALUES
+    | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report", "status"},
     "__init__": VALUES | {"api", "deploy", "intake"},
     "__main__": {"cli"},
 }
