@@ -30,9 +30,11 @@ from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.journal import create_study
+from paretopress.search.predictor import Known, Predictor
 from paretopress.search.samplers import check_sampler
-from paretopress.search.seeds import seed_plans
+from paretopress.search.seeds import ladder_plans, seed_plans
 from paretopress.search.study import Search, describe
+from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, space_for, weights_sha256
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities, capabilities_in
@@ -116,7 +118,6 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
             pipeline = _pipeline(intake, split, target, folder, config, capabilities)
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, intake, split, space, config, env, started)
-            write_json(folder.state, state.to_json())
             return _search(folder, config, state, pipeline, space, reporter)
 
 
@@ -142,7 +143,6 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         pipeline = _pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
             state = find_state(pipeline, intake, split, space, config, env, started)
-            write_json(folder.state, state.to_json())
         elif state.model_sha256 != weights_sha256(intake.module):
             raise RunFolderError("a resumed run needs the same model, but its weights differ from those the run started with")
         return _search(folder, config, state, pipeline, space, reporter)
@@ -227,12 +227,16 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.final_steps} a finalist"
     )
-    study = create_study(folder.journal, config.sampler, space, config.seed)
+    predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
+    known = Known(predictor, bounds.limit_ms, bounds.baseline_accuracy)
+    study = create_study(folder.journal, config.sampler, space, config.seed, known)
     evaluate = pipeline.evaluator(recovery_for(pipeline.intake, pipeline.data, config, state), state.effort, bounds)
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
     search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
-    search.run(seed_plans(space, state.removal_order))
+    seeds = seed_plans(space, state.removal_order)
+    ladder = ladder_plans(space, predictor, bounds.limit_ms) if config.sampler == "programme" else []
+    search.run(list(dict.fromkeys([*seeds[:2], *ladder, *seeds[2:]])))
     return _finish(folder, config, state, pipeline, search)
 
 

@@ -22,6 +22,7 @@ from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ConfigError, ParetopressError
 from paretopress.explain_file import explain_path
+from paretopress.predicted_plan import predict_plan
 from paretopress.probing import LOCAL, opener, probe_target
 from paretopress.profile_model import profile_model
 from paretopress.report.explanation import explanation_view
@@ -124,6 +125,15 @@ def front(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help
         print(json.dumps(result.front, indent=2))
     else:
         out.print(front_table(result.front))
+
+
+@app.command()
+def plan(
+    run: RunArgument,
+    latency_ms: Annotated[float | None, typer.Option(help="Upper bound on the p50 of one batch (default: the run's own).")] = None,
+) -> None:
+    """Print the plan that a run's tables and trials predict to lose least within a budget; measures nothing."""
+    print(json.dumps(predict_plan(run, latency_ms), indent=2))
 
 
 @app.command()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
+
+from paretopress.errors import RunFolderError
+
+GRAPH_SCHEMA = 1
 
 
 class LayerKind(StrEnum):
@@ -36,11 +42,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
-    """Layers whose output channels must be pruned together; `name` is the first of them in the model's order."""
+    """Layers whose output channels must be pruned together; `name` is the first of them in the model's order.
+
+    `feeds` are the layers that lose input channels with them.
+    """
 
     name: str
     channels: int
     layers: tuple[str, ...]
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,20 @@ class ModelGraph:
     bit_groups: tuple[BitGroup, ...]
     frozen: tuple[Frozen, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        return {"schema": GRAPH_SCHEMA} | asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ModelGraph:
+        """Return what `to_json` wrote; raises RunFolderError for another schema."""
+        if value.get("schema") != GRAPH_SCHEMA:
+            raise RunFolderError(f"a model graph must have schema {GRAPH_SCHEMA}, but got schema={value.get('schema')}")
+        parts = {"layers": Layer, "channel_groups": ChannelGroup, "branches": ResidualBranch, "bit_groups": BitGroup, "frozen": Frozen}
+        lists = {key: tuple(part(**{k: _tupled(v) for k, v in item.items()}) for item in value[key]) for key, part in parts.items()}
+        layers = tuple(replace(layer, kind=LayerKind(layer.kind)) for layer in lists.pop("layers"))
+        return cls(tuple(value["input_shape"]), tuple(value["output_shape"]), layers, **lists)
+
     def layer(self, name: str) -> Layer:
         """Return the layer of that name; raises KeyError."""
         for layer in self.layers:
@@ -104,3 +128,7 @@ class ModelGraph:
     def branch_led_by(self, group: str) -> ResidualBranch | None:
         """Return the residual branch that kept[`group`] = 0 removes, or None."""
         return next((branch for branch in self.branches if branch.group == group), None)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -259,7 +259,7 @@ class Evaluator:
         steps = self.effort.steps(rung)
         with watch.stage("recover"):
             if steps:
-                seed = self.pipeline.seed + 1_000_003 * int(rung) + number
+                seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
                 self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed)
             elif rung is not Rung.FINAL:
                 self.recovery.recalibrated(module, self.pipeline.seed)

@@ -1,6 +1,7 @@
 """The folder of one run: where everything lies, and the lock that keeps a second process out.
 
 config.json  state.json      what was asked, and what was found before the first trial
+tables.json  graph.json      costs and predicted damages, and the structure that they belong to
 journal.log                  the study (Optuna journal)
 samples.npy                  validation images for self-checks
 baseline.onnx  trials/0007/  finalists/0007/    model.onnx and student.safetensors
@@ -40,6 +41,16 @@ class RunFolder:
     def state(self) -> Path:
         """What was found before the first trial."""
         return self.root / "state.json"
+
+    @property
+    def tables(self) -> Path:
+        """Costs of layers and predicted damages of choices."""
+        return self.root / "tables.json"
+
+    @property
+    def graph(self) -> Path:
+        """The structure of the model."""
+        return self.root / "graph.json"
 
     @property
     def journal(self) -> Path:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from paretopress.atomic import write_json
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recipe, Recovery, learning_rate_test
-from paretopress.compress.sensitivity import branch_removal_order
+from paretopress.compress.sensitivity import rank_branches
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.errors import RunFolderError
 from paretopress.graph import ModelGraph
@@ -24,6 +25,7 @@ from paretopress.intake.trace import Intake
 from paretopress.measurement import Outcome
 from paretopress.pipeline import Effort, Pipeline
 from paretopress.plan import Plan
+from paretopress.run_tables import measure_tables
 from paretopress.search.study import Limits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities
@@ -133,7 +135,10 @@ def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) 
 def find_state(
     pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, environment: Mapping[str, Any], started: float
 ) -> RunState:
-    """Measure the baseline and find the recipe of a new run; `started` is the run's first moment by time.monotonic()."""
+    """Measure the baseline and the tables of a new run, find its recipe, and write it all to the run folder.
+
+    `started` is the run's first moment by time.monotonic().
+    """
     baseline = pipeline.measure_baseline()
     trains = config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
     step_s = _typical_step_s(intake, data, space, config.recovery) if trains else 0.0
@@ -142,28 +147,33 @@ def find_state(
     fewest, most = _SENSITIVITY_IMAGES
     count = _SENSITIVITY_VALUES // math.prod(intake.graph.input_shape)
     images, _ = stack(data.train, min(max(count, fewest), most), config.seed)
-    order = branch_removal_order(
+    ranking = rank_branches(
         intake.module,
         intake.graph,
         images,
         lambda module: recovery.recalibrated(module, config.seed),
         greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
     )
+    tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline.latency.latency_ms)
     spent = time.monotonic() - started
-    return RunState(
+    state = RunState(
         weights_sha256(intake.module),
         baseline,
         rate,
         {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()},
         step_s,
         plan_effort(config.recovery, config.limits(), step_s, spent, data.sizes()["train"] // config.recovery.batch_size),
-        tuple(order),
+        ranking.order,
         environment,
         data.classes,
         data.preprocessing,
         data.sizes(),
         spent,
     )
+    write_json(pipeline.folder.tables, tables.to_json())
+    write_json(pipeline.folder.graph, intake.graph.to_json())
+    write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
+    return state
 
 
 def _typical_step_s(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> float:

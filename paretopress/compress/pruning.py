@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch_pruning as tp
@@ -51,15 +51,30 @@ def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Ma
         return
     layers = dict(module.named_modules())
     graph = dependency_graph(module, example)
-    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
     for name, keep in wanted.items():
         root = next((layers[layer] for layer in groups[name].layers if layer in layers), None)
-        if root is None:
-            continue
-        channels = channels_of(root)
-        function = pruning_function(root)
-        scores = importance(graph.get_pruning_group(root, function, list(range(channels))))
-        if scores is None or len(scores) != channels:
-            raise CompressError(f"every channel must have an importance, but torch-pruning gave none at {name}")
-        drop = torch.argsort(scores, stable=True)[: channels - keep].sort().values.tolist()
-        graph.get_pruning_group(root, function, drop).prune()
+        if root is not None:
+            graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, name, keep)).prune()
+
+
+def least_important(graph: tp.DependencyGraph, root: nn.Module, name: str, keep: int) -> list[int]:
+    """Return the output channels of `root`, the first layer of the group `name`, that go when `keep` remain, in rising order."""
+    channels = channels_of(root)
+    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
+    scores = importance(graph.get_pruning_group(root, pruning_function(root), list(range(channels))))
+    if scores is None or len(scores) != channels:
+        raise CompressError(f"every channel must have an importance, but torch-pruning gave none at {name}")
+    dropped: list[int] = torch.argsort(scores, stable=True)[: channels - keep].sort().values.tolist()
+    return dropped
+
+
+def dropped_inputs(module: nn.Module, group: ChannelGroup, keeps: Sequence[int], example: Tensor) -> dict[int, dict[str, list[int]]]:
+    """Return kept channels -> layer -> input channels that the layer loses when so many of the group remain; prunes nothing."""
+    graph = dependency_graph(module, example)
+    names = {id(child): name for name, child in module.named_modules()}
+    root = module.get_submodule(group.layers[0])
+    lost: dict[int, dict[str, list[int]]] = {}
+    for keep in keeps:
+        coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, group.name, keep))
+        lost[keep] = {names[id(item.target.module)]: indices for item, indices in coupled if item.handler.__name__ == "prune_in_channels"}
+    return {keep: {name: indices for name, indices in by_layer.items() if name in group.feeds} for keep, by_layer in lost.items()}

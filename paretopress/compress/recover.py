@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,8 +14,9 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from paretopress.compress.lessons import Lessons
 from paretopress.errors import RecoveryError
 from paretopress.fvcore_import import update_bn_stats
 from paretopress.quiet_logger import quiet_logger
@@ -110,46 +111,43 @@ class Recovery:
         self.recipe, self._around_step = recipe, around_step
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
-        self._train = train
-        self._teacher = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
+        placed = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
+        self._lessons = Lessons(placed, train, recipe.batch_size, self.device, bf16=self._bf16)
 
     def run(self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int) -> RecoveryReport:
         """Train `student` in place for `steps` batches and leave it in eval mode on the CPU.
 
-        The same student, seed and steps give the same batches; the process's random state is left as it was.
+        The same seed gives the same batches to every student; the process's random state is left as it was.
         Raises: RecoveryError: the loss is not finite, or the data set fails.
         """
         started = time.monotonic()
         losses: list[float] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            batches = self._batches(seed)
-            self._placed(student)
-            self.recalibrate(student, batches)
+            self._recalibrate(self._placed(student), seed)
             student.train()
             optimizer = self._optimizer(student)
+            lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
             for step in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
                 with self._around_step():
-                    losses.append(self._step(student, optimizer, next(batches), temperature, alpha))
+                    losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
         student.eval().cpu()
         tenth = max(1, steps // 10)
         first, last = (sum(part) / len(part) if part else 0.0 for part in (losses[:tenth], losses[-tenth:]))
         return RecoveryReport(steps, first, last, time.monotonic() - started)
 
-    def recalibrate(self, student: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def _recalibrate(self, student: nn.Module, seed: int) -> None:
         """Replace the batch-norm statistics by true averages over a few training batches (fvcore's precise BN)."""
         if self.recipe.calibration_batches > 0 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules()):
             student.train()
             with torch.no_grad(), quiet_logger("fvcore.nn.precise_bn", logging.WARNING):  # a line a call
-                update_bn_stats(student, ((x for x, _ in batches)), num_iters=self.recipe.calibration_batches)
+                update_bn_stats(student, self._lessons.images(seed), num_iters=self.recipe.calibration_batches)
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
         """Recalibrate batch norm alone, without a step of training; leaves `student` in eval mode on the CPU."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.recalibrate(self._placed(student), self._batches(seed))
+        self._recalibrate(self._placed(student), seed)
         student.eval().cpu()
 
     def seconds_per_step(self, student: nn.Module, steps: int = 4) -> float:
@@ -173,14 +171,12 @@ class Recovery:
         return torch.optim.SGD(groups, lr=self.recipe.learning_rate, momentum=self.recipe.momentum, nesterov=True)
 
     def _step(
-        self, student: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], temperature: float, alpha: float
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float
     ) -> float:
-        x, y = batch
+        x, y, teacher = lesson
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            with torch.no_grad():
-                teacher = self._teacher(x)
             logits = student(x)
-        loss = distillation_loss(logits.float(), teacher.float(), y, temperature=temperature, alpha=alpha)
+        loss = distillation_loss(logits.float(), teacher, y, temperature=temperature, alpha=alpha)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)
@@ -191,17 +187,6 @@ class Recovery:
                 f"the training loss must be finite, but got {value}", "Lower recipe.learning_rate, or look for NaN in the data."
             )
         return value
-
-    def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        size = min(self.recipe.batch_size, len(self._train))  # type: ignore[arg-type]  # Dataset declares no length
-        generator = torch.Generator().manual_seed(seed)
-        loader = DataLoader(self._train, size, shuffle=True, drop_last=True, generator=generator)
-        while True:
-            try:
-                for x, y in loader:
-                    yield x.to(self.device).contiguous(memory_format=torch.channels_last), torch.as_tensor(y).long().to(self.device)
-            except (RuntimeError, OSError, ValueError, TypeError) as error:
-                raise RecoveryError(f"the training data must load, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
 def rate_factor(step: int, steps: int, recipe: Recipe) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,10 +14,18 @@ from paretopress.graph import ModelGraph
 from paretopress.plan import Plan
 
 
-def branch_removal_order(
+@dataclass(frozen=True, slots=True)
+class BranchRanking:
+    """The groups that lead a residual branch: in the order in which to remove them, and with the loss of each removed alone."""
+
+    order: tuple[str, ...]
+    loss_alone: Mapping[str, float]
+
+
+def rank_branches(
     base: fx.GraphModule, graph: ModelGraph, images: Tensor, recalibrate: Callable[[nn.Module], None], *, greedy: bool
-) -> list[str]:
-    """Return the groups that lead a residual branch, in the order in which to remove them.
+) -> BranchRanking:
+    """Return which branches a model misses least.
 
     The loss of a removal is the KL divergence from the unchanged model's outputs, after batch-norm recalibration. `greedy`
     measures again after each removal, because branches stand in for one another; otherwise each is removed alone, once.
@@ -34,12 +43,13 @@ def branch_removal_order(
             return float(F.kl_div(F.log_softmax(module(images), dim=1), target, reduction="batchmean", log_target=True))
 
     left = [branch.group for branch in graph.branches]
+    alone = {group: loss([group]) for group in left}
     if not greedy:
-        losses = {group: loss([group]) for group in left}
-        return sorted(left, key=losses.__getitem__)
+        return BranchRanking(tuple(sorted(left, key=alone.__getitem__)), alone)
     order: list[str] = []
+    losses = alone
     while left:
-        losses = {group: loss([*order, group]) for group in left}
         order.append(min(left, key=losses.__getitem__))
         left.remove(order[-1])
-    return order
+        losses = {group: loss([*order, group]) for group in left}
+    return BranchRanking(tuple(order), alone)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -44,21 +45,28 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor)
     outputs = _output_layers(module)
     order = {layer.name: i for i, layer in enumerate(layers)}
     for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-        members = {
-            names.get(id(dependency.target.module), "")
-            for dependency, _ in raw
-            if dependency.handler.__name__ == "prune_out_channels" and isinstance(dependency.target.module, nn.Conv2d | nn.Linear)
-        }
-        ordered = tuple(sorted((name for name in members if name in by_name), key=order.__getitem__))
+        ordered, fed = (
+            tuple(sorted(_touched(raw, handler, names) & by_name.keys(), key=order.__getitem__))
+            for handler in ("prune_out_channels", "prune_in_channels")
+        )
         if not ordered:
             continue
-        group = ChannelGroup(ordered[0], by_name[ordered[0]].out_channels, ordered)
+        group = ChannelGroup(ordered[0], by_name[ordered[0]].out_channels, ordered, fed)
         reason = _refusal(group, by_name, outputs)
         if reason:
             frozen[group.name] = Frozen(group.name, reason)
         else:
             found[group.name] = group
     return sorted(found.values(), key=lambda g: order[g.name]), sorted(frozen.values(), key=lambda f: order[f.name])
+
+
+def _touched(raw: Iterable[tuple[Any, list[int]]], handler: str, names: dict[int, str]) -> set[str]:
+    """Return the Conv2d and Linear layers that a raw group of torch-pruning prunes by a handler of that name."""
+    return {
+        names.get(id(dependency.target.module), "")
+        for dependency, _ in raw
+        if dependency.handler.__name__ == handler and isinstance(dependency.target.module, nn.Conv2d | nn.Linear)
+    }
 
 
 def _refusal(group: ChannelGroup, layers: dict[str, Layer], outputs: set[str]) -> str:

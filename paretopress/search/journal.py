@@ -19,7 +19,8 @@ from paretopress.measurement import Latency, Outcome
 from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate
 from paretopress.search.occasions import drift, pooled
-from paretopress.search.samplers import make_sampler
+from paretopress.search.predictor import Known
+from paretopress.search.samplers import RESUMABLE, make_sampler
 from paretopress.spaces.space import SearchSpace
 
 STUDY_NAME = "paretopress"
@@ -35,7 +36,7 @@ class Counts:
     failed: int
 
 
-def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int) -> optuna.Study:
+def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int, known: Known | None = None) -> optuna.Study:
     """Return the study kept in a journal file, new or as it was left.
 
     Objectives: accuracy (maximised), MACs and latency (minimised). The samplers of Optuna start a resumed study with another seed, so
@@ -48,7 +49,7 @@ def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int
         done = len(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # metric names and multivariate TPE, "experimental" since 2023 and 2020
-        sampler = make_sampler(sampler_name, space, seed if sampler_name == "guided" else seed + 1_000 * done)
+        sampler = make_sampler(sampler_name, space, seed if sampler_name in RESUMABLE else seed + 1_000 * done, known)
         study = optuna.create_study(
             storage=storage, study_name=STUDY_NAME, directions=["maximize", "minimize", "minimize"], sampler=sampler, load_if_exists=True
         )

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from paretopress.errors import ConfigError
 from paretopress.search.guided import GuidedSampler
+from paretopress.search.predictor import Known
 from paretopress.spaces.space import SearchSpace
 
 DEFAULT_SAMPLER = "guided"
+# those whose draws depend on the seed and the trial's number alone, so that a resumed study goes on as the unbroken one would
+RESUMABLE = ("guided", "programme")
 
-_SAMPLERS: dict[str, Callable[[SearchSpace, int], BaseSampler]] = {
-    "guided": GuidedSampler,
-    "tpe": lambda _, seed: TPESampler(seed=seed, multivariate=True),
-    "nsga2": lambda _, seed: NSGAIISampler(seed=seed, population_size=16),
-    "nsga3": lambda _, seed: NSGAIIISampler(seed=seed, population_size=16),
-    "random": lambda _, seed: RandomSampler(seed=seed),
+_SAMPLERS: dict[str, Callable[[SearchSpace, int, Known | None], BaseSampler]] = {
+    "guided": lambda space, seed, _: GuidedSampler(space, seed),
+    "programme": GuidedSampler,
+    "tpe": lambda _, seed, __: TPESampler(seed=seed, multivariate=True),
+    "gp": lambda _, seed, __: GPSampler(seed=seed, deterministic_objective=False),
+    "nsga2": lambda _, seed, __: NSGAIISampler(seed=seed, population_size=16),
+    "nsga3": lambda _, seed, __: NSGAIIISampler(seed=seed, population_size=16),
+    "random": lambda _, seed, __: RandomSampler(seed=seed),
 }
 
 
@@ -32,7 +37,7 @@ def check_sampler(name: str) -> None:
         raise ConfigError(f"the sampler must be one of {', '.join(sampler_names())}, but got {name!r}")
 
 
-def make_sampler(name: str, space: SearchSpace, seed: int) -> BaseSampler:
-    """Return the sampler of that name; raises ConfigError with the valid names."""
+def make_sampler(name: str, space: SearchSpace, seed: int, known: Known | None = None) -> BaseSampler:
+    """Return the sampler of that name, told what is `known` if it can use it; raises ConfigError with the valid names."""
     check_sampler(name)
-    return _SAMPLERS[name](space, seed)
+    return _SAMPLERS[name](space, seed, known)

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from paretopress.graph import ModelGraph
 from paretopress.plan import Plan
+from paretopress.search.predictor import Predictor
 from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace
 
 _WIDE_CHANNELS = 32
+# shares of the limit that plans are solved for before the first trial: a prediction may err on either side
+_LADDER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
 
 
 def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
@@ -36,6 +39,15 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     distillation = {name: defaults[name] for name in (TEMPERATURE, ALPHA)}
     canonical = [space.plan(space.params(plan) | distillation) for plan in plans]
     return list(dict.fromkeys(canonical))
+
+
+def ladder_plans(space: SearchSpace, predictor: Predictor, limit_ms: float) -> list[Plan]:
+    """Return the plans of least predicted damage for a ladder of latency budgets below the limit, the highest budget first."""
+    defaults = space.defaults()
+    distillation = {name: defaults[name] for name in (TEMPERATURE, ALPHA)}
+    programme = predictor.programme([], 100.0)
+    solved = [predictor.params(programme, share * limit_ms, distillation) for share in _LADDER]
+    return list(dict.fromkeys(space.plan(params) for params in solved if params is not None))
 
 
 def int8_bits(space: SearchSpace, min_channels: int) -> dict[str, int]:

@@ -112,6 +112,10 @@ class SearchSpace:
         self._check(params)
         return params
 
+    def kept_widths(self, group: str) -> Mapping[Value, int]:
+        """Return share removed -> channels kept, as the group's prune variable offers them; empty if it has none."""
+        return self._kept.get(group, {})
+
     def nearest_kept(self, group: ChannelGroup, ratio: float) -> int:
         """Return the step of the space that removes the share nearest to `ratio`, of those that leave a channel."""
         steps = [kept for kept in self._kept.get(group.name, {}).values() if kept > 0] or [group.channels]

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "pareto": set(),
     "atomic": {"errors"},
     "plan": {"errors"},
-    "graph": set(),
+    "graph": {"errors"},
     "measurement": {"errors"},
     "spaces": VALUES,
     "compress": VALUES,
@@ -34,7 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "demo_model": VALUES | {"intake"},
     "pipeline": VALUES | {"compress", "evaluators", "intake", "lower", "run_folder", "search", "targets"},
     "probing": VALUES | {"targets"},
-    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "search", "spaces", "targets"},
+    "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
+    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "run_tables", "search", "spaces", "targets"},
+    "predicted_plan": VALUES | {"config", "run_folder", "search", "setup_run", "spaces", "targets"},
     "status": VALUES | {"config", "run_folder", "search", "setup_run"},
     "export": VALUES | {"deploy", "run_folder"},
     "profile_model": VALUES | {"compress", "evaluators", "intake", "lower", "report", "spaces", "targets"},
@@ -42,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "api": VALUES
     | {"config", "deploy", "export", "intake", "pipeline", "probing", "report", "run_folder", "search", "setup_run", "spaces", "targets"},
     "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
-    "cli": VALUES | {"api", "compress", "config", "demo", "deploy", "explain_file", "probing", "profile_model", "report", "status"},
+    "cli": VALUES
+    | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report", "status"},
     "__init__": VALUES | {"api", "deploy", "intake"},
     "__main__": {"cli"},
 }

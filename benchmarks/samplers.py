@@ -1,0 +1,200 @@
+"""Compares samplers on a surrogate of hundreds of real plans of the CIFAR-10 (JPEG) ResNet-20.
+
+    python benchmarks/samplers.py [--seeds 20] [--trials 400]
+
+The surrogate is fitted to benchmarks/results/plan_table.jsonl (see plan_table.py); its error is that of a five-fold cross-validation. All
+figures of this benchmark but that error are simulated: they are read off the surrogate. Every sampler starts from the seed plans of a
+search; `programme` also from those it solves for. The budget is twice the baseline's speed, the hypervolume that of (drop of accuracy,
+latency ratio).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+from plan_table import CONFIG, KNOWN, read_table
+from results_file import Headline, write_result
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.model_selection import KFold, cross_val_predict
+
+from paretopress.config import read_config
+from paretopress.graph import ModelGraph
+from paretopress.measurement import Budget, Latency, Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.search.candidates import Bounds
+from paretopress.search.journal import create_study
+from paretopress.search.predictor import Known, Predictor
+from paretopress.search.seeds import ladder_plans, seed_plans
+from paretopress.search.study import Limits, Search
+from paretopress.search.tables import Tables
+from paretopress.setup_run import space_for
+from paretopress.spaces.space import SearchSpace
+from paretopress.targets.capabilities import detect
+from paretopress.targets.environment import environment
+
+CHECKPOINTS = (50, 100, 200, 400)
+SPEEDUP = 2.0
+# the Gaussian process takes seconds an ask beyond a hundred trials
+LAST = {"gp": 100}
+
+
+class Surrogate:
+    """Predicts (ratio, accuracy, MACs) of parameters; of two regressors each figure takes the one that errs less."""
+
+    def __init__(self, space: SearchSpace, rows: list[dict[str, object]]) -> None:
+        self._space = space
+        x = np.array([self._features(space.defaults() | row["params"]) for row in rows])
+        figures = {
+            "ratio": np.log([row["ratio"] for row in rows]),
+            "accuracy": np.array([row["val_accuracy"] for row in rows]),
+            "macs": np.log([row["macs"] for row in rows]),
+        }
+        self.error: dict[str, float] = {}
+        self._models = {}
+        for name, y in figures.items():
+            found = []
+            for model in (HistGradientBoostingRegressor(random_state=0), KernelRidge(kernel="rbf", gamma=0.02, alpha=0.1)):
+                centre = y.mean()
+                predicted = cross_val_predict(model, x, y - centre, cv=KFold(5, shuffle=True, random_state=0)) + centre
+                found.append((float(np.mean(np.abs(predicted - y))), model, centre))
+            self.error[name], model, centre = min(found, key=lambda item: item[0])
+            self._models[name] = (model.fit(x, y - centre), centre)
+
+    def __call__(self, params: dict[str, object]) -> tuple[float, float, float]:
+        x = np.array([self._features(params)])
+        ratio, accuracy, macs = (float(model.predict(x)[0] + centre) for model, centre in self._models.values())
+        return float(np.exp(ratio)), accuracy, float(np.exp(macs))
+
+    def _features(self, params: dict[str, object]) -> list[float]:
+        return [value for variable in self._space.variables for value in variable.features(params[variable.name])]
+
+
+class Unrefitted(Predictor):
+    """The ablation: a predictor that does not learn from trials."""
+
+    def programme(self, trials, baseline_accuracy):
+        return super().programme([], baseline_accuracy)
+
+
+def simulated(surrogate: Surrogate, space: SearchSpace, bounds: Bounds):
+    """Return the search's `evaluate` on the surrogate."""
+
+    def evaluate(plan: Plan, rung: Rung, number: int) -> Outcome:
+        ratio, accuracy, macs = surrogate(dict(space.params(plan)))
+        ms = ratio * bounds.baseline_ms
+        latency = Latency(ms, (ms, ms), ratio, (ratio, ratio), ms, ms, bounds.baseline_ms, 16, 100, 0.0)
+        rejected = "over the latency budget" if ms > bounds.limit_ms else ""
+        return Outcome(rung, 10.0 if rejected else accuracy, int(macs), 1, latency, 1, "", str(number), rejected)
+
+    return evaluate
+
+
+def hypervolumes(
+    name: str, seed: int, trials: int, space: SearchSpace, surrogate: Surrogate, seeds: list[Plan], known: Known | None, bounds: Bounds
+) -> list[float]:
+    """Return the hypervolume after each trial of one search."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = create_study(Path(folder, "journal.log"), name, space, seed, known)
+        search = Search(study, space, simulated(surrogate, space, bounds), bounds, Limits(trials=trials, finalists=0), 5_000)
+        search.run(seeds)
+        found = search.short_candidates()
+    return [bounds.hypervolume([c for c in found if c.number < count]) for count in range(1, trials + 1)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=400)
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    facts = json.loads(KNOWN.read_text())
+    rows = read_table()
+    graph, tables = ModelGraph.from_json(facts["graph"]), Tables.from_json(facts["tables"])
+    space = space_for(graph, read_config(CONFIG), detect(environment()))
+    surrogate = Surrogate(space, rows)
+    bounds = Bounds(Budget(speedup=SPEEDUP), facts["baseline_ms"], facts["baseline_accuracy"])
+    predictor = Predictor(space, tables)
+    known = Known(predictor, bounds.limit_ms, bounds.baseline_accuracy)
+    by_hand = seed_plans(space, facts["removal_order"])
+    with_ladder = list(dict.fromkeys([*by_hand[:2], *ladder_plans(space, predictor, bounds.limit_ms), *by_hand[2:]]))
+    variants = {
+        "programme": ("programme", with_ladder, known),
+        "guided": ("guided", by_hand, None),
+        "tpe": ("tpe", by_hand, None),
+        "nsga2": ("nsga2", by_hand, None),
+        "gp": ("gp", by_hand, None),
+        "random": ("random", by_hand, None),
+        "programme, without seeds": ("programme", [], known),
+        "programme, without refitting": (
+            "programme",
+            with_ladder,
+            Known(Unrefitted(space, tables), bounds.limit_ms, bounds.baseline_accuracy),
+        ),
+    }
+    curves: dict[str, list[list[float]]] = {}
+    for label, (name, seeds, told) in variants.items():
+        started = time.monotonic()
+        trials = min(args.trials, LAST.get(name, args.trials))
+        curves[label] = [hypervolumes(name, seed, trials, space, surrogate, seeds, told, bounds) for seed in range(args.seeds)]
+        print(
+            f"{label}: {np.median([c[-1] for c in curves[label]]):.3f} after {trials} trials, {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+    write_result("samplers", headlines(curves, surrogate, len(rows)), table(curves), seeds=args.seeds, surrogate_error=surrogate.error)
+
+
+def table(curves: dict[str, list[list[float]]]) -> list[dict[str, object]]:
+    """Return a row per sampler and checkpoint: median hypervolume, and the paired difference of `guided` with its 95 % interval."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for label, runs in curves.items():
+        for count in (c for c in CHECKPOINTS if c <= len(runs[0])):
+            ahead = np.array([ours[count - 1] - theirs[count - 1] for ours, theirs in zip(curves["guided"], runs, strict=True)])
+            draws = np.median(rng.choice(ahead, (2000, len(ahead))), axis=1)
+            low, high = np.quantile(draws, (0.025, 0.975))
+            rows.append(
+                {
+                    "sampler": label,
+                    "trials": count,
+                    "simulated_hypervolume": float(np.median([run[count - 1] for run in runs])),
+                    "guided_ahead": float(np.median(ahead)),
+                    "guided_ahead_ci": [float(low), float(high)],
+                }
+            )
+    return rows
+
+
+def headlines(curves: dict[str, list[list[float]]], surrogate: Surrogate, plans: int) -> list[Headline]:
+    """Return the bars of the comparison; all but the first three are simulated."""
+    found = {(row["sampler"], row["trials"]): row for row in table(curves)}
+    lines = [
+        Headline("distinct plans evaluated for real", plans, "", 600, plans >= 600),
+        Headline("surrogate's error, latency ratio", round(100 * surrogate.error["ratio"], 2), "%"),
+        Headline("surrogate's error, accuracy", round(surrogate.error["accuracy"], 2), "points"),
+    ]
+    for other in ("tpe", "nsga2", "gp", "random"):
+        for count in (100, 200):
+            row = found.get((other, count))
+            if row is not None:
+                low = row["guided_ahead_ci"][0]
+                lines.append(
+                    Headline(f"simulated: guided ahead of {other} at {count} trials, low end of 95 %", round(low, 4), "", 0.0, low > 0.0)
+                )
+    target = float(np.median([run[-1] for run in curves["random"]]))
+    reached = [next((i + 1 for i, value in enumerate(run) if value >= target), len(run) + 1) for run in curves["guided"]]
+    needed = float(np.median(reached))
+    lines.append(
+        Headline(f"simulated: trials of guided to random's {len(curves['random'][0])}-trial hypervolume", needed, "", 80, needed <= 80)
+    )
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""`paretopress plan`: the plan that a run's tables and trials predict to lose least within a budget; measures nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from paretopress.config import parse_config
+from paretopress.errors import BudgetError
+from paretopress.graph import ModelGraph
+from paretopress.run_folder import open_run_folder
+from paretopress.search.candidates import Bounds
+from paretopress.search.guided import measured_trials
+from paretopress.search.journal import open_study
+from paretopress.search.predictor import Predictor
+from paretopress.search.tables import Tables
+from paretopress.setup_run import RunState, space_for
+from paretopress.spaces.space import ALPHA, TEMPERATURE
+from paretopress.targets.capabilities import capabilities_in
+
+
+def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
+    """Return {"budget_ms", "plan", "predicted": {"latency_ms", "damage"}, "trials"} for a run's model under another budget.
+
+    Args:
+        latency_ms: None takes the run's own budget.
+    Raises: RunFolderError: the run has no tables yet. BudgetError: no plan is predicted to be as fast.
+    """
+    folder = open_run_folder(run)
+    config = parse_config(folder.read(folder.config), str(folder.config))
+    state = RunState.from_json(folder.read(folder.state))
+    bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
+    limit_ms = bounds.limit_ms if latency_ms is None else latency_ms
+    space = space_for(ModelGraph.from_json(folder.read(folder.graph)), config, capabilities_in(state.environment))
+    predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
+    trials = measured_trials(open_study(folder.journal)) if folder.journal.is_file() else []
+    programme = predictor.programme(trials, state.baseline.val_accuracy)
+    defaults = space.defaults()
+    params = predictor.params(programme, limit_ms, {name: defaults[name] for name in (TEMPERATURE, ALPHA)})
+    if params is None:
+        raise BudgetError(f"a plan must be predicted to meet the budget, but none does at {limit_ms:g} ms", "Raise the budget.")
+    return {
+        "budget_ms": limit_ms,
+        "plan": space.plan(params).to_json(),
+        "predicted": {"latency_ms": programme.cost(params), "damage": programme.damage(params)},
+        "trials": len(trials),
+    }

@@ -1,0 +1,97 @@
+"""Measures the tables of a run: the profiler's cost of every layer in float and int8, and the Fisher damage of every choice."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from paretopress.compress.fisher import Asked, fisher_damages
+from paretopress.evaluators.profile import LayerCost, layer_by_module_path, profile_onnx
+from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.plan import FLOAT_BITS, Plan
+from paretopress.search.seeds import int8_bits
+from paretopress.search.tables import Tables
+from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.variables import Choice, Value
+from paretopress.targets.local import SessionSettings
+
+_PROFILED_RUNS = 100
+
+
+def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss: Mapping[str, float], baseline_ms: float) -> Tables:
+    """Return the tables of a model.
+
+    Args:
+        images: (N, C, H, W) float32 training images for the damages. branch_loss: group -> divergence when its branch is removed.
+    The profiler runs on this host and in its state of the minute, so its milliseconds are scaled to what the target measured of the
+    whole file; on another machine the proportions are a prediction that the trials correct.
+    """
+    layer_of = layer_by_module_path(layer.name for layer in space.graph.layers)
+    layer_ms: dict[str, dict[int, float]] = {layer.name: {} for layer in space.graph.layers}
+    rest_ms: dict[int, float] = {}
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
+        files = {FLOAT_BITS: pipeline.folder.baseline}
+        bits = int8_bits(space, 1)
+        if bits:
+            files[8] = Path(temporary, "int8.onnx")
+            pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), calibration_batches=1)
+        for width, path in files.items():
+            profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=_PROFILED_RUNS, layer_of=layer_of)
+            whole_ms = baseline_ms
+            if width != FLOAT_BITS:
+                rng = np.random.default_rng(pipeline.seed)
+                whole_ms = pipeline.target.measure(
+                    path, pipeline.folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng
+                ).latency_ms
+            scale = whole_ms / profile.sum_ms
+            for name, ms in _by_layer(profile.costs).items():
+                if name is None:
+                    rest_ms[width] = ms * scale
+                else:
+                    layer_ms[name][width] = ms * scale
+    for by_bits in layer_ms.values():
+        by_bits.setdefault(FLOAT_BITS, 0.0)  # a layer that the optimiser folded away costs nothing
+    floor_ms = min((ms for by_bits in layer_ms.values() for ms in by_bits.values() if ms > 0.0), default=0.0)
+    return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, images, branch_loss))
+
+
+def _by_layer(costs: tuple[LayerCost, ...]) -> dict[str | None, float]:
+    spent: dict[str | None, float] = {}
+    for cost in costs:
+        spent[cost.layer] = spent.get(cost.layer, 0.0) + cost.latency_ms
+    return spent
+
+
+def _damages(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss: Mapping[str, float]) -> dict[str, dict[Value, float]]:
+    """Return parameter -> value -> predicted divergence; a bit group's is the sum of its layers'."""
+    choices = {variable.name: variable for variable in space.variables if isinstance(variable, Choice)}
+    groups = {group.name: group for group in space.graph.channel_groups}
+    kept = {name: space.kept_widths(name) for name in groups if f"prune/{name}" in choices}
+    ranks = {name.removeprefix("rank/"): [v for v in c.values if v is not None] for name, c in choices.items() if name.startswith("rank/")}
+    bit_groups = {group.name: group for group in space.graph.bit_groups if f"bits/{group.name}" in choices}
+    widths = {name: [int(v) for v in choices[f"bits/{name}"].values if v not in (None, FLOAT_BITS)] for name in bit_groups}
+    found = fisher_damages(
+        pipeline.intake.module,
+        space.graph,
+        images,
+        Asked(
+            kept={name: [keep for keep in by_ratio.values() if 0 < keep < groups[name].channels] for name, by_ratio in kept.items()},
+            ranks={name: [int(rank) for rank in values] for name, values in ranks.items()},
+            bits={layer: widths[name] for name, group in bit_groups.items() for layer in group.layers},
+        ),
+        seed=pipeline.seed,
+    )
+    damages: dict[str, dict[Value, float]] = {}
+    for name, by_ratio in kept.items():
+        damages[f"prune/{name}"] = {ratio: found.kept[name][keep] for ratio, keep in by_ratio.items() if 0 < keep < groups[name].channels}
+    for name, loss in branch_loss.items():
+        damages.setdefault(f"prune/{name}", {})[1.0] = loss
+    for name, by_rank in found.ranks.items():
+        damages[f"rank/{name}"] = {rank: damage for rank, damage in by_rank.items()}  # noqa: C416  # dict() does not widen the key's type
+    for name, group in bit_groups.items():
+        damages[f"bits/{name}"] = {bits: sum(found.bits[layer][bits] for layer in group.layers) for bits in widths[name]}
+    return damages

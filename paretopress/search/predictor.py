@@ -1,0 +1,141 @@
+"""Predicts latency and damage of plans from the tables, refits both to what the trials measured, and solves for a budget."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from paretopress.graph import Layer, LayerKind
+from paretopress.plan import FLOAT_BITS
+from paretopress.search.programme import Cost, Programme
+from paretopress.search.tables import Tables
+from paretopress.spaces.space import Params, SearchSpace
+from paretopress.spaces.variables import Choice, Value
+
+_REMOVED = 1.0
+# how many trials a prior counts for, and the least a refitted factor may be
+_STRENGTH, _LEAST_FACTOR = 4.0, 0.05
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one trial measured; `accuracy` in percent, None if it was rejected before training."""
+
+    params: Mapping[str, Value]
+    latency_ms: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a sampler may know beside the trials: predictions, and the bound they are to meet."""
+
+    predictor: Predictor
+    limit_ms: float
+    baseline_accuracy: float
+
+
+class Predictor:
+    """Linear models with a factor for each layer's cost and for each parameter's damage; all factors start at the tables' word.
+
+    Latency: the sum over layers of the tables' milliseconds, scaled by the share of the multiply-adds that is left.
+    Damage: the sum over parameters of the tables' damages; it is compared with ln(baseline accuracy / accuracy).
+    """
+
+    def __init__(self, space: SearchSpace, tables: Tables) -> None:
+        self._space, self._tables = space, tables
+        self._choices = {v.name: v for v in space.variables if isinstance(v, Choice) and len(v.values) > 1}
+        self._damages = {name: _table(choice, tables.damages.get(name, {})) for name, choice in self._choices.items()}
+        self._costs = [self._cost(layer) for layer in space.graph.layers]
+        self._rest_ms = tables.rest_ms[FLOAT_BITS]
+
+    def programme(self, trials: Sequence[Measured], baseline_accuracy: float) -> Programme:
+        """Return the programme whose factors are refitted to the trials; with none, that of the tables alone."""
+        if not trials:
+            return Programme(self._damages, self._costs, self._rest_ms)
+        latencies = np.array([trial.latency_ms for trial in trials])
+        shares = np.array([self._layer_ms(trial.params) for trial in trials]) / latencies[:, None]
+        factors = shrunk_fit(shares, np.ones(len(trials)), np.ones(shares.shape[1]))
+        costs = [
+            Cost(cost.scope, {values: price * factor for values, price in cost.table.items()})
+            for cost, factor in zip(self._costs, factors[:-1].tolist(), strict=True)
+        ]
+        return Programme(self._refitted_damages(trials, baseline_accuracy), costs, self._rest_ms * float(factors[-1]))
+
+    def params(self, programme: Programme, limit_ms: float, distillation: Mapping[str, Value]) -> Params | None:
+        """Return the parameters of least predicted damage whose predicted latency is within the limit, or None if there are none."""
+        chosen = programme.solve(limit_ms)
+        return None if chosen is None else self._space.defaults() | chosen | dict(distillation)
+
+    def _refitted_damages(self, trials: Sequence[Measured], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
+        trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None and trial.accuracy > 0.0]
+        if not trained:
+            return self._damages
+        features = np.array([[table[params[name]] for name, table in self._damages.items()] for params, _ in trained])
+        lost = np.array([max(math.log(baseline_accuracy / accuracy), 0.0) for _, accuracy in trained])
+        total = features.sum(axis=1)
+        scale = float(total @ lost / max(float(total @ total), 1e-12)) or 1.0
+        spread = float(np.sqrt(np.mean(lost**2))) or 1.0
+        factors = shrunk_fit(features * scale / spread, lost / spread, np.ones(features.shape[1])) * scale
+        return {
+            name: {value: damage * factor for value, damage in table.items()}
+            for (name, table), factor in zip(self._damages.items(), factors.tolist(), strict=True)
+        }
+
+    def _layer_ms(self, params: Mapping[str, Value]) -> list[float]:
+        return [*(cost.table[tuple(params[name] for name in cost.scope)] for cost in self._costs), self._rest_ms]
+
+    def _cost(self, layer: Layer) -> Cost:
+        graph = self._space.graph
+        outs = [f"prune/{group.name}" for group in graph.channel_groups if layer.name in group.layers]
+        ins = [f"prune/{group.name}" for group in graph.channel_groups if layer.name in group.feeds]
+        removes = [f"prune/{branch.group}" for branch in graph.branches if layer.name in branch.layers]
+        bits = [f"bits/{group.name}" for group in graph.bit_groups if layer.name in group.layers]
+        # a layer behind a concatenation has several groups before it; the first stands for all
+        roles = {"out": outs[:1], "in": ins[:1], "removes": removes[:1], "bits": bits, "rank": [f"rank/{layer.name}"]}
+        named = {role: names[0] for role, names in roles.items() if names and names[0] in self._choices}
+        scope = tuple(dict.fromkeys(named.values()))
+        table = {}
+        for values in itertools.product(*(self._choices[name].values for name in scope)):
+            chosen = dict(zip(scope, values, strict=True))
+            table[values] = self._ms(layer, {role: chosen[name] for role, name in named.items()})
+        return Cost(scope, table)
+
+    def _ms(self, layer: Layer, chosen: Mapping[str, Value]) -> float:
+        """Return the predicted milliseconds of a layer: what a node costs at least, and the rest in proportion to its multiply-adds."""
+        if chosen.get("removes") == _REMOVED:
+            return 0.0
+        by_bits = self._tables.layer_ms[layer.name]
+        full_ms = by_bits.get(int(chosen.get("bits") or FLOAT_BITS), by_bits[FLOAT_BITS])
+        left_out, left_in = (1.0 - float(chosen.get(role) or 0.0) for role in ("out", "in"))
+        share, nodes = left_out * (1.0 if layer.kind is LayerKind.DEPTHWISE else left_in), 1
+        if (rank := chosen.get("rank")) is not None:
+            taps, outputs = layer.in_channels * layer.kernel[0] * layer.kernel[1] * left_in, layer.out_channels * left_out
+            factored = rank * (taps + outputs) / max(taps * outputs, 1e-9)
+            if factored < 1.0:  # past the break-even rank a pruned layer is left dense
+                share, nodes = share * factored, 2
+        floor_ms = min(self._tables.floor_ms, full_ms)
+        return floor_ms * nodes + (full_ms - floor_ms) * share
+
+
+def shrunk_fit(features: Floats, targets: Floats, prior: Floats) -> Floats:
+    """Return the coefficients (F,) of a ridge regression of targets (N,) on features (N, F) that shrinks towards `prior` (F,).
+
+    The prior counts like `_STRENGTH` trials; coefficients are at least `_LEAST_FACTOR`, because a cost or a damage is not negative.
+    """
+    gram = features.T @ features
+    weight = _STRENGTH * max(float(np.mean(np.diag(gram))) / len(targets), 1e-12)
+    moved = np.linalg.solve(gram + weight * np.eye(len(prior)), features.T @ (targets - features @ prior))
+    return np.maximum(prior + moved, _LEAST_FACTOR)
+
+
+def _table(choice: Choice, known: Mapping[Value, float]) -> dict[Value, float]:
+    """Return a damage for every value; one that was not judged is as harmful as the worst known."""
+    worst = max(known.values(), default=0.0)
+    return {value: 0.0 if value == choice.default else known.get(value, worst) for value in choice.values}

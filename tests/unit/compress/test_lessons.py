@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from paretopress.compress import lessons as module
+from paretopress.compress.lessons import Lessons
+from paretopress.errors import RecoveryError
+
+
+class Augmented(Dataset[tuple[Tensor, int]]):
+    """Ten images whose value is their index plus noise that is drawn anew; counts how often it was read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.reads += 1
+        return torch.full((1, 2, 2), float(index)) + 0.1 * torch.rand(1, 2, 2), index % 3
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x.flatten(1)[:, :3]
+
+
+def made(train: Dataset[tuple[Tensor, int]], teacher: nn.Module) -> Lessons:
+    return Lessons(teacher, train, 4, torch.device("cpu"), bf16=False)
+
+
+def first(lessons: Lessons, count: int, seed: int = 0, start: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
+    return list(itertools.islice(lessons.lessons(seed, start), count))
+
+
+def test_lessons_are_the_same_when_asked_again_whatever_was_drawn_between() -> None:
+    one = first(made(Augmented(), Counting()), 5)
+    torch.rand(7)
+    two = first(made(Augmented(), Counting()), 5)
+    assert all(torch.equal(a, b) for left, right in zip(one, two, strict=True) for a, b in zip(left, right, strict=True))
+
+
+def test_lessons_read_and_teach_once_when_two_students_learn() -> None:
+    train, teacher = Augmented(), Counting()
+    lessons = made(train, teacher)
+    first(lessons, 5), first(lessons, 5)
+    assert (train.reads, teacher.calls) == (20, 5)
+
+
+def test_lessons_hold_every_image_once_when_an_epoch_ends() -> None:
+    values = torch.cat([x.flatten(1)[:, 0] for x, _, _ in first(made(Augmented(), Counting()), 2)]).floor()
+    assert len(set(values.tolist())) == 8  # two batches of four out of ten; the last two are dropped
+
+
+def test_lessons_differ_when_the_seed_or_the_epoch_does() -> None:
+    lessons = made(Augmented(), Counting())
+    batches = [first(lessons, 1)[0][0], first(lessons, 1, seed=1)[0][0], first(lessons, 1, start=2)[0][0]]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(batches, 2))
+
+
+def test_lessons_are_drawn_again_alike_when_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT_BYTES", 100)  # one batch: 4 images of 4 floats, and 4 labels
+    train = Augmented()
+    lessons = made(train, Counting())
+    once, twice = first(lessons, 3), first(lessons, 3)
+    assert train.reads == 4 + 2 * 8
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(once, twice, strict=True))
+
+
+def test_lessons_leave_the_process_s_random_state_as_it_was() -> None:
+    before = torch.get_rng_state()
+    first(made(Augmented(), Counting()), 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_lessons_name_the_cause_when_the_data_set_fails() -> None:
+    class Broken(Augmented):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            raise OSError("the disk is gone")
+
+    with pytest.raises(RecoveryError, match="training data must load, but got OSError: the disk is gone"):
+        first(made(Broken(), Counting()), 1)
