@@ -70,7 +70,7 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Number of trials.")] = None,
     run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="guided, tpe, nsga2, nsga3 or random.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="guided, programme, tpe, gp, nsga2, nsga3 or random.")] = None,
     target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None,
     score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False,
     threads: ThreadsOption = None,
