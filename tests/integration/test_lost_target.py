@@ -35,11 +35,11 @@ def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: 
     run, measured, closed = workplace / "run", [], []
 
     class Fading(LocalTarget):
-        """Every file takes a millisecond; lost at the fourth measurement: a trial takes two and is followed by another."""
+        """Every file takes a millisecond; lost at the fifth measurement: the tables take one, a trial two, and one follows it."""
 
         def measure(self, candidate: Path, reference: Path, **_: Any) -> Latency:
             measured.append(candidate)
-            if len(measured) == 4:
+            if len(measured) == 5:
                 raise TargetLostError("the target must be in reach, but got no answer", "Is it on?")
             return LATENCY
 
