@@ -62,7 +62,7 @@ def by_hand(pipeline: Pipeline, space: SearchSpace, state: RunState, folder: Run
     int8, wide = int8_bits(space, 1), int8_bits(space, 32)
     designs: list[tuple[str, Plan, int, dict[str, dict[str, int]]]] = [("(a) unchanged", Plan(), 0, {"int8": int8})]
     for ratio in (0.25, 0.5, 0.75):
-        kept = {group.name: space.nearest_kept(group, ratio) for group in graph.channel_groups}
+        kept = space.uniform_kept(ratio)
         designs.append((f"(b) {ratio:.0%} of channels pruned", Plan(kept=kept), recovery_steps, {"float": {}, "int8": int8}))
     for count in range(1, 5):
         kept = dict.fromkeys(state.removal_order[:count], 0)

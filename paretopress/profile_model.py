@@ -57,10 +57,10 @@ def profile_model(intake: Intake, data: Data, *, threads: int, runs: int) -> Mod
         layer_of = layer_by_module_path(layer.name for layer in graph.layers)
         bench = _Bench(Path(temporary), example, settings, runs, layer_of)
         path, profile = bench.exported(intake.module)
-        spent = _by_layer(profile)
+        spent = profile.by_layer()
         int8 = bench.quantised(path, [name for name in spent if name is not None], capabilities)
         half = bench.exported(compress_module(intake.module, graph, _half_width(intake, capabilities)).module)[1]
-    saved_int8, saved_half = _saved(spent, _by_layer(int8)), _saved(spent, _by_layer(half))
+    saved_int8, saved_half = _saved(spent, int8.by_layer()), _saved(spent, half.by_layer())
     removable = {layer for branch in graph.branches for layer in branch.layers}
     rows = [
         ProfileRow(
@@ -109,15 +109,7 @@ class _Bench:
 
 def _half_width(intake: Intake, capabilities: Capabilities) -> Plan:
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
-    kept = {group.name: space.nearest_kept(group, HALF) for group in intake.graph.channel_groups}
-    return Plan(kept={group.name: kept[group.name] for group in intake.graph.channel_groups if kept[group.name] < group.channels})
-
-
-def _by_layer(profile: Profile) -> dict[str | None, float]:
-    spent: dict[str | None, float] = {}
-    for cost in profile.costs:
-        spent[cost.layer] = spent.get(cost.layer, 0.0) + cost.latency_ms
-    return spent
+    return Plan(kept=space.uniform_kept(HALF))
 
 
 def _saved(before: Spent, after: Spent) -> Spent:

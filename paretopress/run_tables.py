@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from paretopress.compress.fisher import Asked, fisher_damages
-from paretopress.evaluators.profile import LayerCost, layer_by_module_path, profile_onnx
+from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.search.seeds import int8_bits
@@ -48,7 +48,7 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
                     path, pipeline.folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng
                 ).latency_ms
             scale = whole_ms / profile.sum_ms
-            for name, ms in _by_layer(profile.costs).items():
+            for name, ms in profile.by_layer().items():
                 if name is None:
                     rest_ms[width] = ms * scale
                 else:
@@ -57,13 +57,6 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
         by_bits.setdefault(FLOAT_BITS, 0.0)  # a layer that the optimiser folded away costs nothing
     floor_ms = min((ms for by_bits in layer_ms.values() for ms in by_bits.values() if ms > 0.0), default=0.0)
     return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, images, branch_loss))
-
-
-def _by_layer(costs: tuple[LayerCost, ...]) -> dict[str | None, float]:
-    spent: dict[str | None, float] = {}
-    for cost in costs:
-        spent[cost.layer] = spent.get(cost.layer, 0.0) + cost.latency_ms
-    return spent
 
 
 def _damages(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss: Mapping[str, float]) -> dict[str, dict[Value, float]]:

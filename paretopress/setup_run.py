@@ -184,8 +184,7 @@ def _typical_step_s(intake: Intake, data: Data, space: SearchSpace, section: Rec
 
 
 def _half(intake: Intake, space: SearchSpace) -> nn.Module:
-    kept = {group.name: space.nearest_kept(group, 0.5) for group in intake.graph.channel_groups}
-    return compress_module(intake.module, intake.graph, Plan(kept=kept)).module
+    return compress_module(intake.module, intake.graph, Plan(kept=space.uniform_kept(0.5))).module
 
 
 def _learning_rate(

@@ -58,6 +58,13 @@ class Profile:
         """Return the sum of the costs."""
         return sum(cost.latency_ms for cost in self.costs)
 
+    def by_layer(self) -> dict[str | None, float]:
+        """Return layer -> milliseconds of its nodes; None stands for what belongs to no layer."""
+        spent: dict[str | None, float] = {}
+        for cost in self.costs:
+            spent[cost.layer] = spent.get(cost.layer, 0.0) + cost.latency_ms
+        return spent
+
 
 def module_path(node: str) -> str:
     """Return the module path in a node's name: "layer1.0.conv1" for "/layer1/layer1.0/conv1/Conv", as the TorchScript exporter writes it.

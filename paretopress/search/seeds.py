@@ -30,11 +30,11 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
         removed = dict.fromkeys(removal_order[:count], 0)
         plans += [Plan(kept=removed, bits=int8), Plan(kept=removed, bits=wide)]
     for ratio in (0.25, 0.5, 0.75):
-        kept = _uniform(space, ratio)
+        kept = space.uniform_kept(ratio)
         plans += [Plan(kept=kept, bits=int8), Plan(kept=kept)]
     for count in (1, 2):
         if len(removal_order) >= count:
-            plans.append(Plan(kept=_uniform(space, 0.5) | dict.fromkeys(removal_order[:count], 0), bits=int8))
+            plans.append(Plan(kept=space.uniform_kept(0.5) | dict.fromkeys(removal_order[:count], 0), bits=int8))
     defaults = space.defaults()
     distillation = {name: defaults[name] for name in (TEMPERATURE, ALPHA)}
     canonical = [space.plan(space.params(plan) | distillation) for plan in plans]
@@ -60,8 +60,3 @@ def int8_bits(space: SearchSpace, min_channels: int) -> dict[str, int]:
         if space.offers(group, 8)
         and (output in group.layers or min(graph.layer(name).out_channels for name in group.layers) >= min_channels)
     }
-
-
-def _uniform(space: SearchSpace, ratio: float) -> dict[str, int]:
-    kept = {group.name: space.nearest_kept(group, ratio) for group in space.graph.channel_groups}
-    return {group.name: kept[group.name] for group in space.graph.channel_groups if kept[group.name] < group.channels}

@@ -121,6 +121,11 @@ class SearchSpace:
         steps = [kept for kept in self._kept.get(group.name, {}).values() if kept > 0] or [group.channels]
         return min(steps, key=lambda kept: (abs(kept - group.channels * (1.0 - ratio)), -kept))
 
+    def uniform_kept(self, ratio: float) -> dict[str, int]:
+        """Return group -> channels kept when about the share `ratio` of every group goes; a group too narrow for a step is left out."""
+        kept = {group.name: self.nearest_kept(group, ratio) for group in self.graph.channel_groups}
+        return {group.name: kept[group.name] for group in self.graph.channel_groups if kept[group.name] < group.channels}
+
     def offers(self, group: BitGroup, bits: int) -> bool:
         """Return whether the space lets the bit group take that width."""
         return bits in self._offered(group)
