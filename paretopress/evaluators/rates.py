@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from paretopress.errors import LatencyError
+from paretopress.targets import probe_models
 from paretopress.targets.local import SessionSettings, open_session, run_session
 from paretopress.targets.sampling import collector_paused
 
 SIZE, CHANNELS = 28, 128
 SHORT, LONG = 2, 8
 RUNS = 30
-OPSET, IR_VERSION = 17, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +49,13 @@ def peak_gmacs(settings: SessionSettings, *, int8: bool = False, depthwise: bool
     Raises: LatencyError: a session failed, or the longer chain was not the slower one.
     """
     groups = CHANNELS if depthwise else 1
-    feed = {"x": np.random.default_rng(0).standard_normal((1, CHANNELS, SIZE, SIZE), dtype=np.float32)}
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
         sessions = []
         for length in (SHORT, LONG):
-            path = Path(folder, f"chain{length}.onnx")
-            onnx.save(conv_chain(length, groups, int8=int8), path)
+            path, model = Path(folder, f"chain{length}.onnx"), conv_chain(length, groups, int8=int8)
+            onnx.save(model, path)
             sessions.append(open_session(path, settings))
+        feed = probe_models.feed_for(model, np.random.default_rng(0))  # both chains read the same input
         times_ns: list[list[int]] = [[], []]
         with collector_paused():
             for _ in range(RUNS):
@@ -73,30 +72,5 @@ def peak_gmacs(settings: SessionSettings, *, int8: bool = False, depthwise: bool
 
 def conv_chain(length: int, groups: int, *, int8: bool) -> onnx.ModelProto:
     """Return a model of `length` 3x3 convolutions (1, 128, 28, 28) -> the same; in int8 each stands between Q and DQ that fuse."""
-    rng = np.random.default_rng(0)
-    weights = rng.integers(-127, 128, (length, CHANNELS, CHANNELS // groups, 3, 3)).astype(np.int8)
-    constants = {"scale": np.float32(0.05), "weight_scale": np.float32(1e-4), "middle": np.uint8(128), "zero": np.int8(0)}
-    nodes, tensor = [], "x"
-    if int8:
-        nodes.append(helper.make_node("QuantizeLinear", ["x", "scale", "middle"], ["q0"]))
-        tensor = "q0"
-    for i in range(length):
-        weight = f"w{i}"
-        constants[weight] = weights[i] if int8 else weights[i] * np.float32(1e-4)
-        if int8:
-            nodes.append(helper.make_node("DequantizeLinear", [tensor, "scale", "middle"], [f"x{i}"]))
-            nodes.append(helper.make_node("DequantizeLinear", [weight, "weight_scale", "zero"], [f"{weight}_float"]))
-            tensor, weight = f"x{i}", f"{weight}_float"
-        nodes.append(helper.make_node("Conv", [tensor, weight], [f"c{i}"], name=f"conv{i}", pads=[1] * 4, group=groups))
-        tensor = f"c{i}"
-        if int8:
-            nodes.append(helper.make_node("QuantizeLinear", [tensor, "scale", "middle"], [f"q{i + 1}"]))
-            tensor = f"q{i + 1}"
-    if int8:
-        nodes.append(helper.make_node("DequantizeLinear", [tensor, "scale", "middle"], ["y"]))
-    else:
-        nodes[-1].output[0] = "y"
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, CHANNELS, SIZE, SIZE]) for name in ("x", "y")]
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    layer = probe_models.Conv(CHANNELS, depthwise=groups > 1, relu=False, pattern=probe_models.U8S8 if int8 else None)
+    return probe_models.conv_chain(CHANNELS, [layer] * length, SIZE)
