@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -25,6 +26,7 @@ from paretopress.spaces.space import SearchSpace
 
 STUDY_NAME = "paretopress"
 FINALS, OCCASIONS = "finals", "latencies/"
+Pooling = Callable[[Outcome], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +89,19 @@ def _storage(journal: Path) -> JournalStorage:
 
 def trial_candidates(study: optuna.Study) -> list[Candidate]:
     """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
-    trials = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "copy_of" not in t.user_attrs]
-    found = [Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), Outcome.from_json(t.user_attrs["outcome"])) for t in trials]
-    repeated = stored_latencies(study)
-    between = drift(repeated.values())
-    return [replace(c, outcome=_with_latency(c.outcome, repeated, between)) for c in found]
+    return _trial_candidates(study, _pooling(study))
 
 
 def stored_finals(study: optuna.Study) -> dict[int, Outcome]:
     """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
-    stored = study.user_attrs.get(FINALS, {})
-    repeated = stored_latencies(study)
-    between = drift(repeated.values())
-    return {
-        int(number): _with_latency(Outcome.from_json(value), repeated, between) for number, value in stored.items() if "error" not in value
-    }
+    return _finals(study, _pooling(study))
 
 
 def stored_candidates(study: optuna.Study) -> list[Candidate]:
     """Return all evaluated candidates, one for each plan, those with a full recovery by its figures."""
-    finals = stored_finals(study)
-    return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in trial_candidates(study)]
+    pooling = _pooling(study)
+    finals = _finals(study, pooling)
+    return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in _trial_candidates(study, pooling)]
 
 
 def stored_latencies(study: optuna.Study) -> dict[str, list[Latency]]:
@@ -143,15 +137,40 @@ def count_trials(study: optuna.Study) -> Counts:
     return Counts(len(complete) - rejected, rejected, len(number(TrialState.FAIL)))
 
 
+def _evaluated_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials whose plan was evaluated; a copy only repeats the figures, pooled by then, of the trial that it names."""
+    return [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "copy_of" not in t.user_attrs]
+
+
+def _trial_candidates(study: optuna.Study, pooling: Pooling) -> list[Candidate]:
+    return [
+        Candidate(t.number, Plan.from_json(t.user_attrs["plan"]), pooling(Outcome.from_json(t.user_attrs["outcome"])))
+        for t in _evaluated_trials(study)
+    ]
+
+
+def _finals(study: optuna.Study, pooling: Pooling) -> dict[int, Outcome]:
+    return {int(number): pooling(Outcome.from_json(value)) for number, value in _final_values(study).items()}
+
+
+def _final_values(study: optuna.Study) -> dict[str, Any]:
+    return {number: value for number, value in study.user_attrs.get(FINALS, {}).items() if "error" not in value}
+
+
 def _first_latencies(study: optuna.Study) -> dict[str, Latency]:
     """Return sha256 -> latency, as the evaluation measured it."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    evaluated = [*(t.user_attrs["outcome"] for t in trials), *(v for v in study.user_attrs.get(FINALS, {}).values() if "error" not in v)]
-    return {outcome["onnx_sha256"]: Latency.from_json(outcome["latency"]) for outcome in evaluated}
+    outcomes = [*(t.user_attrs["outcome"] for t in _evaluated_trials(study)), *_final_values(study).values()]
+    return {outcome["onnx_sha256"]: Latency.from_json(outcome["latency"]) for outcome in outcomes}
 
 
-def _with_latency(outcome: Outcome, repeated: Mapping[str, Sequence[Latency]], between: float) -> Outcome:
-    """Return the outcome with its latency pooled; a rejected one was measured once and is left."""
-    if outcome.rejected:
-        return outcome
-    return replace(outcome, latency=pooled(repeated.get(outcome.onnx_sha256) or [outcome.latency], between))
+def _pooling(study: optuna.Study) -> Pooling:
+    """Return what replaces an outcome's latency by the one pooled over its occasions; a rejected one was measured once and is left."""
+    repeated = stored_latencies(study)
+    between = drift(repeated.values())
+
+    def pooling(outcome: Outcome) -> Outcome:
+        if outcome.rejected:
+            return outcome
+        return replace(outcome, latency=pooled(repeated.get(outcome.onnx_sha256) or [outcome.latency], between))
+
+    return pooling

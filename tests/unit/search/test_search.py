@@ -14,7 +14,7 @@ from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
 from paretopress.search.finalists import next_finalist
-from paretopress.search.journal import create_study
+from paretopress.search.journal import create_study, stored_latencies
 from paretopress.search.samplers import make_sampler, sampler_names
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Limits, Search
@@ -198,6 +198,18 @@ def test_run_recovers_each_plan_once_when_trials_are_copies(tmp_path: Path) -> N
     run.run([])
     assert [t.user_attrs.get("copy_of") for t in run.study.trials] == [None, 0, 0]
     assert list(run.finals()) == [0]
+
+
+def test_candidates_keep_their_first_latency_when_a_copy_holds_the_pooled_one(tmp_path: Path) -> None:
+    removed = SPACE.defaults() | {"prune/a.conv1": 1.0, "prune/b.conv1": 1.0} | {f"bits/{layer.name}": 8 for layer in LAYERS}
+    run = search(tmp_path, trials=3, finalists=0)
+    run.measure_again = lambda found: replace(found.latency, ratio=2.0 * found.latency.ratio)
+    for inside in (32, 8, 32):
+        run.study.enqueue_trial(removed | {"bits/a.conv1": inside})
+    run.run([])
+    (measured,) = stored_latencies(run.study).values()
+    assert measured[0].occasions == 1
+    assert measured[0].ratio == pytest.approx(run.study.trials[0].values[2] / BASELINE_MS)
 
 
 @pytest.mark.parametrize(("planned", "recovered"), [(6, range(3, 5)), (1, range(3, 5)), (0, range(1))])
