@@ -10,7 +10,7 @@ from typing import Protocol
 import optuna
 from optuna.trial import Trial, TrialState
 
-from paretopress.errors import ConfigError, SearchFailedError, TargetLostError
+from paretopress.errors import ConfigError, LatencyError, SearchFailedError, TargetLostError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, front
@@ -192,17 +192,24 @@ class Search:
             ) from error
 
     def _repeat_a_latency(self, occasions: int, *, final: bool = False) -> bool:
-        """Measure one file again: of the front, or astride the budget, the one seen on the fewest occasions. Return whether there was one.
+        """Measure one file again: of the front, or astride the budget, the one seen on the fewest occasions. Return whether that was done.
 
-        So the front's order is not that of one state of the machine.
+        So the front's order is not that of one state of the machine. A failure is told and costs that occasion alone.
         """
+        if self.measure_again is None:
+            return False
         candidates = [c for c in self.candidates() if c.outcome.rung is Rung.FINAL] if final else self.candidates()
         unsure = [c for c in candidates if self.bounds.straddles(c.outcome)]
         pool = [c for c in [*front(candidates, self.bounds), *unsure] if c.outcome.latency.occasions < occasions]
-        if self.measure_again is None or not pool:
+        if not pool:
             return False
-        outcome = min(pool, key=lambda c: c.outcome.latency.occasions).outcome
-        store_latency(self.study, outcome, self.measure_again(outcome))
+        candidate = min(pool, key=lambda c: c.outcome.latency.occasions)
+        try:
+            again = self.measure_again(candidate.outcome)
+        except LatencyError as error:
+            self.on_change(f"trial {candidate.number}: its latency was not measured again, {error}")
+            return False
+        store_latency(self.study, candidate.outcome, again)
         return True
 
     def _finalists(self) -> None:

@@ -250,7 +250,7 @@ def test_agent_ends_when_the_host_is_killed(server: Server, lonely_python: Path)
     with subprocess.Popen([sys.executable, "-c", program]) as host:
         wait_for(lambda: server.agents() and any(server.device.glob("paretopress-*/agent.pyz")))
         host.kill()
-    wait_for(server.is_clean)
+    assert wait_for(server.is_clean)
 
 
 def test_search_measures_and_scores_there_when_told(server: Server, lonely_python: Path, workplace: Path) -> None:

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from paretopress.errors import ConfigError, RunError, SearchFailedError, TargetLostError
+from paretopress.errors import ConfigError, LatencyError, RunError, SearchFailedError, TargetLostError
 from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
@@ -210,6 +210,20 @@ def test_candidates_keep_their_first_latency_when_a_copy_holds_the_pooled_one(tm
     (measured,) = stored_latencies(run.study).values()
     assert measured[0].occasions == 1
     assert measured[0].ratio == pytest.approx(run.study.trials[0].values[2] / BASELINE_MS)
+
+
+def test_run_goes_on_when_a_latency_cannot_be_measured_again(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def fails(_: Outcome) -> Latency:
+        raise LatencyError("a session must run its feed, but got: killed")
+
+    run = search(tmp_path, trials=8, finalists=1)
+    run.measure_again, run.on_change = fails, said.append
+    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    assert run.counts().completed + run.counts().rejected_early == 8
+    assert len(run.finals()) == 1
+    assert any("was not measured again, a session must run its feed" in line for line in said)
 
 
 @pytest.mark.parametrize(("planned", "recovered"), [(6, range(3, 5)), (1, range(3, 5)), (0, range(1))])
