@@ -31,7 +31,7 @@ from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.journal import create_study
 from paretopress.search.predictor import Known, Predictor
-from paretopress.search.samplers import check_sampler
+from paretopress.search.samplers import PROGRAMME, check_sampler
 from paretopress.search.seeds import ladder_plans, seed_plans
 from paretopress.search.study import Search, describe
 from paretopress.search.tables import Tables
@@ -227,17 +227,20 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.final_steps} a finalist"
     )
-    predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
-    known = Known(predictor, bounds.limit_ms, bounds.baseline_accuracy)
+    known = _known(folder, space, bounds) if config.sampler == PROGRAMME else None
     study = create_study(folder.journal, config.sampler, space, config.seed, known)
     evaluate = pipeline.evaluator(recovery_for(pipeline.intake, pipeline.data, config, state), state.effort, bounds)
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
     search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
     seeds = seed_plans(space, state.removal_order)
-    ladder = ladder_plans(space, predictor, bounds.limit_ms) if config.sampler == "programme" else []
+    ladder = ladder_plans(space, known.predictor, known.limit_ms) if known is not None else []
     search.run(list(dict.fromkeys([*seeds[:2], *ladder, *seeds[2:]])))
     return _finish(folder, config, state, pipeline, search)
+
+
+def _known(folder: RunFolder, space: SearchSpace, bounds: Bounds) -> Known:
+    return Known(Predictor(space, Tables.from_json(folder.read(folder.tables))), bounds.limit_ms, bounds.baseline_accuracy)
 
 
 def _progress(search: Search, line: str) -> Progress:

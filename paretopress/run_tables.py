@@ -19,7 +19,8 @@ from paretopress.spaces.space import SearchSpace
 from paretopress.spaces.variables import Choice, Value
 from paretopress.targets.local import SessionSettings
 
-_PROFILED_RUNS = 100
+# runs of the profiler: a hundred of a quick model, and of a slow one as many as fit into two seconds, but ten
+_PROFILED_RUNS, _PROFILED_MS = (10, 100), 2_000.0
 
 
 def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss: Mapping[str, float], baseline_ms: float) -> Tables:
@@ -33,6 +34,8 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
     layer_of = layer_by_module_path(layer.name for layer in space.graph.layers)
     layer_ms: dict[str, dict[int, float]] = {layer.name: {} for layer in space.graph.layers}
     rest_ms: dict[int, float] = {}
+    fewest, most = _PROFILED_RUNS
+    runs = min(max(int(_PROFILED_MS / baseline_ms), fewest), most)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         files = {FLOAT_BITS: pipeline.folder.baseline}
         bits = int8_bits(space, 1)
@@ -40,7 +43,7 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
             files[8] = Path(temporary, "int8.onnx")
             pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), calibration_batches=1)
         for width, path in files.items():
-            profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=_PROFILED_RUNS, layer_of=layer_of)
+            profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=runs, layer_of=layer_of)
             whole_ms = baseline_ms
             if width != FLOAT_BITS:
                 rng = np.random.default_rng(pipeline.seed)

@@ -11,13 +11,13 @@ from paretopress.search.guided import GuidedSampler
 from paretopress.search.predictor import Known
 from paretopress.spaces.space import SearchSpace
 
-DEFAULT_SAMPLER = "guided"
+DEFAULT_SAMPLER, PROGRAMME = "guided", "programme"
 # those whose draws depend on the seed and the trial's number alone, so that a resumed study goes on as the unbroken one would
-RESUMABLE = ("guided", "programme")
+RESUMABLE = ("guided", PROGRAMME)
 
 _SAMPLERS: dict[str, Callable[[SearchSpace, int, Known | None], BaseSampler]] = {
     "guided": lambda space, seed, _: GuidedSampler(space, seed),
-    "programme": GuidedSampler,
+    PROGRAMME: GuidedSampler,
     "tpe": lambda _, seed, __: TPESampler(seed=seed, multivariate=True),
     "gp": lambda _, seed, __: GPSampler(seed=seed, deterministic_objective=False),
     "nsga2": lambda _, seed, __: NSGAIISampler(seed=seed, population_size=16),
