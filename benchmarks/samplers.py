@@ -30,9 +30,10 @@ from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.search.journal import create_study
+from paretopress.search.limits import Limits
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.seeds import ladder_plans, seed_plans
-from paretopress.search.study import Limits, Search
+from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.setup_run import space_for
 from paretopress.spaces.space import SearchSpace

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from paretopress.atomic import write_json
+from paretopress.compress.students import Students
 from paretopress.config import RunConfig, parse_config
 from paretopress.errors import RunFolderError, SearchFailedError, TargetLostError
 from paretopress.export import export_point, select_point
@@ -23,6 +24,7 @@ from paretopress.intake.trace import Intake, take_in
 from paretopress.measurement import Budget, Outcome
 from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
+from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.probing import opener, target_facts
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter, SilentReporter
@@ -225,12 +227,15 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
     bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
     reporter.message(
         f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
-        f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.final_steps} a finalist"
+        f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
+        f"goes on, {state.effort.final_steps} a finalist"
     )
     known = _known(folder, space, bounds) if config.sampler == PROGRAMME else None
     study = create_study(folder.journal, config.sampler, space, config.seed, known)
-    evaluate = pipeline.evaluator(recovery_for(pipeline.intake, pipeline.data, config, state), state.effort, bounds)
+    recovery = recovery_for(pipeline.intake, pipeline.data, config, state)
+    evaluate = PlanEvaluator(pipeline, recovery, state.effort, bounds, students=Students())
     search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
+    search.ladder = state.effort.ladder()
     search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
     seeds = seed_plans(space, state.removal_order)
@@ -250,13 +255,14 @@ def _progress(search: Search, line: str) -> Progress:
     finals = search.finals() if search.in_finalists else None
     return Progress(
         phase="search" if finals is None else "finalists",
-        done=counts.completed + counts.rejected_early + counts.failed if finals is None else len(finals),
+        done=counts.all if finals is None else len(finals),
         planned=search.limits.trials if finals is None else None if search.limits.seconds else search.limits.finalists,
         elapsed_s=search.elapsed_s,
         phase_s=search.phase_s,
         budget_s=search.limits.seconds,
         completed=counts.completed,
         rejected_early=counts.rejected_early,
+        outraced=counts.outraced,
         failed=counts.failed,
         best=describe(chosen.outcome, search.bounds) if chosen else "",
         front_size=len(points),
@@ -284,6 +290,8 @@ def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         candidates,
         search.bounds,
         search.counts(),
+        agreements=search.agreements(),
+        stall=search.stall(),
         best=chosen.number if chosen else None,
         seed=config.seed,
         environment=state.environment,

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from paretopress.compress.recover import Optimizer, Recipe, Schedule
 from paretopress.errors import ConfigError
 from paretopress.measurement import Budget
+from paretopress.search.limits import Limits
 from paretopress.search.samplers import DEFAULT_SAMPLER
-from paretopress.search.study import Limits
 
 CONFIG_SCHEMA = 1
 
@@ -38,13 +38,16 @@ class TimeSection(_Section):
     hours: float | None = None
     finalist_share: float = Field(0.4, ge=0.0, lt=1.0)
     finalists: int = Field(6, ge=0)
+    stop_early: bool = True
 
 
 class RecoverySection(_Section):
     """How candidates are trained; see `Recipe`. What is None is found at the start of the run, by a test or from the time given.
 
     `temperature` and `label_share` (1 - alpha) fix what is searched otherwise.
-    `short_steps` and `final_steps` are training batches of a trial and of a finalist; 0 recalibrates batch norm alone.
+    `short_steps`, `long_steps` and `final_steps` are training batches of a trial, of one that goes on, and of a finalist, each on top of
+    those before; 0 short steps recalibrate batch norm alone, and with 0 long steps no trial goes on. Where `short_steps` are given and
+    `long_steps` are not, they are 0.
     """
 
     learning_rate: float | None = Field(None, gt=0.0)
@@ -58,6 +61,7 @@ class RecoverySection(_Section):
     label_share: float | None = Field(None, ge=0.0, le=1.0)
     calibration_batches: int = Field(4, ge=0)
     short_steps: int | None = Field(None, ge=0)
+    long_steps: int | None = Field(None, ge=0)
     final_steps: int | None = Field(None, ge=0)
 
     def recipe(self, learning_rate: float) -> Recipe:
@@ -124,7 +128,7 @@ class RunConfig(_Section):
         if time.minutes is not None and time.hours is not None:
             raise ConfigError(f"minutes or hours may be given, not both, but got minutes={time.minutes}, hours={time.hours}")
         seconds = time.hours * 3600.0 if time.hours is not None else time.minutes * 60.0 if time.minutes is not None else None
-        return Limits(time.trials, seconds, time.finalist_share, time.finalists)
+        return Limits(time.trials, seconds, time.finalist_share, time.finalists, time.stop_early)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `parse_config` reads back."""

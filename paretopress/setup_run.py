@@ -23,10 +23,11 @@ from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Outcome
-from paretopress.pipeline import Effort, Pipeline
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
+from paretopress.plan_evaluator import Effort
 from paretopress.run_tables import measure_tables
-from paretopress.search.study import Limits
+from paretopress.search.limits import Limits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.lock import no_measurement
@@ -35,8 +36,10 @@ STATE_SCHEMA = 1
 _RATES = (0.003, 0.01, 0.03, 0.1)
 # steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
-_TRIALS_AIMED_AT = 40
-_STEPS_WITHOUT_TIME = {"short": 100, "final": 400}
+# plans that a search has time to train shortly, and for longer; the shares of its training time that these take
+_SHORT_AIMED_AT, _LONG_AIMED_AT = 120, 30
+_SHORT_SHARE = 0.4
+_STEPS_WITHOUT_TIME = {"short": 25, "long": 100, "final": 400}
 # images for ranking branches: 256 small ones, fewer large ones, so that a removal is judged in about a second
 _SENSITIVITY_IMAGES, _SENSITIVITY_VALUES = (16, 256), 2_000_000
 _GREEDY_UP_TO = 10
@@ -71,6 +74,7 @@ class RunState:
             "rate_losses": dict(self.rate_losses),
             "seconds_per_step": self.seconds_per_step,
             "short_steps": self.effort.short_steps,
+            "long_steps": self.effort.long_steps,
             "final_steps": self.effort.final_steps,
             "scoring_threads": self.effort.scoring_threads,
             "removal_order": list(self.removal_order),
@@ -92,7 +96,7 @@ class RunState:
             value["learning_rate"],
             value["rate_losses"],
             value["seconds_per_step"],
-            Effort(value["short_steps"], value["final_steps"], value["scoring_threads"]),
+            Effort(value["short_steps"], value.get("long_steps", 0), value["final_steps"], value["scoring_threads"]),
             tuple(value["removal_order"]),
             value["environment"],
             tuple(value["classes"]),
@@ -203,20 +207,24 @@ def _learning_rate(
 
 
 def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
-    """Return the steps of each rung: as configured, else what the time allows for about 40 trained trials and for the finalists.
+    """Return the steps of each rung: as configured, else what the time allows for 120 short and 30 longer recoveries and the finalists.
 
     They are fixed at the start, so that the same seed trains every plan alike.
     """
-    short, final = _STEPS_WITHOUT_TIME["short"], _STEPS_WITHOUT_TIME["final"]
+    planned = dict(_STEPS_WITHOUT_TIME)
     if limits.seconds is not None and step_s > 0.0:
         left = max(limits.seconds - spent_s, 1.0)
-        trials = min(limits.trials or _TRIALS_AIMED_AT, _TRIALS_AIMED_AT)
-        short = int(left * (1.0 - limits.finalist_share) * _TRAINING_SHARE / trials / step_s)
-        final = int(left * limits.finalist_share * _FINAL_TRAINING_SHARE / max(limits.finalists, 1) / step_s)
+        training_s = left * (1.0 - limits.finalist_share) * _TRAINING_SHARE
+        trials = limits.trials or _SHORT_AIMED_AT
+        planned["short"] = int(training_s * _SHORT_SHARE / min(trials, _SHORT_AIMED_AT) / step_s)
+        planned["long"] = int(training_s * (1.0 - _SHORT_SHARE) / min(trials, _LONG_AIMED_AT) / step_s)
+        planned["final"] = int(left * limits.finalist_share * _FINAL_TRAINING_SHARE / max(limits.finalists, 1) / step_s)
     epoch = max(steps_per_epoch, 1)
-    short = section.short_steps if section.short_steps is not None else min(max(short, 5), 5 * epoch)
-    final = section.final_steps if section.final_steps is not None else min(max(final, short), 40 * epoch)
-    return Effort(short, final, scoring_threads())
+    short = section.short_steps if section.short_steps is not None else min(max(planned["short"], 5), 2 * epoch)
+    by_default = 0 if section.short_steps is not None else min(max(planned["long"], short), 8 * epoch)
+    long = section.long_steps if section.long_steps is not None else by_default
+    final = section.final_steps if section.final_steps is not None else min(max(planned["final"], long, short), 40 * epoch)
+    return Effort(short, long, final, scoring_threads())
 
 
 def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:

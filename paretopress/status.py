@@ -34,6 +34,7 @@ def run_status(run: Path) -> dict[str, Any]:
         "phase": "finished" if folder.front.is_file() else "finalists" if finals else "searching",
         "completed": counts.completed,
         "rejected_early": counts.rejected_early,
+        "outraced": counts.outraced,
         "failed": counts.failed,
         "finalists": len(finals),
         "elapsed_s": round(float(study.user_attrs.get("elapsed_s", state.setup_s)), 1),

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of an ONNX file with the runtime that will serve it."""
+"""Top-1 accuracy of an ONNX file with the runtime that will serve it, and of an untrained module with torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+import torch
+from torch import nn
 
 from paretopress.errors import DataError, RunError
 from paretopress.targets.local import SessionSettings, first_line, open_session
@@ -71,6 +73,22 @@ def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target:
             continue
         correct += int((_classes(run, node, images, path.name) == labels).sum())
         total += len(images)
+    if total == 0:
+        raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
+    return 100.0 * correct / total
+
+
+def module_accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
+    """Return the top-1 accuracy in percent of a module in eval mode; for candidates that are not trained yet, and never shipped.
+
+    Args:
+        batches: (images, labels): (N, C, H, W) float32 and (N,) integers, at least one image.
+    """
+    correct, total = 0, 0
+    with torch.inference_mode():
+        for images, labels in batches:
+            correct += int((module(torch.from_numpy(images)).argmax(dim=1).numpy() == labels).sum())
+            total += len(images)
     if total == 0:
         raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
     return 100.0 * correct / total

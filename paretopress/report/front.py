@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from paretopress.measurement import DISTURBED_CORES, Outcome
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.journal import Counts
+from paretopress.search.racing import Agreement
+from paretopress.search.stopping import Stall
 
 FRONT_SCHEMA = 1
 
@@ -47,6 +50,8 @@ def front_json(
     bounds: Bounds,
     counts: Counts,
     *,
+    agreements: Sequence[Agreement],
+    stall: Stall | None,
     best: int | None,
     seed: int,
     environment: Mapping[str, Any],
@@ -82,7 +87,16 @@ def front_json(
         "measurements": _measurements(evaluated),
         "environment": dict(environment),
         "data": dict(data),
-        "trials": {"completed": counts.completed, "rejected_early": counts.rejected_early, "failed": counts.failed},
+        "trials": {
+            "completed": counts.completed,
+            "rejected_early": counts.rejected_early,
+            "outraced": counts.outraced,
+            "failed": counts.failed,
+        },
+        "rungs": [
+            {"lower": int(a.lower), "higher": int(a.higher), "plans": a.plans, "rank_correlation": a.rank_correlation} for a in agreements
+        ],
+        "stopped_early": None if stall is None else asdict(stall) | {"said": stall.describe()},
         "seed": seed,
         "elapsed_s": round(elapsed_s, 1),
     }

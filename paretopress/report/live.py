@@ -22,7 +22,7 @@ class Progress:
         done, planned: trials finished in this phase and to be run in it, None where only time bounds it.
         elapsed_s, budget_s: seconds spent on the run, and given to it, None where only the number of trials bounds it.
         phase_s: seconds spent in this phase: they set the pace.
-        completed, rejected_early, failed: the search's trials by how they ended.
+        completed, rejected_early, outraced, failed: the search's trials by how they ended.
         best: the best feasible point in words, or "".
         last: the line of the trial that finished last, or "".
     """
@@ -35,6 +35,7 @@ class Progress:
     budget_s: float | None
     completed: int
     rejected_early: int
+    outraced: int
     failed: int
     best: str
     front_size: int
@@ -135,7 +136,10 @@ def panel(progress: Progress) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    counts = f"{progress.completed} completed, {progress.rejected_early} rejected early, {progress.failed} failed"
+    counts = (
+        f"{progress.completed} completed, {progress.rejected_early} over the budget, {progress.outraced} out of the race, "
+        f"{progress.failed} failed"
+    )
     for name, fact, style in (
         ("best", progress.best or "none within the budget yet", "bold green" if progress.best else "dim"),
         ("front", f"{_points(progress.front_size)}, hypervolume {progress.hypervolume:.4g}", ""),

@@ -161,8 +161,13 @@ def _cells(row: Mapping[str, Any], baseline: Mapping[str, Any], split: str, mark
 
 def _caption(front: Mapping[str, Any]) -> Text:
     trials = front["trials"]
-    counts = f"{trials['completed']} trials completed, {trials['rejected_early']} rejected early, {trials['failed']} failed."
+    counts = (
+        f"{trials['completed']} trials completed, {trials['rejected_early']} over the budget, {trials.get('outraced', 0)} out of the race, "
+        f"{trials['failed']} failed."
+    )
     lines = [f"Budget: {_budget(front['budget'])}.", counts]
+    if front.get("stopped_early"):
+        lines.append(f"The search {front['stopped_early']['said']}.")
     if front["best"] is not None:
         lines.append("* the best point within the budget.")
     if not front["points"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.errors import RunFolderError
-from paretopress.measurement import Latency, Outcome
+from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate
 from paretopress.search.occasions import drift, pooled
@@ -26,16 +26,31 @@ from paretopress.spaces.space import SearchSpace
 
 STUDY_NAME = "paretopress"
 FINALS, OCCASIONS = "finals", "latencies/"
+ACCURACIES, VOLUME, OUTRACED = "accuracies", "hypervolume", "outraced"
 Pooling = Callable[[Outcome], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How the trials ended."""
+    """How the trials ended: recovered, over a bound before any training, out of the race before any training, or failed."""
 
     completed: int
     rejected_early: int
     failed: int
+    outraced: int = 0
+
+    @property
+    def all(self) -> int:
+        """The number of trials."""
+        return self.completed + self.rejected_early + self.outraced + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """How far one plan went: its accuracy at each rung that it saw, and the latency that was measured first."""
+
+    accuracies: Mapping[Rung, float]
+    latency_ms: float
 
 
 def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int, known: Known | None = None) -> optuna.Study:
@@ -133,8 +148,23 @@ def count_trials(study: optuna.Study) -> Counts:
         return study.get_trials(deepcopy=False, states=(state,))
 
     complete = number(TrialState.COMPLETE)
-    rejected = sum(bool(t.user_attrs.get("rejected_early", False)) for t in complete)
-    return Counts(len(complete) - rejected, rejected, len(number(TrialState.FAIL)))
+    untrained = sum(bool(t.user_attrs.get("rejected_early", False)) for t in complete)
+    outraced = sum(bool(t.user_attrs.get(OUTRACED, False)) for t in complete)
+    return Counts(len(complete) - untrained, untrained - outraced, len(number(TrialState.FAIL)), outraced)
+
+
+def climbs(study: optuna.Study) -> list[Climb]:
+    """Return how far the plans that were evaluated went, in the order of their trials."""
+    return [
+        Climb({Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}, t.values[2])
+        for t in _evaluated_trials(study)
+    ]
+
+
+def volumes(study: optuna.Study) -> list[float]:
+    """Return the hypervolume of the front after each completed trial."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [float(t.user_attrs[VOLUME]) for t in done if VOLUME in t.user_attrs]
 
 
 def _evaluated_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -2,72 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from paretopress.errors import ConfigError, LatencyError, SearchFailedError, TargetLostError
+from paretopress.errors import LatencyError, SearchFailedError, TargetLostError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, front
+from paretopress.search.climbing import RUNGS, Climber, Evaluate, climb_pairs
 from paretopress.search.finalists import next_finalist
 from paretopress.search.journal import (
+    ACCURACIES,
     FINALS,
+    OUTRACED,
+    VOLUME,
     Counts,
+    climbs,
     count_trials,
     failure_reasons,
     store_latency,
     stored_candidates,
     stored_finals,
     trial_candidates,
+    volumes,
 )
+from paretopress.search.limits import Limits
+from paretopress.search.racing import Agreement, agreement
+from paretopress.search.stopping import Stall, stalled
 from paretopress.spaces.space import SearchSpace
 
 _SAME_FAILURES = 10
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 _OCCASIONS, _FINAL_OCCASIONS = 6, 3
-_FINALISTS_FROM = "finalists_from_s"
-
-
-class Evaluate(Protocol):
-    """Carries out a plan and measures the candidate; raises what goes wrong."""
-
-    def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
-        """Return the outcome of a plan at a rung; `number` is its trial."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs.
-
-    `finalists` are planned for; where `seconds` are left after them, more follow.
-    """
-
-    trials: int | None = None
-    seconds: float | None = None
-    finalist_share: float = 0.4
-    finalists: int = 6
-
-    def __post_init__(self) -> None:
-        if self.trials is None and self.seconds is None:
-            raise ConfigError("a search must end, but got neither a number of trials nor a time", "Give --trials, --minutes or --hours.")
-        for name in ("trials", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be positive, but got {name}={value}")
+_FINALISTS_FROM, _STALL = "finalists_from_s", "stopped_early"
 
 
 @dataclass(slots=True)
 class Search:
     """One search over one study; `elapsed_s` counts over all processes that worked on it.
 
-    `measure_again` repeats the latency of a candidate's file. `on_change` is called after every trial with a line about it. `clock`
-    returns seconds.
+    `ladder` are the rungs that a trial may climb. `measure_again` repeats the latency of a candidate's file. `on_change` is called after
+    every trial with a line about it. `clock` returns seconds.
     """
 
     study: optuna.Study
@@ -76,6 +56,7 @@ class Search:
     bounds: Bounds
     limits: Limits
     val_images: int
+    ladder: Sequence[Rung] = RUNGS
     measure_again: Callable[[Outcome], Latency] | None = None
     on_change: Callable[[str], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
@@ -109,7 +90,7 @@ class Search:
             in flight is kept.
         """
         self._queue(seeds)
-        while self._has_time_for_a_trial():
+        while self._has_time_for_a_trial() and not self._has_stalled():
             self._trial()
             self._repeat_a_latency(_OCCASIONS)
             self.study.set_user_attr("elapsed_s", self.elapsed_s)
@@ -130,8 +111,19 @@ class Search:
         return stored_finals(self.study)
 
     def counts(self) -> Counts:
-        """Return how many trials were completed, rejected before training, and failed."""
+        """Return how many trials were completed, rejected or outraced before training, and failed."""
         return count_trials(self.study)
+
+    def agreements(self) -> list[Agreement]:
+        """Return how each two neighbouring rungs agreed on the plans that were seen at both."""
+        seen = climbs(self.study)
+        steps = zip(self.ladder[:-1], self.ladder[1:], strict=True)
+        return [agreement(lower, higher, climb_pairs(seen, lower, higher, self.bounds)) for lower, higher in steps]
+
+    def stall(self) -> Stall | None:
+        """Return why the trials ended early, or None if they did not."""
+        stored = self.study.user_attrs.get(_STALL)
+        return None if stored is None else Stall(**stored)
 
     def _queue(self, seeds: Sequence[Plan]) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -145,15 +137,38 @@ class Search:
             self.study.set_user_attr("seeded", True)
 
     def _has_time_for_a_trial(self) -> bool:
+        return not self.in_finalists and (self.limits.trials is None or self._finished() < self.limits.trials) and self._rest_trials() >= 1
+
+    def _finished(self) -> int:
+        return len(self._finished_trials())
+
+    def _finished_trials(self) -> list[FrozenTrial]:
         ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        finished = [t for t in ended if t.state is TrialState.COMPLETE or "error" in t.user_attrs]  # the others died with their process
-        if self.limits.trials is not None and len(finished) >= self.limits.trials:
-            return False
+        return [t for t in ended if t.state is TrialState.COMPLETE or "error" in t.user_attrs]  # the others died with their process
+
+    def _rest_trials(self) -> float:
+        """Return how many more trials the limits allow, infinite if nothing is known yet."""
+        finished = self._finished_trials()
+        rest = math.inf if self.limits.trials is None else float(self.limits.trials - len(finished))
+        durations = sorted(t.user_attrs["duration_s"] for t in finished if "duration_s" in t.user_attrs)
         if self.limits.seconds is None:
-            return True
-        durations = [t.user_attrs["duration_s"] for t in finished if "duration_s" in t.user_attrs]
-        expected = sorted(durations)[int(0.75 * (len(durations) - 1))] if durations else 0.0
-        return self.elapsed_s + expected <= self.limits.seconds * (1.0 - self.limits.finalist_share)
+            return rest
+        left_s = self.limits.seconds * (1.0 - self.limits.finalist_share) - self.elapsed_s
+        # three in four trials end sooner
+        expected_s = durations[int(0.75 * (len(durations) - 1))] if durations else 0.0
+        return min(rest, left_s / expected_s if expected_s else math.inf if left_s > 0.0 else 0.0)
+
+    def _has_stalled(self) -> bool:
+        """Return whether to end the trials early; the reason is kept and told."""
+        rest = self._rest_trials()
+        if not self.limits.stop_early or math.isinf(rest):
+            return False
+        stall = stalled(volumes(self.study), int(rest))
+        if stall is None:
+            return False
+        self.study.set_user_attr(_STALL, asdict(stall))
+        self.on_change(stall.describe())
+        return True
 
     def _trial(self) -> None:
         trial = self.study.ask(fixed_distributions=self.space.distributions())
@@ -161,22 +176,35 @@ class Search:
         plan = self.space.plan(trial.params)
         trial.set_user_attr("plan", plan.to_json())
         try:
-            known = next((c for c in self.short_candidates() if c.plan == plan), None)
-            if known is not None:  # different parameters mean the same plan where a branch is removed
-                trial.set_user_attr("copy_of", known.number)
-            outcome = known.outcome if known is not None else self.evaluate(plan, Rung.SHORT, trial.number)
+            outcome, accuracies = self._copied(trial, plan) or self._climber().climb(plan, trial.number)
         except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
             raise
         except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
             self._record_failure(trial, error, started)
             return
         trial.set_user_attr("outcome", outcome.to_json())
+        trial.set_user_attr(ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
         trial.set_user_attr("rejected_early", bool(outcome.rejected))
-        trial.set_user_attr("duration_s", self.clock() - started)
+        trial.set_user_attr(OUTRACED, bool(outcome.rejected) and self.bounds.within_costs(outcome))
+        known = [*self.short_candidates(), Candidate(trial.number, plan, outcome)]
+        trial.set_user_attr(VOLUME, self.bounds.hypervolume(known))
         for name, violation in self.bounds.constraints(outcome).items():
             trial.set_constraint(name, violation)
-        self.study.tell(trial, [outcome.val_accuracy, outcome.macs, outcome.latency.latency_ms])
+        trial.set_user_attr("duration_s", self.clock() - started)
+        self.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms])
         self.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, self.bounds)}")
+
+    def _climber(self) -> Climber:
+        return Climber(self.evaluate, self.ladder, self.bounds, climbs(self.study))
+
+    def _copied(self, trial: Trial, plan: Plan) -> tuple[Outcome, Mapping[Rung, float]] | None:
+        """Return what is known of the plan: different parameters mean the same one where a branch is removed."""
+        known = next((c for c in self.short_candidates() if c.plan == plan), None)
+        if known is None:
+            return None
+        trial.set_user_attr("copy_of", known.number)
+        original = self.study.get_trials(deepcopy=False)[known.number]
+        return known.outcome, {Rung(int(rung)): value for rung, value in original.user_attrs.get(ACCURACIES, {}).items()}
 
     def _record_failure(self, trial: Trial, error: Exception, started: float) -> None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -218,7 +246,7 @@ class Search:
             self.study.set_user_attr(_FINALISTS_FROM, self.elapsed_s)
         slowest = 0.0
         while (finalist := self._next_finalist()) is not None:
-            if self.limits.seconds is not None and self.elapsed_s + slowest > self.limits.seconds:
+            if self.elapsed_s + slowest > self._ends_s():
                 return
             started = self.clock()
             try:
@@ -235,6 +263,14 @@ class Search:
             self._repeat_a_latency(_OCCASIONS)
             self.on_change(f"finalist {finalist.number}: {line}")
 
+    def _ends_s(self) -> float:
+        """Return the seconds of work after which no finalist may be under way."""
+        if self.limits.seconds is None:
+            return math.inf
+        if self.stall() is None:
+            return self.limits.seconds
+        return float(self.study.user_attrs[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds
+
     def _next_finalist(self) -> Candidate | None:
         tried = {int(number) for number in self.study.user_attrs.get(FINALS, {})}
         if len(tried) >= self.limits.finalists and (self.limits.seconds is None or not tried):
@@ -242,6 +278,11 @@ class Search:
         finals = self.finals()
         pool = [c for c in self.short_candidates() if c.number in finals or c.number not in tried]
         return next_finalist(pool, finals, self.bounds, self.val_images)
+
+
+def _told(accuracies: Mapping[Rung, float]) -> float:
+    """Return the accuracy that the sampler learns: that of the first rung that trains, which most plans reach, or the untrained."""
+    return next((accuracies[rung] for rung in sorted(accuracies) if rung > Rung.COSTS), accuracies.get(Rung.COSTS, 0.0))
 
 
 def describe(outcome: Outcome, bounds: Bounds) -> str:

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from paretopress import atomic
 from paretopress.compress.recover import Recipe, Recovery
+from paretopress.compress.students import Students
 from paretopress.errors import RunError
 from paretopress.evaluators.size import file_facts
 from paretopress.intake.data import Data
 from paretopress.intake.trace import take_in
 from paretopress.measurement import Budget, Latency, Rung
-from paretopress.pipeline import Effort, Evaluator, Pipeline
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
+from paretopress.plan_evaluator import Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.search.candidates import Bounds
 
@@ -57,7 +60,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return create_run_folder(tmp_path / "run")
 
 
-def evaluator(tiny: nn.Module, folder: RunFolder, latency_ms: float) -> Evaluator:
+def evaluator(tiny: nn.Module, folder: RunFolder, latency_ms: float) -> PlanEvaluator:
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> TensorDataset:
@@ -68,12 +71,12 @@ def evaluator(tiny: nn.Module, folder: RunFolder, latency_ms: float) -> Evaluato
     pipeline = Pipeline(intake, data, FixedTarget(latency_ms), folder, reduce_range=False, scoring_threads=1, seed=0)
     baseline = pipeline.measure_baseline()
     bounds = Bounds(Budget(latency_ms=5.0), baseline.latency.latency_ms, baseline.val_accuracy)
-    return Evaluator(pipeline, CountingRecovery(intake.module, data.train, Recipe(batch_size=16)), Effort(2, 3, 1), bounds)
+    return PlanEvaluator(pipeline, CountingRecovery(intake.module, data.train, Recipe(batch_size=16)), Effort(2, 4, 3, 1), bounds)
 
 
 def test_evaluate_trains_nothing_when_the_plan_is_over_the_budget(tiny: nn.Module, folder: RunFolder) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=6.0)
-    outcome = evaluate(Plan(bits={"stem": 8}), Rung.SHORT, 0)
+    outcome = evaluate(Plan(bits={"stem": 8}), Rung.COSTS, 0)
     assert evaluate.recovery.steps == 0  # type: ignore[attr-defined]
     assert outcome.rejected == "over the latency budget, 6.000 ms (up to 6.000) > 5.000 ms"
     assert outcome.rung is Rung.COSTS
@@ -99,12 +102,42 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert (folder.root / short.onnx_path).is_file()
 
 
+def test_evaluate_goes_on_from_the_short_rung_when_long(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate, again = evaluator(tiny, folder, latency_ms=4.0), None
+    plan = Plan(kept={"block2.conv1": 8})
+    for rung in (Rung.COSTS, Rung.SHORT, Rung.LONG):
+        again = evaluate(plan, rung, 1)
+    assert evaluate.recovery.steps == 6  # type: ignore[attr-defined]  # 2 and 4 more
+    assert again is not None
+    assert file_facts(folder.root / again.onnx_path) == (again.size_bytes, again.onnx_sha256)
+    in_one_process = load_file(folder.root / "trials/0001/student.safetensors")
+    evaluate(plan, Rung.SHORT, 1)
+    resumed = PlanEvaluator(evaluate.pipeline, evaluate.recovery, evaluate.effort, evaluate.bounds)
+    resumed(plan, Rung.LONG, 1)
+    weights = load_file(folder.root / "trials/0001/student.safetensors")
+    counters = "num_batches_tracked"  # counts the batches of the first rung's recalibration too, and nothing reads it
+    differ = [name for name, value in weights.items() if not name.endswith(counters) and not torch.equal(value, in_one_process[name])]
+    assert differ == []
+
+
+def test_evaluate_trains_once_when_plans_differ_in_bits_alone(tiny: nn.Module, folder: RunFolder) -> None:
+    made = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate = PlanEvaluator(made.pipeline, made.recovery, made.effort, made.bounds, students=Students())
+    weights = []
+    for number, bits in enumerate(({}, {"stem": 8})):
+        for rung in (Rung.COSTS, Rung.SHORT):
+            evaluate(Plan(kept={"block2.conv1": 8}, bits=bits), rung, number)
+        weights.append(load_file(folder.root / f"trials/{number:04d}/student.safetensors"))
+    assert evaluate.recovery.steps == 2  # type: ignore[attr-defined]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
 def test_evaluate_scores_the_baselines_accuracy_when_the_plan_is_empty_and_nothing_trains(tiny: nn.Module, folder: RunFolder) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
-    still = Evaluator(
+    still = PlanEvaluator(
         evaluate.pipeline,
         CountingRecovery(tiny, evaluate.pipeline.data.train, Recipe(16, calibration_batches=0)),
-        Effort(0, 0, 1),
+        Effort(0, 0, 0, 1),
         evaluate.bounds,
     )
     outcome = still(Plan(), Rung.SHORT, 0)

@@ -17,6 +17,7 @@ PROGRESS = Progress(
     budget_s=240.0,
     completed=9,
     rejected_early=2,
+    outraced=1,
     failed=1,
     best="98.1 % at 0.21 ms (2.4x)",
     front_size=5,

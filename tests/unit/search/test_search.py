@@ -15,9 +15,10 @@ from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
 from paretopress.search.finalists import next_finalist
 from paretopress.search.journal import create_study, stored_latencies
+from paretopress.search.limits import Limits
 from paretopress.search.samplers import make_sampler, sampler_names
 from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Limits, Search
+from paretopress.search.study import Search
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 LAYERS = tuple(
@@ -78,7 +79,7 @@ def test_run_completes_all_trials_when_the_sampler_is_known(name: str, tmp_path:
     run = search(tmp_path, name, trials=30)
     run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
     counts = run.counts()
-    assert counts.completed + counts.rejected_early == 30
+    assert counts.all == 30
     assert counts.rejected_early > 0
     assert front(run.candidates(), BOUNDS)
 
@@ -132,7 +133,7 @@ def test_run_records_the_reason_and_goes_on_when_a_trial_fails(tmp_path: Path) -
     run = search(tmp_path, trials=8, evaluate=fails)
     run.run(seed_plans(SPACE, []))
     assert run.counts().failed == 1
-    assert run.counts().completed + run.counts().rejected_early == 7
+    assert run.counts().all - run.counts().failed == 7
     assert run.study.trials[2].user_attrs["error"] == "RunError: the disk must have room, but got none. Free some."
 
 
@@ -221,7 +222,7 @@ def test_run_goes_on_when_a_latency_cannot_be_measured_again(tmp_path: Path) -> 
     run = search(tmp_path, trials=8, finalists=1)
     run.measure_again, run.on_change = fails, said.append
     run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
-    assert run.counts().completed + run.counts().rejected_early == 8
+    assert run.counts().all == 8
     assert len(run.finals()) == 1
     assert any("was not measured again, a session must run its feed" in line for line in said)
 
@@ -240,6 +241,48 @@ def test_run_uses_its_time_when_seconds_bound_it(planned: int, recovered: range,
     assert 10 <= len(run.study.trials) <= 18
     assert run.elapsed_s <= 300.0
     assert len(run.finals()) in recovered
+
+
+def test_run_teaches_the_sampler_the_short_rung_when_trials_climb(tmp_path: Path) -> None:
+    def climbing(plan: Plan, rung: Rung, number: int) -> Outcome:
+        found = synthetic(plan, rung, number)
+        return found if found.rejected else replace(found, val_accuracy=found.val_accuracy + 2.0 * int(rung))
+
+    run = search(tmp_path, trials=12, evaluate=climbing, finalists=0)
+    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    climbed = [t for t in run.study.trials if "2" in t.user_attrs.get("accuracies", {})]
+    assert climbed
+    for trial in climbed:
+        accuracies = trial.user_attrs["accuracies"]
+        assert trial.values[0] == accuracies["1"] == accuracies["0"] + 2.0 == accuracies["2"] - 2.0
+    shown = {c.number: c.outcome for c in run.candidates()}
+    assert all(shown[t.number].rung is Rung.LONG for t in climbed)
+    assert [(a.lower, a.higher) for a in run.agreements()] == [(Rung.COSTS, Rung.SHORT), (Rung.SHORT, Rung.LONG)]
+    assert all(a.rank_correlation == pytest.approx(1.0) for a in run.agreements())
+
+
+def test_run_ends_the_trials_and_recovers_its_finalists_when_the_hypervolume_stands_still(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def same(plan: Plan, rung: Rung, number: int) -> Outcome:
+        return outcome(89.0, 4.0, rung=rung)
+
+    run = search(tmp_path, "random", trials=200, evaluate=same, finalists=1)
+    run.on_change = said.append
+    run.run([Plan()])
+    assert run.counts().all == 60
+    assert any(line.startswith("stopped early: the last 30 of 60 trials added 0.00 %") for line in said)
+    assert len(run.finals()) == 1
+    resumed = search(tmp_path, "random", trials=200, evaluate=same, finalists=1)
+    resumed.run([Plan()])
+    assert resumed.counts().all == 60
+    assert resumed.stall() == run.stall() is not None
+
+
+def test_run_goes_on_to_the_end_when_it_may_not_stop_early(tmp_path: Path) -> None:
+    run = search(tmp_path, "random", trials=70, evaluate=lambda _, rung, __: outcome(89.0, 4.0, rung=rung), stop_early=False, finalists=0)
+    run.run([Plan()])
+    assert (run.counts().all, run.stall()) == (70, None)
 
 
 def test_set_constraint_marks_a_trial_infeasible_when_the_interval_passes_the_limit(tmp_path: Path) -> None:
@@ -284,7 +327,7 @@ def test_selection_margin_matches_hand_count_when_ten_are_compared() -> None:
 
 def test_next_finalist_is_the_fastest_hopeful_when_the_drop_is_bounded() -> None:
     bounds = Bounds(Budget(speedup=2.0, max_drop=1.0), 10.0, 90.0)
-    candidates = [Candidate(i, Plan(), outcome(a, ms)) for i, (a, ms) in enumerate([(87.2, 1.0), (88.4, 2.0), (89.5, 3.0)])]
+    candidates = [Candidate(i, Plan(), outcome(a, ms, rung=Rung.LONG)) for i, (a, ms) in enumerate([(87.2, 1.0), (88.4, 2.0), (89.5, 3.0)])]
     first = next_finalist(candidates, {}, bounds, 100_000)
     assert first is not None
     assert first.number == 1  # half of its drop of 1.6 is within 1.0; half of 2.8 is not
@@ -296,7 +339,7 @@ def test_next_finalist_is_the_fastest_hopeful_when_the_drop_is_bounded() -> None
 def test_next_finalist_aims_along_the_bound_when_several_are_wanted() -> None:
     bounds = Bounds(Budget(speedup=2.0, max_drop=2.0), 10.0, 90.0)
     drops = [3.9, 2.9, 1.9, 0.9]  # half of which is left in the end: 1.95, 1.45, 0.95, 0.45
-    candidates = [Candidate(i, Plan(), outcome(90.0 - drop, 1.0 + i)) for i, drop in enumerate(drops)]
+    candidates = [Candidate(i, Plan(), outcome(90.0 - drop, 1.0 + i, rung=Rung.LONG)) for i, drop in enumerate(drops)]
     finals: dict[int, Outcome] = {}
     for _ in drops:
         chosen = next_finalist(candidates, finals, bounds, 100_000)

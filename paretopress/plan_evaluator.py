@@ -1,0 +1,158 @@
+"""A trial, rung by rung: costs, a short recovery, a longer one, and a finalist's. Cheapest first: no plan over the budget is trained."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import fx
+
+from paretopress.compress.apply import compress_module
+from paretopress.compress.recover import Recovery
+from paretopress.compress.students import Students
+from paretopress.errors import RunError
+from paretopress.evaluators.macs import Macs, count_macs
+from paretopress.evaluators.size import file_facts
+from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.plan import Plan
+from paretopress.run_folder import MODEL_FILE
+from paretopress.search.candidates import Bounds
+
+STUDENT_FILE = "student.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Training steps by rung, each on top of the rung below, and threads for scoring accuracy."""
+
+    short_steps: int
+    long_steps: int
+    final_steps: int
+    scoring_threads: int
+
+    def steps(self, rung: Rung) -> int:
+        """Return the training steps of a rung."""
+        return {Rung.COSTS: 0, Rung.SHORT: self.short_steps, Rung.LONG: self.long_steps, Rung.FINAL: self.final_steps}[rung]
+
+    def ladder(self) -> tuple[Rung, ...]:
+        """Return the rungs of a trial; where there are no steps for a longer recovery, its rung is left out."""
+        return (Rung.COSTS, Rung.SHORT, Rung.LONG) if self.long_steps else (Rung.COSTS, Rung.SHORT)
+
+
+@dataclass(slots=True)
+class _InHand:
+    """The candidate of the trial that is under way."""
+
+    number: int
+    rung: Rung
+    module: fx.GraphModule
+    notes: tuple[str, ...]
+    macs: Macs
+
+
+class PlanEvaluator:
+    """`evaluate(plan, rung, number)` of one search. `students` are shared by plans that differ in their bits alone; None trains each."""
+
+    def __init__(self, pipeline: Pipeline, recovery: Recovery, effort: Effort, bounds: Bounds, *, students: Students | None = None) -> None:
+        self.pipeline, self.recovery, self.effort, self.bounds = pipeline, recovery, effort, bounds
+        self._students = students
+        self._in_hand: _InHand | None = None
+
+    def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
+        """Return the measured candidate of a plan at a rung.
+
+        Each rung goes on from the weights of the trial's last one; the first starts from the original weights. On failure the rung
+        leaves nothing behind.
+        Raises: RunError: a stage failed, with its reason.
+        """
+        folder = self.pipeline.folder
+        place = folder.candidate(number, final=rung is Rung.FINAL)
+        work = folder.part(place)
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            work.mkdir(parents=True)
+            if rung is Rung.COSTS:
+                return self._costs(plan, number, work / MODEL_FILE)
+            outcome = self._recovered(plan, rung, number, work, str((place / MODEL_FILE).relative_to(folder.root)))
+            shutil.rmtree(place, ignore_errors=True)
+            work.rename(place)
+            return outcome
+        except OSError as error:
+            raise RunError(f"the run folder must be writable, but got {error.strerror or error} at {place}") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def latency_again(self, outcome: Outcome) -> Latency:
+        """Return the latency of a candidate's file, measured once more."""
+        occasion = time.monotonic_ns() % 2**32
+        return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch())
+
+    def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
+        """Measure what does not depend on the weights' values, and score the candidate untrained, with its batch norm recalibrated."""
+        watch = Stopwatch()
+        held = self._candidate(plan, Rung.COSTS, number, watch)
+        self.pipeline.lower(held.module, plan, path, watch, calibration_batches=1)
+        latency = self.pipeline.latency(path, self.bounds, number, watch)
+        rejected = self._over_budget(latency, path)
+        if not rejected:
+            with watch.stage("recover"):
+                self.recovery.recalibrated(held.module, self.pipeline.seed)
+        outcome = self.pipeline.untrained(held.module, path, held.macs, latency, watch)
+        return replace(outcome, notes=held.notes, rejected=rejected)
+
+    def _recovered(self, plan: Plan, rung: Rung, number: int, work: Path, stored: str) -> Outcome:
+        watch, path = Stopwatch(), work / MODEL_FILE
+        held = self._candidate(plan, rung, number, watch)
+        with watch.stage("recover"):
+            self._recover(held.module, plan, rung)
+        held.rung = rung
+        self.pipeline.lower(held.module, plan, path, watch)
+        latency = self.pipeline.latency(path, self.bounds, number, watch)
+        with watch.stage("save"):
+            save_file({name: tensor.contiguous() for name, tensor in held.module.state_dict().items()}, work / STUDENT_FILE)
+        outcome = self.pipeline.measured(path, stored, rung, held.macs, latency, watch)
+        return replace(outcome, notes=held.notes)
+
+    def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung) -> None:
+        shared = self._students if rung is not Rung.FINAL else None
+        if shared is not None and shared.load(module, plan, rung):
+            return
+        steps = self.effort.steps(rung)
+        if steps:
+            seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
+            self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed)
+        elif rung is not Rung.FINAL:
+            self.recovery.recalibrated(module, self.pipeline.seed)
+        if shared is not None:
+            shared.keep(module, plan, rung)
+
+    def _candidate(self, plan: Plan, rung: Rung, number: int, watch: Stopwatch) -> _InHand:
+        """Return the trial's module as the rung below left it; after a restart it is read back, or made again."""
+        held = self._in_hand
+        if held is not None and held.number == number and held.rung < rung < Rung.FINAL:
+            return held
+        with watch.stage("compress"):
+            compressed = compress_module(self.pipeline.intake.module, self.pipeline.intake.graph, plan)
+            trained = self.pipeline.folder.candidate(number, final=False) / STUDENT_FILE
+            if rung > Rung.SHORT and trained.is_file():
+                with torch.no_grad():
+                    compressed.module.load_state_dict(load_file(trained))
+        with watch.stage("macs"):
+            macs = count_macs(compressed.module, self.pipeline.intake.graph.input_shape)
+        self._in_hand = _InHand(number, rung, compressed.module, compressed.notes, macs)
+        return self._in_hand
+
+    def _over_budget(self, latency: Latency, path: Path) -> str:
+        """Return why the plan is over the budget, or "". Latency and size do not depend on the weights' values."""
+        size_bytes, _ = file_facts(path)
+        limit, size_limit = self.bounds.limit_ms, self.bounds.budget.size_bytes
+        if latency.latency_ci_ms[1] > limit:
+            return f"over the latency budget, {latency.latency_ms:.3f} ms (up to {latency.latency_ci_ms[1]:.3f}) > {limit:.3f} ms"
+        if size_limit is not None and size_bytes > size_limit:
+            return f"over the size budget, {size_bytes} > {size_limit} bytes"
+        return ""

@@ -1,0 +1,63 @@
+"""One trial's way up the rungs: it goes on only while it can still join the front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from paretopress.measurement import Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.search.candidates import Bounds
+from paretopress.search.journal import Climb
+from paretopress.search.racing import Pair, cannot_join
+
+RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
+
+
+class Evaluate(Protocol):
+    """Carries out a plan and measures the candidate; raises what goes wrong."""
+
+    def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
+        """Return the outcome of a plan at a rung; `number` is its trial. A rung is asked for after the one below."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Climber:
+    """Takes plans up a ladder of rungs; `seen` is how far those before went."""
+
+    evaluate: Evaluate
+    ladder: Sequence[Rung]
+    bounds: Bounds
+    seen: Sequence[Climb]
+
+    def climb(self, plan: Plan, number: int) -> tuple[Outcome, dict[Rung, float]]:
+        """Return the outcome at the highest rung that the plan earned, and its accuracy at each that it saw.
+
+        A plan that ends before any training is marked as rejected with the reason.
+        """
+        outcome = self.evaluate(plan, self.ladder[0], number)
+        accuracies = {outcome.rung: outcome.val_accuracy}
+        for rung in self.ladder[1:]:
+            reason = outcome.rejected or self._out_of_the_race(outcome, rung)
+            if reason:
+                return (replace(outcome, rejected=reason) if outcome.rung is Rung.COSTS else outcome), accuracies
+            outcome = self.evaluate(plan, rung, number)
+            accuracies[outcome.rung] = outcome.val_accuracy
+        return outcome, accuracies
+
+    def _out_of_the_race(self, outcome: Outcome, rung: Rung) -> str:
+        pairs = climb_pairs(self.seen, outcome.rung, rung, self.bounds)
+        rivals = [(self._drop(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
+        allowed = self.bounds.allowed_drop(rung)
+        return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed)
+
+    def _drop(self, accuracy: float) -> float:
+        return self.bounds.baseline_accuracy - accuracy
+
+
+def climb_pairs(seen: Sequence[Climb], lower: Rung, higher: Rung, bounds: Bounds) -> list[Pair]:
+    """Return the drops (lower rung, higher rung) of the plans that were seen at both."""
+    both = [c.accuracies for c in seen if lower in c.accuracies and higher in c.accuracies]
+    return [(bounds.baseline_accuracy - a[lower], bounds.baseline_accuracy - a[higher]) for a in both]

@@ -1,0 +1,30 @@
+"""When a search ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paretopress.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs.
+
+    `finalists` are planned for; where `seconds` are left after them, more follow. With `stop_early` the trials end before that when the
+    hypervolume has stopped growing (see `stalled`); finalists then get the share of time that they would have had.
+    """
+
+    trials: int | None = None
+    seconds: float | None = None
+    finalist_share: float = 0.4
+    finalists: int = 6
+    stop_early: bool = True
+
+    def __post_init__(self) -> None:
+        if self.trials is None and self.seconds is None:
+            raise ConfigError("a search must end, but got neither a number of trials nor a time", "Give --trials, --minutes or --hours.")
+        for name in ("trials", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be positive, but got {name}={value}")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from paretopress.measurement import Budget, Latency, Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.search.candidates import Bounds
+from paretopress.search.climbing import RUNGS, Climber
+from paretopress.search.journal import Climb
+
+BOUNDS = Bounds(Budget(latency_ms=5.0), 10.0, 90.0)
+# at costs a plan loses ten times as much, after a short recovery twice as much, as after a long one
+SEEN = [Climb({Rung.COSTS: 90.0 - 10 * d, Rung.SHORT: 90.0 - 2 * d, Rung.LONG: 90.0 - d}, 4.0 - 0.1 * d) for d in range(1, 10)]
+
+
+def evaluated(drops: dict[Rung, float], latency_ms: float, asked: list[Rung], rejected: str = "") -> object:
+    def evaluate(plan: Plan, rung: Rung, number: int) -> Outcome:
+        asked.append(rung)
+        ratio = latency_ms / 10.0
+        latency = Latency(latency_ms, (latency_ms, latency_ms), ratio, (ratio, ratio), latency_ms, latency_ms, 10.0, 8, 100, 0.1)
+        return Outcome(rung, 90.0 - drops[rung], 100, 10, latency, 1_000, "model.onnx", "0", rejected)
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("drops", "latency_ms", "highest", "rejected"),
+    [
+        ({Rung.COSTS: 10.0, Rung.SHORT: 2.0, Rung.LONG: 1.0}, 3.85, Rung.LONG, False),  # more accurate than all that are faster
+        ({Rung.COSTS: 40.0}, 3.95, Rung.COSTS, True),  # four points in the end: others lost less, and are faster
+        ({Rung.COSTS: 10.0, Rung.SHORT: 8.0}, 3.85, Rung.SHORT, False),  # it looked well, and was not
+        ({Rung.COSTS: 80.0, Rung.SHORT: 17.0, Rung.LONG: 9.0}, 1.0, Rung.LONG, False),  # faster than anything
+    ],
+)
+def test_climb_goes_as_far_as_the_plan_can_join_the_front(
+    drops: dict[Rung, float], latency_ms: float, highest: Rung, rejected: bool
+) -> None:
+    asked: list[Rung] = []
+    outcome, accuracies = Climber(evaluated(drops, latency_ms, asked), RUNGS, BOUNDS, SEEN).climb(Plan(), 9)  # type: ignore[arg-type]
+    assert asked == [rung for rung in RUNGS if rung <= highest]
+    assert outcome.rung is highest
+    assert bool(outcome.rejected) is rejected
+    assert accuracies == {rung: 90.0 - drop for rung, drop in drops.items()}
+
+
+def test_climb_ends_at_once_when_the_plan_is_over_the_budget() -> None:
+    asked: list[Rung] = []
+    evaluate = evaluated({Rung.COSTS: 0.0}, 6.0, asked, "over the latency budget")
+    outcome, _ = Climber(evaluate, RUNGS, BOUNDS, []).climb(Plan(), 0)  # type: ignore[arg-type]
+    assert (asked, outcome.rejected) == ([Rung.COSTS], "over the latency budget")
+
+
+def test_climb_takes_all_rungs_when_nothing_is_known_yet() -> None:
+    asked: list[Rung] = []
+    drops = {Rung.COSTS: 60.0, Rung.SHORT: 30.0, Rung.LONG: 20.0}
+    Climber(evaluated(drops, 4.9, asked), RUNGS, BOUNDS, []).climb(Plan(), 0)  # type: ignore[arg-type]
+    assert tuple(asked) == RUNGS
