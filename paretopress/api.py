@@ -297,6 +297,7 @@ def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         environment=state.environment,
         data=pipeline.data.sizes(),
         elapsed_s=search.elapsed_s,
+        seconds=search.seconds(),
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)

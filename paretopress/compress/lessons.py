@@ -11,23 +11,34 @@ from torch.utils.data import Dataset, default_collate
 
 from paretopress.errors import RecoveryError
 
-_KEPT_BYTES = 1 << 30
+KEPT_BYTES = 1 << 30
 _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003
 
 
 class Lessons:
     """Batch k of a seed is a function of (seed, k) alone, augmentation included, so candidates differ by their plans and not by luck.
 
-    Batches are kept in memory up to 1 GiB. The process's random state is left as it was.
+    Batches are kept in memory up to `kept_bytes`, the teacher's logits up to a quarter of that. The process's random state is left as
+    it was.
     """
 
-    def __init__(self, teacher: nn.Module, train: Dataset[tuple[Tensor, int]], batch_size: int, device: torch.device, *, bf16: bool):
+    def __init__(
+        self,
+        teacher: nn.Module,
+        train: Dataset[tuple[Tensor, int]],
+        batch_size: int,
+        device: torch.device,
+        *,
+        bf16: bool,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         self._teacher, self._train, self._device, self._bf16 = teacher, train, device, bf16
         self._images: int = len(train)  # type: ignore[arg-type]  # Dataset declares no length
         self._size = min(batch_size, self._images)
         self._batches: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._logits: dict[tuple[int, int], Tensor] = {}
-        self._kept_bytes = 0
+        # logits are small, and a batch made again is the same: they are kept for more batches than images are
+        self._left_bytes, self._left_logit_bytes = kept_bytes, kept_bytes // 4
         self._order: tuple[tuple[int, int], Tensor] | None = None
 
     def images(self, seed: int) -> Iterator[Tensor]:
@@ -53,16 +64,21 @@ class Lessons:
             raise RecoveryError(f"the training data must load, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
         made = (x.to(self._device).contiguous(memory_format=torch.channels_last), torch.as_tensor(y).long().to(self._device))
         size_bytes = made[0].nbytes + made[1].nbytes
-        if self._kept_bytes + size_bytes <= _KEPT_BYTES:
-            self._kept_bytes += size_bytes
+        if size_bytes <= self._left_bytes:
+            self._left_bytes -= size_bytes
             self._batches[seed, k] = made
         return made
 
     def _teacher_logits(self, seed: int, k: int, x: Tensor) -> Tensor:
-        if (seed, k) not in self._logits:
-            with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-                self._logits[seed, k] = self._teacher(x).float()
-        return self._logits[seed, k]
+        known = self._logits.get((seed, k))
+        if known is not None:
+            return known
+        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            logits: Tensor = self._teacher(x).float()
+        if logits.nbytes <= self._left_logit_bytes:
+            self._left_logit_bytes -= logits.nbytes
+            self._logits[seed, k] = logits
+        return logits
 
     def _shuffled(self, seed: int, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != (seed, epoch):

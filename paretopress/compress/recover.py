@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from paretopress.compress.lessons import Lessons
+from paretopress.compress.lessons import KEPT_BYTES, Lessons
 from paretopress.errors import RecoveryError
 from paretopress.fvcore_import import update_bn_stats
 from paretopress.quiet_logger import quiet_logger
@@ -98,7 +98,8 @@ def trains_faster_in_bf16(device: torch.device) -> bool:
 class Recovery:
     """Recovers candidates of one model: holds the teacher, the training data and the recipe.
 
-    `around_step` is entered for every step: a step can be made to wait there while another process measures.
+    `around_step` is entered for every step: a step can be made to wait there while another process measures. `kept_bytes` of training
+    batches stay in memory, and a quarter of that of the teacher's logits.
     """
 
     def __init__(
@@ -107,12 +108,13 @@ class Recovery:
         train: Dataset[tuple[Tensor, int]],
         recipe: Recipe,
         around_step: Callable[[], AbstractContextManager[None]] = nullcontext,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self.recipe, self._around_step = recipe, around_step
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
         placed = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
-        self._lessons = Lessons(placed, train, recipe.batch_size, self.device, bf16=self._bf16)
+        self._lessons = Lessons(placed, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
 
     def run(self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int) -> RecoveryReport:
         """Train `student` in place for `steps` batches and leave it in eval mode on the CPU.

@@ -57,6 +57,7 @@ def front_json(
     environment: Mapping[str, Any],
     data: Mapping[str, int],
     elapsed_s: float,
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`."""
     budget = bounds.budget
@@ -99,6 +100,7 @@ def front_json(
         "stopped_early": None if stall is None else asdict(stall) | {"said": stall.describe()},
         "seed": seed,
         "elapsed_s": round(elapsed_s, 1),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Climber:
-    """Takes plans up a ladder of rungs; `seen` is how far those before went."""
+    """Takes plans up a ladder of rungs; `seen` is how far those before went. Seconds by stage are added up over the rungs."""
 
     evaluate: Evaluate
     ladder: Sequence[Rung]
@@ -43,7 +43,8 @@ class Climber:
             reason = outcome.rejected or self._out_of_the_race(outcome, rung)
             if reason:
                 return (replace(outcome, rejected=reason) if outcome.rung is Rung.COSTS else outcome), accuracies
-            outcome = self.evaluate(plan, rung, number)
+            higher = self.evaluate(plan, rung, number)
+            outcome = replace(higher, stages_s=_added(outcome.stages_s, higher.stages_s))
             accuracies[outcome.rung] = outcome.val_accuracy
         return outcome, accuracies
 
@@ -55,6 +56,10 @@ class Climber:
 
     def _drop(self, accuracy: float) -> float:
         return self.bounds.baseline_accuracy - accuracy
+
+
+def _added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
 
 
 def climb_pairs(seen: Sequence[Climb], lower: Rung, higher: Rung, bounds: Bounds) -> list[Pair]:

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr, t
 from paretopress.measurement import Rung
 
 # Before so many plans were seen at both rungs all go on: a line through fewer says little.
-_LEAST_PAIRS = 8
+LEAST_PAIRS = 8
 # A plan goes on unless it has less than this chance to end as well as it must.
 _CHANCE = 0.1
 # Drops of less than half a point differ by noise; logarithms need a floor.
@@ -47,7 +47,7 @@ def optimistic_drop(drop: float, pairs: Sequence[Pair]) -> float | None:
     A straight line through the logarithms, with the prediction interval of simple regression (Draper and Smith 1998, section 3.1). The
     slope is kept at 0 or above: a plan is not thought better for having lost more.
     """
-    if len(pairs) < _LEAST_PAIRS:
+    if len(pairs) < LEAST_PAIRS:
         return None
     x, y = (np.log(np.maximum(values, _FLOOR_POINTS)) for values in zip(*pairs, strict=True))
     at = math.log(max(drop, _FLOOR_POINTS))

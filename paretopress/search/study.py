@@ -28,6 +28,7 @@ from paretopress.search.journal import (
     store_latency,
     stored_candidates,
     stored_finals,
+    stored_latencies,
     trial_candidates,
     volumes,
 )
@@ -119,6 +120,19 @@ class Search:
         seen = climbs(self.study)
         steps = zip(self.ladder[:-1], self.ladder[1:], strict=True)
         return [agreement(lower, higher, climb_pairs(seen, lower, higher, self.bounds)) for lower, higher in steps]
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of work by what they went to: set-up, each stage, latencies measured again, and what is left over.
+
+        "recover" is training, "other" what no stage of a trial accounts for: proposing, the journal, reports.
+        """
+        spent = {"setup": self.setup_s}
+        for outcome in [*(c.outcome for c in trial_candidates(self.study)), *self.finals().values()]:
+            for name, duration_s in outcome.stages_s.items():
+                spent[name] = spent.get(name, 0.0) + duration_s
+        again = stored_latencies(self.study).values()
+        spent["latency"] = spent.get("latency", 0.0) + sum(latency.duration_s for latencies in again for latency in latencies[1:])
+        return spent | {"other": max(self.elapsed_s - sum(spent.values()), 0.0)}
 
     def stall(self) -> Stall | None:
         """Return why the trials ended early, or None if they did not."""

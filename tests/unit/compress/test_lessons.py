@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from paretopress.compress import lessons as module
 from paretopress.compress.lessons import Lessons
 from paretopress.errors import RecoveryError
 
@@ -69,12 +68,16 @@ def test_lessons_differ_when_the_seed_or_the_epoch_does() -> None:
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(batches, 2))
 
 
-def test_lessons_are_drawn_again_alike_when_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT_BYTES", 100)  # one batch: 4 images of 4 floats, and 4 labels
-    train = Augmented()
-    lessons = made(train, Counting())
+@pytest.mark.parametrize(
+    ("kept_bytes", "reads", "calls"),
+    [(100, 4 + 2 * 8, 6), (0, 2 * 12, 6), (400, 12, 4)],  # a batch: 4 images of 4 floats and 4 labels, 96 bytes; its logits 48
+    ids=["one batch", "nothing", "all batches and two batches' logits"],
+)
+def test_lessons_are_drawn_again_alike_when_memory_is_full(kept_bytes: int, reads: int, calls: int) -> None:
+    train, teacher = Augmented(), Counting()
+    lessons = Lessons(teacher, train, 4, torch.device("cpu"), bf16=False, kept_bytes=kept_bytes)
     once, twice = first(lessons, 3), first(lessons, 3)
-    assert train.reads == 4 + 2 * 8
+    assert (train.reads, teacher.calls) == (reads, calls)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(once, twice, strict=True))
 
 

@@ -1,0 +1,177 @@
+"""What early rejection, rungs, kept lessons and shared students buy: trials per hour and final hypervolume at equal time.
+
+    python benchmarks/throughput.py [--minutes 8]
+
+The same search of the CIFAR-10 (JPEG) ResNet-20 with the same seed, sampler, baseline and time, first as a plain loop (every plan is
+trained for as long as the longest rung, on batches and teacher logits made anew), then with one saving more at a time. The final
+hypervolume is that of the fully recovered candidates. About 45 minutes on two cores, with nothing else running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+from results_file import Headline, write_result
+
+from paretopress.api import load_and_trace
+from paretopress.compress.allocator import keep_freed_memory
+from paretopress.compress.recover import Recovery
+from paretopress.compress.students import Students
+from paretopress.config import RunConfig, parse_config, read_config
+from paretopress.measurement import Rung
+from paretopress.pipeline import Pipeline
+from paretopress.plan_evaluator import Effort, PlanEvaluator
+from paretopress.run_folder import RunFolder, create_run_folder
+from paretopress.search import racing
+from paretopress.search.candidates import Bounds, Candidate
+from paretopress.search.journal import create_study
+from paretopress.search.seeds import seed_plans
+from paretopress.search.study import Search
+from paretopress.setup_run import RunState, find_state, scoring_threads, space_for
+from paretopress.spaces.space import SearchSpace
+from paretopress.targets.capabilities import detect
+from paretopress.targets.environment import environment
+from paretopress.targets.local import LocalTarget
+
+CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
+MEASURED = ("recover", "accuracy", "latency")
+FACTOR_BAR, OUTSIDE_BAR = 5.0, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the loop; `races` is whether a plan may be stopped for what it cannot reach."""
+
+    name: str
+    ladder: tuple[Rung, ...]
+    keeps_lessons: bool = True
+    races: bool = True
+    shares_students: bool = False
+
+
+TWO, ALL = (Rung.COSTS, Rung.LONG), (Rung.COSTS, Rung.SHORT, Rung.LONG)
+VARIANTS = (
+    Variant("plain loop", (Rung.LONG,), keeps_lessons=False, races=False),
+    Variant("+ kept lessons and logits", (Rung.LONG,), races=False),
+    Variant("+ early rejection by costs", TWO, races=False),
+    Variant("+ rungs", ALL),
+    Variant("+ shared students", ALL, shares_students=True),
+)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What all variants share."""
+
+    config: RunConfig
+    pipeline: Pipeline
+    space: SearchSpace
+    state: RunState
+
+    def run(self, variant: Variant, root: Path, seconds: float) -> dict[str, object]:
+        """Return the row of one variant."""
+        folder = create_run_folder(root)
+        self.pipeline.folder = folder
+        (folder.baseline).write_bytes((root.parent / "setup" / folder.baseline.name).read_bytes())
+        bounds = Bounds(self.config.checked_budget(), self.state.baseline.latency.latency_ms, self.state.baseline.val_accuracy)
+        effort = self.state.effort
+        if Rung.SHORT not in variant.ladder:  # the same training, in one go
+            effort = Effort(0, effort.short_steps + effort.long_steps, effort.final_steps, effort.scoring_threads)
+        recipe = self.config.recovery.recipe(self.state.learning_rate)
+        kept = {} if variant.keeps_lessons else {"kept_bytes": 0}
+        recovery = Recovery(self.pipeline.intake.module, self.pipeline.data.train, recipe, **kept)
+        students = Students() if variant.shares_students else None
+        evaluate = PlanEvaluator(self.pipeline, recovery, effort, bounds, students=students)
+        study = create_study(folder.journal, self.config.sampler, self.space, self.config.seed)
+        limits = replace(self.config.limits(), seconds=seconds, stop_early=False)
+        search = Search(study, self.space, evaluate, bounds, limits, self.pipeline.data.sizes()["val"], ladder=variant.ladder)
+        search.measure_again = evaluate.latency_again
+        asked_from = racing.LEAST_PAIRS
+        racing.LEAST_PAIRS = asked_from if variant.races else 10**9
+        try:
+            started = time.monotonic()
+            search.run(seed_plans(self.space, self.state.removal_order))
+            whole_s = time.monotonic() - started
+        finally:
+            racing.LEAST_PAIRS = asked_from
+        return self._row(variant, search, whole_s)
+
+    def _row(self, variant: Variant, search: Search, whole_s: float) -> dict[str, object]:
+        counts, finals = search.counts(), search.finals()
+        trials = [t for t in search.study.get_trials(deepcopy=False) if "duration_s" in t.user_attrs]
+        trials_s = sum(t.user_attrs["duration_s"] for t in trials)
+        by_number = {c.number: c for c in search.short_candidates()}
+        recovered = [Candidate(number, by_number[number].plan, outcome) for number, outcome in finals.items()]
+        seconds = search.seconds()
+        outside_s = sum(value for name, value in seconds.items() if name not in (*MEASURED, "setup"))
+        return {
+            "variant": variant.name,
+            "trials": counts.all,
+            "trained": counts.completed,
+            "rejected_early": counts.rejected_early,
+            "outraced": counts.outraced,
+            "trials_per_hour": 3600.0 * counts.all / trials_s,
+            "seconds_a_trial": trials_s / max(counts.all, 1),
+            "final_hypervolume": search.bounds.hypervolume(recovered),
+            "search_hypervolume": search.bounds.hypervolume(search.candidates()),
+            "finalists": len(finals),
+            "whole_s": whole_s,
+            "seconds": seconds,
+            "outside_percent": 100.0 * outside_s / whole_s,
+            "rungs": [[int(a.lower), int(a.higher), a.plans, a.rank_correlation] for a in search.agreements()],
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=8.0)
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    keep_freed_memory()
+    config = read_config(CONFIG).to_json()
+    config["time"] |= {"minutes": args.minutes}
+    timed = parse_config(config, str(CONFIG))
+    intake, data = load_and_trace(timed)
+    env = environment()
+    capabilities = detect(env)
+    space = space_for(intake.graph, timed, capabilities)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
+        folder: RunFolder = create_run_folder(Path(temporary, "setup"))
+        pipeline = Pipeline(
+            intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=timed.seed
+        )
+        state = find_state(pipeline, intake, data, space, timed, env, time.monotonic())
+        bench = Bench(timed, pipeline, space, state)
+        for index, variant in enumerate(VARIANTS):
+            rows.append(bench.run(variant, Path(temporary, str(index)), 60.0 * args.minutes))
+            print({name: value for name, value in rows[-1].items() if name not in ("rungs", "seconds")}, flush=True)
+    write_result(
+        "throughput",
+        headlines(rows),
+        rows,
+        minutes_each=args.minutes,
+        steps={name: state.to_json()[f"{name}_steps"] for name in ("short", "long", "final")},
+    )
+
+
+def headlines(rows: list[dict[str, object]]) -> list[Headline]:
+    """Return the bars of the comparison of the last row with the first."""
+    plain, whole = rows[0], rows[-1]
+    factor = round(whole["trials_per_hour"] / plain["trials_per_hour"], 2)
+    volume = round(whole["final_hypervolume"] / plain["final_hypervolume"], 3) if plain["final_hypervolume"] else None
+    outside = whole["outside_percent"]
+    return [
+        Headline("trials per hour, all savings against the plain loop", factor, "x", FACTOR_BAR, factor >= FACTOR_BAR),
+        Headline("final hypervolume at equal time, the same", volume, "x", 1.0, bool(volume and volume >= 1.0)),
+        Headline("time outside training, accuracy and latency", round(outside, 1), "% of the run", OUTSIDE_BAR, outside < OUTSIDE_BAR),
+    ]
+
+
+if __name__ == "__main__":
+    main()
