@@ -166,19 +166,14 @@ def against_hand(rows: list[dict[str, object]], drop: float) -> Headline | None:
     return Headline(name, ratio, "x as fast", 1.0 if is_bar else None, bool(ratio and ratio >= 1.0) if is_bar else None)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/cifar10_resnet20"))
-    parser.add_argument("--minutes", type=float, default=30.0)
-    args = parser.parse_args()
-    keep_freed_memory()
-
-    config = read_config(CONFIG)
-    folder = RunFolder(args.run)
+def compared(config_file: Path, run: Path, minutes: float) -> tuple[list[dict[str, object]], dict[str, object], dict[str, object]]:
+    """Search, make the models by hand, measure all again; return their rows, fastest first, the front, and what both had in common."""
+    config = read_config(config_file)
+    folder = RunFolder(run)
     if not folder.front.is_file():
-        timed = parse_config(config.to_json() | {"time": config.to_json()["time"] | {"minutes": args.minutes}}, str(CONFIG))
+        timed = parse_config(config.to_json() | {"time": config.to_json()["time"] | {"minutes": minutes}}, str(config_file))
         with LiveView() as view:
-            start_run(timed, args.run, view)
+            start_run(timed, run, view)
     front = json.loads(folder.front.read_text())
     state = RunState.from_json(folder.read(folder.state))
     intake, data = load_and_trace(config)
@@ -187,17 +182,25 @@ def main() -> None:
         intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
     )
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
-    steps = state.effort.short_steps + state.effort.final_steps
+    steps = state.effort.short_steps + state.effort.long_steps + state.effort.final_steps
     models = [*from_front(front), *by_hand(pipeline, space, state, folder, steps)]
     rows = measured_again(models, folder, pipeline, front["baseline"]["latency_ms"])
-    baseline_test = front["baseline"]["test_accuracy"]
     for row in rows:
-        row["test_drop"] = baseline_test - row["test_accuracy"]
+        row["test_drop"] = front["baseline"]["test_accuracy"] - row["test_accuracy"]
     rows.sort(key=lambda row: -row["speedup"])
+    shared = {key: front[key] for key in ("baseline", "budget", "data", "trials", "rungs", "stopped_early", "seconds", "seed", "elapsed_s")}
+    shared |= {"training_steps_each": steps, "batch_size": config.recovery.batch_size, "learning_rate": state.learning_rate}
+    return rows, front, shared
 
-    more = {key: front[key] for key in ("baseline", "budget", "data", "trials", "seed", "elapsed_s")}
-    more |= {"training_steps_each": steps, "batch_size": config.recovery.batch_size, "learning_rate": state.learning_rate}
-    write_result("cifar10_resnet20", headlines(rows, front["best"]), rows, **more)
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/cifar10_resnet20"))
+    parser.add_argument("--minutes", type=float, default=30.0)
+    args = parser.parse_args()
+    keep_freed_memory()
+    rows, front, shared = compared(CONFIG, args.run, args.minutes)
+    write_result("cifar10_resnet20", headlines(rows, front["best"]), rows, **shared)
 
 
 if __name__ == "__main__":

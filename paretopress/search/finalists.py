@@ -13,7 +13,7 @@ _FIRST_GUESS = {Rung.SHORT: 0.25, Rung.LONG: 0.5}
 # points; the ratio of smaller drops is noise
 _TELLING_DROP = 0.2
 # shares of the bound on the drop that finalists aim at, in turn: the user picks from a front, not from copies of one point
-_AIMS = (1.0, 0.5, 0.75, 0.25)
+_AIMS = (1.0, 0.33, 0.67, 0.17)
 
 
 def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome], bounds: Bounds, images: int) -> Candidate | None:

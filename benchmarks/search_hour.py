@@ -1,0 +1,77 @@
+"""An hour of search against what a careful engineer makes by hand with the same training per model, on two CIFAR-10 (JPEG) networks.
+
+    python benchmarks/search_hour.py [resnet20 | mobilenet_v2_050] [--run DIR] [--minutes 60]
+
+As cifar10_resnet20.py, with bounds wide enough for a front at 0.5, 1, 2 and 3 points of drop. About 105 minutes a network on two cores,
+with nothing else running. Writes results/search_hour.json for the ResNet-20 and results/search_hour_mobilenet_v2_050.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar10_resnet20 import DROPS, compared, fastest
+from results_file import Headline, write_result
+
+from paretopress.compress.allocator import keep_freed_memory
+
+RUNS = Path(__file__).resolve().parent.parent / "runs"
+NAMES = {"resnet20": "search_hour", "mobilenet_v2_050": "search_hour_mobilenet_v2_050"}
+# bars for the ResNet-20: times the baseline's speed within 1.0 point; times the speed of the best by hand at its accuracy, and the aim
+SPEEDUP_BAR, HAND_BAR, HAND_AIM = 3.0, 1.15, 1.3
+Row = dict[str, object]
+
+
+def at_equal_accuracy(rows: list[Row], theirs: Row) -> Row | None:
+    """Return the search's fastest model that is at least as accurate on test as one made by hand."""
+    ours = [row for row in rows if row["maker"] == "search" and row["test_accuracy"] >= theirs["test_accuracy"]]
+    return max(ours, key=lambda row: row["speedup"], default=None)
+
+
+def headlines(rows: list[Row], best: int | None, *, bars: bool) -> list[Headline]:
+    """Return the figures of one network; `bars` is whether it has any."""
+    lines = []
+    for drop in DROPS:
+        ours, theirs = fastest(rows, "search", drop), fastest(rows, "hand", drop)
+        value = round(ours["speedup"], 3) if ours else None
+        bar = SPEEDUP_BAR if bars and drop == 1.0 else None
+        lines.append(Headline(f"search: fastest within {drop} points on test", value, "x fp32", bar, met(value, bar)))
+        lines.append(Headline(f"by hand: fastest within {drop} points on test", round(theirs["speedup"], 3) if theirs else None, "x fp32"))
+    hand = fastest(rows, "hand", 1.0)
+    if hand:
+        ours = at_equal_accuracy(rows, hand)
+        factor = round(ours["speedup"] / hand["speedup"], 3) if ours else None
+        name = f"search against the best by hand within 1.0 point ({hand['name']}), at its accuracy or better"
+        bar = HAND_BAR if bars else None
+        lines.append(Headline(f"{name} (aim {HAND_AIM})", factor, "x as fast", bar, met(factor, bar)))
+        ours = fastest(rows, "search", 1.0)
+        lines.append(
+            Headline("the same, both within 1.0 point", round(ours["speedup"] / hand["speedup"], 3) if ours else None, "x as fast")
+        )
+    chosen = next((row for row in rows if row["name"] == f"trial {best}"), None)
+    if chosen:
+        lines.append(Headline("point chosen on validation data alone", round(chosen["speedup"], 3), "x fp32"))
+        lines.append(Headline("its drop on test", round(chosen["test_drop"], 2), "points"))
+    return lines
+
+
+def met(value: float | None, bar: float | None) -> bool | None:
+    """Return whether a figure reaches its bar, None without a bar."""
+    return None if bar is None else value is not None and value >= bar
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", nargs="?", choices=sorted(NAMES), default="resnet20")
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    args = parser.parse_args()
+    keep_freed_memory()
+    name = NAMES[args.network]
+    rows, front, shared = compared(RUNS / f"{name}.toml", args.run or RUNS / name, args.minutes)
+    write_result(name, headlines(rows, front["best"], bars=args.network == "resnet20"), rows, **shared)
+
+
+if __name__ == "__main__":
+    main()
