@@ -12,7 +12,7 @@ from scipy.stats import spearmanr, t
 from paretopress.measurement import Rung
 
 # Before so many plans were seen at both rungs all go on: a line through fewer says little.
-LEAST_PAIRS = 8
+LEAST_PAIRS = 5
 # A plan goes on unless it has less than this chance to end as well as it must.
 _CHANCE = 0.1
 # Drops of less than half a point differ by noise; logarithms need a floor.

@@ -23,8 +23,8 @@ def test_agreement_has_no_correlation_when_there_is_nothing_to_rank(pairs: list[
 
 
 def test_optimistic_drop_is_unknown_when_few_plans_were_seen() -> None:
-    assert optimistic_drop(5.0, HALVED[:7]) is None
-    assert optimistic_drop(5.0, HALVED[:8]) is not None
+    assert optimistic_drop(5.0, HALVED[:4]) is None
+    assert optimistic_drop(5.0, HALVED[:5]) is not None
 
 
 def test_optimistic_drop_lies_on_the_line_when_the_rungs_agree_exactly() -> None:
