@@ -2,10 +2,10 @@
 
     python benchmarks/throughput.py [--minutes 12]
 
-The trials of an hour's search of the CIFAR-10 (JPEG) ResNet-20, with the same seed, sampler, baseline and steps, for some minutes each:
-first as a plain loop (every plan is trained for as long as the longest rung, on batches and teacher logits made anew), then with one saving more
-at a time. The hypervolume is that of the plans trained for as many steps as the longest rung; there are no finalists. About an hour on two
-cores, with nothing else running.
+The trials of an hour's search of the CIFAR-10 (JPEG) ResNet-20, with the same seed, sampler, baseline and steps, for some minutes each.
+First as a plain loop (every plan is trained for as long as the longest rung, on batches and teacher logits made anew), then with one saving
+more at a time. The hypervolume is that of the plans trained for as many steps as the longest rung; there are no finalists. About an hour
+on two cores, with nothing else running.
 """
 
 from __future__ import annotations

@@ -216,9 +216,9 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
         left = max(limits.seconds - spent_s, 1.0)
         training_s = left * (1.0 - limits.finalist_share) * _TRAINING_SHARE
         trials = limits.trials or _SHORT_AIMED_AT
-        planned["short"] = int(training_s * _SHORT_SHARE / min(trials, _SHORT_AIMED_AT) / step_s)
-        planned["long"] = int(training_s * (1.0 - _SHORT_SHARE) / min(trials, _LONG_AIMED_AT) / step_s)
-        planned["final"] = int(left * limits.finalist_share * _FINAL_TRAINING_SHARE / max(limits.finalists, 1) / step_s)
+        planned["short"] = round(training_s * _SHORT_SHARE / min(trials, _SHORT_AIMED_AT) / step_s)
+        planned["long"] = round(training_s * (1.0 - _SHORT_SHARE) / min(trials, _LONG_AIMED_AT) / step_s)
+        planned["final"] = round(left * limits.finalist_share * _FINAL_TRAINING_SHARE / max(limits.finalists, 1) / step_s)
     epoch = max(steps_per_epoch, 1)
     short = section.short_steps if section.short_steps is not None else min(max(planned["short"], 5), 2 * epoch)
     by_default = 0 if section.short_steps is not None else min(max(planned["long"], short), 8 * epoch)

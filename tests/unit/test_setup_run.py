@@ -1,4 +1,4 @@
-"""The space that a configuration and a target's capabilities make."""
+"""The space that a configuration and a target's capabilities make, and the steps that the time allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from paretopress.config import parse_config
 from paretopress.graph import ModelGraph
 from paretopress.intake.trace import take_in
-from paretopress.setup_run import space_for
+from paretopress.setup_run import plan_effort, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
 
@@ -57,3 +57,27 @@ def test_space_for_prunes_in_the_targets_steps_unless_told_when_built(graph: Mod
     wide, fine = (space_for(graph, parse_config({"space": space}, "the test"), SLOW) for space in ({}, {"channel_step": 8}))
     steps = [next(v.values for v in space.variables if v.name == "prune/0") for space in (wide, fine)]  # type: ignore[attr-defined]
     assert steps == [(0.0, 0.5), (0.0, 0.25, 0.5, 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        # 1,000 s left, 40 % for 4 finalists: 600 s * 0.7 of training are 420 s, 168 for 120 plans and 252 for 30; 400 s * 0.9 for 4
+        ({"time": {"minutes": 20, "finalists": 4}}, (14, 84, 900)),
+        ({"time": {"minutes": 20, "finalists": 4, "trials": 60}}, (28, 84, 900)),
+        ({"time": {"minutes": 20, "finalists": 4}, "recovery": {"short_steps": 7}}, (7, 0, 900)),
+        ({"time": {"minutes": 20, "finalists": 4}, "recovery": {"short_steps": 7, "long_steps": 9, "final_steps": 11}}, (7, 9, 11)),
+        ({"time": {"trials": 5}}, (25, 100, 400)),
+    ],
+    ids=["by the time", "few trials", "short steps alone", "all told", "no time"],
+)
+def test_plan_effort_divides_the_time_unless_told(sections: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    config = parse_config(sections, "the test")
+    effort = plan_effort(config.recovery, config.limits(), 0.1, 200.0, 1_000)
+    assert (effort.short_steps, effort.long_steps, effort.final_steps) == expected
+
+
+def test_plan_effort_trains_no_rung_for_more_than_a_few_epochs() -> None:
+    config = parse_config({"time": {"hours": 10}}, "the test")
+    effort = plan_effort(config.recovery, config.limits(), 0.1, 0.0, 10)
+    assert (effort.short_steps, effort.long_steps, effort.final_steps) == (20, 80, 400)

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from torch import nn
 
 from paretopress.errors import DataError, RunError, TargetLostError
-from paretopress.evaluators.accuracy import Batch, onnx_accuracy
+from paretopress.evaluators.accuracy import Batch, module_accuracy, onnx_accuracy
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.target import Feed
 
@@ -82,3 +83,13 @@ def test_onnx_accuracy_lets_the_loss_of_a_target_pass_when_scored_there(tmp_path
 
     with pytest.raises(TargetLostError):
         onnx_accuracy(_write(tmp_path / "m.onnx"), [_batch([0], [0])], threads=1, target=Lost())
+
+
+def test_module_accuracy_agrees_with_the_file_of_the_same_function(tmp_path: Path) -> None:
+    batches = [_batch([0, 1, 2, 2], [0, 1, 2, 0]), _batch([1], [0])]
+    assert module_accuracy(nn.Flatten(), batches) == onnx_accuracy(_write(tmp_path / "m.onnx"), batches, threads=1) == 60.0
+
+
+def test_module_accuracy_raises_when_there_is_no_image() -> None:
+    with pytest.raises(DataError, match="at least one image"):
+        module_accuracy(nn.Flatten(), [])

@@ -261,6 +261,30 @@ def test_run_teaches_the_sampler_the_short_rung_when_trials_climb(tmp_path: Path
     assert all(a.rank_correlation == pytest.approx(1.0) for a in run.agreements())
 
 
+def test_seconds_add_up_to_the_time_of_the_run_when_stages_overlap_no_other(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def timed(plan: Plan, rung: Rung, number: int) -> Outcome:
+        now[0] += 3.0
+        return replace(outcome(89.0, 4.0, rung=rung), stages_s={"recover": 2.0, "latency": 0.5}, onnx_sha256=f"{number}-{int(rung)}")
+
+    def again(found: Outcome) -> Latency:
+        now[0] += 0.1
+        return replace(found.latency, duration_s=0.1)
+
+    study = create_study(tmp_path / "journal.log", "guided", SPACE, 0)
+    run = Search(study, SPACE, timed, BOUNDS, Limits(trials=2, finalists=1), 1_000, clock=lambda: now[0], setup_s=10.0)
+    run.measure_again = again
+    run.run([Plan(), Plan(bits={"stem": 8})])
+    seconds = run.seconds()
+    repeated = sum(len(latencies) - 1 for latencies in stored_latencies(run.study).values())
+    assert repeated > 0
+    assert seconds["recover"] == 2.0 * 7  # two trials of three rungs, and a finalist
+    assert seconds["latency"] == pytest.approx(0.5 * 7 + 0.1 * repeated)
+    assert seconds["other"] == pytest.approx(0.5 * 7)
+    assert sum(seconds.values()) == pytest.approx(run.elapsed_s)
+
+
 def test_run_ends_the_trials_and_recovers_its_finalists_when_the_hypervolume_stands_still(tmp_path: Path) -> None:
     said: list[str] = []
 
