@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from paretopress.errors import LatencyError, SearchFailedError, TargetLostError
 from paretopress.measurement import Latency, Outcome, Rung
@@ -151,18 +151,12 @@ class Search:
             self.study.set_user_attr("seeded", True)
 
     def _has_time_for_a_trial(self) -> bool:
-        return not self.in_finalists and (self.limits.trials is None or self._finished() < self.limits.trials) and self._rest_trials() >= 1
-
-    def _finished(self) -> int:
-        return len(self._finished_trials())
-
-    def _finished_trials(self) -> list[FrozenTrial]:
-        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        return [t for t in ended if t.state is TrialState.COMPLETE or "error" in t.user_attrs]  # the others died with their process
+        return not self.in_finalists and self._rest_trials() >= 1.0
 
     def _rest_trials(self) -> float:
         """Return how many more trials the limits allow, infinite if nothing is known yet."""
-        finished = self._finished_trials()
+        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        finished = [t for t in ended if t.state is TrialState.COMPLETE or "error" in t.user_attrs]  # the others died with their process
         rest = math.inf if self.limits.trials is None else float(self.limits.trials - len(finished))
         durations = sorted(t.user_attrs["duration_s"] for t in finished if "duration_s" in t.user_attrs)
         if self.limits.seconds is None:
