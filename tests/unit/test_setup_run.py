@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from paretopress.config import parse_config
+from paretopress.errors import ConfigError
 from paretopress.graph import ModelGraph
 from paretopress.intake.trace import take_in
 from paretopress.setup_run import space_for
+from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
 
@@ -57,3 +59,16 @@ def test_space_for_prunes_in_the_targets_steps_unless_told_when_built(graph: Mod
     wide, fine = (space_for(graph, parse_config({"space": space}, "the test"), SLOW) for space in ({}, {"channel_step": 8}))
     steps = [next(v.values for v in space.variables if v.name == "prune/0") for space in (wide, fine)]  # type: ignore[attr-defined]
     assert steps == [(0.0, 0.5), (0.0, 0.25, 0.5, 0.75)]
+
+
+def test_space_for_freezes_what_the_configuration_names_when_built(graph: ModelGraph) -> None:
+    config = parse_config({"space": {"frozen": ["bits", "distillation"]}}, "the test")
+    space = space_for(graph, config, SLOW)
+    assert space.options.frozen == {Knob.BITS, Knob.DISTILLATION}
+    assert bits(space) == {}
+    assert parse_config(config.to_json(), "config.json") == config
+
+
+def test_parse_config_lists_the_knobs_when_one_is_unknown() -> None:
+    with pytest.raises(ConfigError, match=r"at space\.frozen\.0: .*'prune', 'bits', 'rank', 'branches' or 'distillation', got 'widths'"):
+        parse_config({"space": {"frozen": ["widths"]}}, "the test")
