@@ -1,15 +1,16 @@
-"""CIFAR-10 (JPEG) and the standard ResNet-20, as a user of paretopress would hand them over.
+"""CIFAR-10 (JPEG), the standard ResNet-20 and a MobileNetV2, as a user of paretopress would hand them over.
 
 The data file holds the 50,000 train and 10,000 test photos of CIFAR-10, re-encoded as JPEG. Name its place in the environment
 variable PARETOPRESS_CIFAR10, or leave it at ../shared/data/cifar10_jpeg.npz beside this checkout.
 
-`data()` and `resnet20()` are the factories that `runs/cifar10_resnet20.toml` names.
+`data()`, `resnet20()` and `mobilenet_v2_050()` are the factories that `runs/cifar10_*.toml` name.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -20,12 +21,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.models import MobileNetV2, mobilenet_v2
 
 HERE = Path(__file__).resolve().parent
-WEIGHTS = HERE / "weights" / "cifar10_resnet20.safetensors"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 VAL_IMAGES = 5_000
 SPLIT_SEED = 20_260
+
+
+def weights_file(model: str) -> Path:
+    """Return the place of the weights of a model in `MODELS`."""
+    return HERE / "weights" / f"cifar10_{model}.safetensors"
 
 
 def data_file() -> Path:
@@ -136,8 +142,33 @@ class ResNet20(nn.Module):
         return self.fc(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
 
 
-def resnet20() -> ResNet20:
-    """Return the trained ResNet-20 (weights from benchmarks/train_cifar10_resnet20.py)."""
-    model = ResNet20()
-    model.load_state_dict(load_file(WEIGHTS))
+def untrained_mobilenet_v2_050() -> MobileNetV2:
+    """Return torchvision's MobileNetV2 at half its width, 700 k parameters, for photos of 32x32.
+
+    The stem and the first strided block step by 1 instead of 2, so that the last of the three strides left ends at 4x4.
+    """
+    model = mobilenet_v2(width_mult=0.5, num_classes=10)
+    for conv in (model.features[0][0], model.features[2].conv[1][0]):
+        conv.stride = (1, 1)
+    return model
+
+
+# name -> the untrained model; train_cifar10.py trains them
+MODELS: dict[str, Callable[[], nn.Module]] = {"resnet20": ResNet20, "mobilenet_v2_050": untrained_mobilenet_v2_050}
+
+
+def trained(name: str) -> nn.Module:
+    """Return a model of `MODELS` with the weights that train_cifar10.py wrote."""
+    model = MODELS[name]()
+    model.load_state_dict(load_file(weights_file(name)))
     return model.eval()
+
+
+def resnet20() -> nn.Module:
+    """Return the trained ResNet-20."""
+    return trained("resnet20")
+
+
+def mobilenet_v2_050() -> nn.Module:
+    """Return the trained MobileNetV2 at half its width."""
+    return trained("mobilenet_v2_050")

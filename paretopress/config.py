@@ -13,6 +13,7 @@ from paretopress.errors import ConfigError
 from paretopress.measurement import Budget
 from paretopress.search.limits import Limits
 from paretopress.search.samplers import DEFAULT_SAMPLER
+from paretopress.spaces.knobs import Knob
 
 CONFIG_SCHEMA = 1
 
@@ -93,10 +94,11 @@ class TargetSection(_Section):
 
 
 class SpaceSection(_Section):
-    """Bounds on the search space; None is what the target's capabilities say."""
+    """Bounds on the search space; None is what the target's capabilities say. Knobs in `frozen` are not searched."""
 
     channel_step: int | None = Field(None, ge=1)
     bits: tuple[Literal[32, 8, 4], ...] | None = None
+    frozen: tuple[Knob, ...] = ()
 
 
 class RunConfig(_Section):

@@ -15,7 +15,7 @@ from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.search.seeds import int8_bits
 from paretopress.search.tables import Tables
-from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.space import REMOVED, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 from paretopress.targets.local import SessionSettings
 
@@ -85,7 +85,8 @@ def _damages(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss
     for name, by_ratio in kept.items():
         damages[f"prune/{name}"] = {ratio: found.kept[name][keep] for ratio, keep in by_ratio.items() if 0 < keep < groups[name].channels}
     for name, loss in branch_loss.items():
-        damages.setdefault(f"prune/{name}", {})[1.0] = loss
+        if space.can_remove(name):
+            damages.setdefault(f"prune/{name}", {})[REMOVED] = loss
     for name, by_rank in found.ranks.items():
         damages[f"rank/{name}"] = {rank: damage for rank, damage in by_rank.items()}  # noqa: C416  # dict() does not widen the key's type
     for name, group in bit_groups.items():

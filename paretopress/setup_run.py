@@ -127,6 +127,7 @@ def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) 
         channel_step=config.space.channel_step or capabilities.channel_step,
         temperature=config.recovery.temperature,
         alpha=None if label_share is None else 1.0 - label_share,
+        frozen=frozenset(config.space.frozen),
     )
     if config.space.bits is not None:
         return SearchSpace(graph, replace(options, bits=config.space.bits))
@@ -188,7 +189,9 @@ def _typical_step_s(intake: Intake, data: Data, space: SearchSpace, section: Rec
 
 
 def _half(intake: Intake, space: SearchSpace) -> nn.Module:
-    return compress_module(intake.module, intake.graph, Plan(kept=space.uniform_kept(0.5))).module
+    """Return the model with half of its channels, though pruning be frozen: a rate is judged by what a student wins back."""
+    free = SearchSpace(intake.graph, replace(space.options, frozen=frozenset()))
+    return compress_module(intake.module, intake.graph, Plan(kept=free.uniform_kept(0.5))).module
 
 
 def _learning_rate(

@@ -14,10 +14,9 @@ from paretopress.graph import Layer, LayerKind
 from paretopress.plan import FLOAT_BITS
 from paretopress.search.programme import Cost, Programme
 from paretopress.search.tables import Tables
-from paretopress.spaces.space import Params, SearchSpace
+from paretopress.spaces.space import REMOVED, Params, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 
-_REMOVED = 1.0
 # how many trials a prior counts for, and the least a refitted factor may be
 _STRENGTH, _LEAST_FACTOR = 4.0, 0.05
 Floats = npt.NDArray[np.float64]
@@ -109,7 +108,7 @@ class Predictor:
 
     def _ms(self, layer: Layer, chosen: Mapping[str, Value]) -> float:
         """Return the predicted milliseconds of a layer: what a node costs at least, and the rest in proportion to its multiply-adds."""
-        if chosen.get("removes") == _REMOVED:
+        if chosen.get("removes") == REMOVED:
             return 0.0
         by_bits = self._tables.layer_ms[layer.name]
         full_ms = by_bits.get(int(chosen.get("bits") or FLOAT_BITS), by_bits[FLOAT_BITS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from paretopress.graph import ModelGraph
 from paretopress.plan import Plan
@@ -19,25 +20,26 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
 
     They are: branches removed one after another, least important first, in int8 and in int8 of the wide layers alone; uniform
     int8; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches removed and the rest at 50 %; and
-    the unchanged model.
+    the unchanged model. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
 
     Args:
         removal_order: groups that lead a residual branch, least important first.
     """
     int8, wide = int8_bits(space, 1), int8_bits(space, _WIDE_CHANNELS)
+    order = [group for group in removal_order if space.can_remove(group)]
     plans = [Plan(), Plan(bits=int8)]
-    for count in range(1, len(removal_order) + 1):
-        removed = dict.fromkeys(removal_order[:count], 0)
+    for count in range(1, len(order) + 1):
+        removed = dict.fromkeys(order[:count], 0)
         plans += [Plan(kept=removed, bits=int8), Plan(kept=removed, bits=wide)]
     for ratio in (0.25, 0.5, 0.75):
         kept = space.uniform_kept(ratio)
         plans += [Plan(kept=kept, bits=int8), Plan(kept=kept)]
     for count in (1, 2):
-        if len(removal_order) >= count:
-            plans.append(Plan(kept=space.uniform_kept(0.5) | dict.fromkeys(removal_order[:count], 0), bits=int8))
-    defaults = space.defaults()
-    distillation = {name: defaults[name] for name in (TEMPERATURE, ALPHA)}
-    canonical = [space.plan(space.params(plan) | distillation) for plan in plans]
+        if len(order) >= count:
+            plans.append(Plan(kept=space.uniform_kept(0.5) | dict.fromkeys(order[:count], 0), bits=int8))
+    unchanged = space.plan(space.defaults())
+    distilled = [replace(plan, temperature=unchanged.temperature, alpha=unchanged.alpha) for plan in plans]
+    canonical = [space.plan(space.params(plan)) for plan in distilled]
     return list(dict.fromkeys(canonical))
 
 

@@ -4,21 +4,25 @@ prune/<group>          share of the group's channels removed, in steps of the ta
 bits/<bit group>       32 (float), 8 (static QDQ), 4 (weight-only)
 rank/<layer>           None (dense), or a rank below break-even
 distill/temperature    distill/alpha
+
+A frozen knob leaves its variables or values out; temperature and alpha stay as variables of one value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.distributions import BaseDistribution
 
 from paretopress.errors import ConfigError
 from paretopress.graph import BitGroup, ChannelGroup, Frozen, Layer, LayerKind, ModelGraph
 from paretopress.plan import FLOAT_BITS, Plan
+from paretopress.spaces.knobs import Knob
 from paretopress.spaces.variables import Choice, Range, Value, Variable
 
 TEMPERATURE, ALPHA = "distill/temperature", "distill/alpha"
+REMOVED = 1.0  # the share that a prune variable takes where the branch goes
 Params = dict[str, Value]
 
 
@@ -37,6 +41,7 @@ class SpaceOptions:
         max_choices: of one variable; the steps of wide layers are thinned out evenly to so many.
         temperature, alpha: fixed values of the distillation; None searches them.
         min_share: a layer with a smaller share of the MACs and of the weights gets no rank variable: it has nothing to save.
+        frozen: knobs that are not searched.
     """
 
     channel_step: int = 8
@@ -46,6 +51,7 @@ class SpaceOptions:
     min_share: float = 0.005
     temperature: float | None = None
     alpha: float | None = None
+    frozen: frozenset[Knob] = frozenset()
 
     def __post_init__(self) -> None:
         if self.channel_step < 1:
@@ -53,18 +59,29 @@ class SpaceOptions:
 
 
 class SearchSpace:
-    """The variables of one model graph, in the model's order; `left_out` are bit groups that lost a width, with the reason."""
+    """The variables of one model graph, in the model's order.
+
+    `left_out` are the frozen knobs and the bit groups that lost a width, with the reason.
+    Raises: ConfigError: what is frozen leaves nothing of the model to change.
+    """
 
     def __init__(self, graph: ModelGraph, options: SpaceOptions) -> None:
+        if Knob.BITS in options.frozen:
+            options = replace(options, bits=(FLOAT_BITS,))
         self.graph, self.options = graph, options
         self._kept: dict[str, dict[Value, int]] = {}
         self._refused = {group.name: _refused(group, graph, options) for group in graph.bit_groups}
-        self.left_out = tuple(
-            Frozen(f"{name} in {bits} bits", reason) for name, refused in self._refused.items() for bits, reason in refused.items()
+        self.left_out = (
+            *(Frozen(f"{knob}", "frozen by the configuration") for knob in Knob if knob in options.frozen),
+            *(Frozen(f"{name} in {bits} bits", reason) for name, refused in self._refused.items() for bits, reason in refused.items()),
         )
         variables: list[Variable] = [*self._prune_variables(), *self._bit_variables(), *self._rank_variables()]
-        variables += [_range(TEMPERATURE, 1.0, 8.0, 4.0, options.temperature), _range(ALPHA, 0.0, 1.0, 0.9, options.alpha)]
-        self.variables = tuple(variables)
+        if options.frozen and not variables:
+            raise ConfigError(
+                f"a search must have something to change, but got frozen={sorted(options.frozen)}, which is all that this model offers",
+                "Leave a knob of `frozen` out.",
+            )
+        self.variables = (*variables, *_distillation_variables(options))
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return parameter name -> Optuna distribution."""
@@ -126,6 +143,10 @@ class SearchSpace:
         kept = {group.name: self.nearest_kept(group, ratio) for group in self.graph.channel_groups}
         return {group.name: kept[group.name] for group in self.graph.channel_groups if kept[group.name] < group.channels}
 
+    def can_remove(self, group: str) -> bool:
+        """Return whether the space can remove the residual branch that the group leads."""
+        return REMOVED in self.kept_widths(group)
+
     def offers(self, group: BitGroup, bits: int) -> bool:
         """Return whether the space lets the bit group take that width."""
         return bits in self._offered(group)
@@ -139,9 +160,7 @@ class SearchSpace:
         for name in sorted(params.keys() ^ known.keys()):
             raise ConfigError(f"the parameters must be those of the space, but {name!r} is {'unknown' if name in params else 'missing'}")
         for name, value in params.items():
-            variable = known[name]
-            if isinstance(variable, Choice) and value not in variable.values:
-                raise ConfigError(f"{name} must be one of {variable.values}, but got {value}")
+            known[name].check(value)
 
     def _gone(self, kept: Mapping[str, int]) -> set[str]:
         return {layer for branch in self.graph.branches if kept.get(branch.group) == 0 for layer in branch.layers}
@@ -149,7 +168,7 @@ class SearchSpace:
     def _prune_variables(self) -> list[Variable]:
         variables: list[Variable] = []
         groups = {group.name: group for group in self.graph.channel_groups}
-        led = {branch.group for branch in self.graph.branches}
+        led = set() if Knob.BRANCHES in self.options.frozen else {branch.group for branch in self.graph.branches}
         order = [layer.name for layer in self.graph.layers]
         for name in sorted(groups.keys() | led, key=order.index):
             steps = _steps(groups[name].channels, self.options) if name in groups else []
@@ -157,7 +176,7 @@ class SearchSpace:
             table: dict[Value, int] = {0.0: channels}
             table |= {round(1.0 - kept / channels, 4): kept for kept in steps}
             if name in led:
-                table[1.0] = 0
+                table[REMOVED] = 0
             if len(table) > 1:
                 self._kept[name] = table
                 variables.append(Choice(f"prune/{name}", tuple(table)))
@@ -170,7 +189,7 @@ class SearchSpace:
     def _rank_variables(self) -> list[Variable]:
         macs, params = (sum(getattr(layer, key) for layer in self.graph.layers) for key in ("macs", "params"))
         variables: list[Variable] = []
-        for layer in self.graph.layers:
+        for layer in () if Knob.RANK in self.options.frozen else self.graph.layers:
             if max(layer.macs / max(macs, 1), layer.params / max(params, 1)) < self.options.min_share:
                 continue
             ranks = _ranks(layer, self.options)
@@ -179,8 +198,11 @@ class SearchSpace:
         return variables
 
 
-def _range(name: str, low: float, high: float, default: float, fixed: float | None) -> Range:
-    return Range(name, low, high, default) if fixed is None else Range(name, fixed, fixed, fixed)
+def _distillation_variables(options: SpaceOptions) -> list[Variable]:
+    asked = {Range(TEMPERATURE, 1.0, 8.0, 4.0): options.temperature, Range(ALPHA, 0.0, 1.0, 0.9): options.alpha}
+    if Knob.DISTILLATION in options.frozen:
+        asked = {free: free.default if value is None else value for free, value in asked.items()}
+    return [free if value is None else Range(free.name, value, value, value) for free, value in asked.items()]
 
 
 def _refused(group: BitGroup, graph: ModelGraph, options: SpaceOptions) -> dict[int, str]:
@@ -194,7 +216,9 @@ def _refused(group: BitGroup, graph: ModelGraph, options: SpaceOptions) -> dict[
 
 
 def _steps(channels: int, options: SpaceOptions) -> list[int]:
-    """Return kept widths below `channels`, widest first: multiples of the step, at most `max_choices` of them."""
+    """Return kept widths below `channels`, widest first: multiples of the step, at most `max_choices` of them; none if frozen."""
+    if Knob.PRUNE in options.frozen:
+        return []
     widths = list(range((channels - 1) // options.channel_step * options.channel_step, 0, -options.channel_step))
     return _thinned(widths, options.max_choices)
 

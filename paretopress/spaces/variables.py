@@ -26,6 +26,9 @@ class Variable(Protocol):
         """The value that leaves the model as it is."""
         ...
 
+    def check(self, value: Value) -> None:
+        """Raise ConfigError if the parameter cannot take `value`."""
+
     def distribution(self) -> BaseDistribution:
         """Return the Optuna distribution of the parameter."""
 
@@ -54,6 +57,11 @@ class Choice:
     def default(self) -> Value:
         """The first value."""
         return self.values[0]
+
+    def check(self, value: Value) -> None:
+        """Raise ConfigError if `value` is none of the values."""
+        if value not in self.values:
+            raise ConfigError(f"{self.name} must be one of {self.values}, but got {value}")
 
     def distribution(self) -> BaseDistribution:
         """Return a CategoricalDistribution over the values."""
@@ -89,21 +97,29 @@ class Range:
         if not self.low <= self.default <= self.high:
             raise ConfigError(f"low <= default <= high must hold, but got {self.low}, {self.default}, {self.high} at {self.name}")
 
+    def check(self, value: Value) -> None:
+        """Raise ConfigError if `value` is None or outside the range."""
+        if value is None or not self.low <= value <= self.high:
+            raise ConfigError(f"{self.low} <= {self.name} <= {self.high} must hold, but got {value}")
+
     def distribution(self) -> BaseDistribution:
         """Return a FloatDistribution."""
         return FloatDistribution(self.low, self.high)
 
     def sample(self, rng: np.random.Generator) -> Value:
         """Return a uniform draw, to 4 decimals."""
-        return round(float(rng.uniform(self.low, self.high)), 4)
+        return self._rounded(rng.uniform(self.low, self.high))
 
     def neighbour(self, value: Value, rng: np.random.Generator) -> Value:
         """Return `value` moved by a normal step of a fifth of the range, clipped to it."""
         assert value is not None
-        moved = value + rng.normal(0.0, 0.2 * (self.high - self.low))
-        return round(float(np.clip(moved, self.low, self.high)), 4)
+        return self._rounded(value + rng.normal(0.0, 0.2 * (self.high - self.low)))
 
     def features(self, value: Value) -> list[float]:
         """Return the value scaled to [0, 1]."""
         assert value is not None
         return [(value - self.low) / (self.high - self.low)] if self.high > self.low else []
+
+    def _rounded(self, value: float) -> float:
+        # rounded first: a fixed 1 - 0.9 = 0.09999999999999998 must not become 0.1
+        return float(np.clip(round(float(value), 4), self.low, self.high))

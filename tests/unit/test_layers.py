@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "search": VALUES | {"spaces"},
     "deploy": VALUES,
     "report": VALUES | {"search"},
-    "config": VALUES | {"compress", "search"},
+    "config": VALUES | {"compress", "search", "spaces"},
     "run_folder": VALUES,
     "demo_model": VALUES | {"intake"},
     "pipeline": VALUES | {"evaluators", "intake", "lower", "run_folder", "search", "targets"},

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from paretopress.config import parse_config
+from paretopress.errors import ConfigError
 from paretopress.graph import ModelGraph
 from paretopress.intake.trace import take_in
 from paretopress.setup_run import plan_effort, space_for
+from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
 
@@ -81,3 +83,16 @@ def test_plan_effort_trains_no_rung_for_more_than_a_few_epochs() -> None:
     config = parse_config({"time": {"hours": 10}}, "the test")
     effort = plan_effort(config.recovery, config.limits(), 0.1, 0.0, 10)
     assert (effort.short_steps, effort.long_steps, effort.final_steps) == (20, 80, 400)
+
+
+def test_space_for_freezes_what_the_configuration_names_when_built(graph: ModelGraph) -> None:
+    config = parse_config({"space": {"frozen": ["bits", "distillation"]}}, "the test")
+    space = space_for(graph, config, SLOW)
+    assert space.options.frozen == {Knob.BITS, Knob.DISTILLATION}
+    assert bits(space) == {}
+    assert parse_config(config.to_json(), "config.json") == config
+
+
+def test_parse_config_lists_the_knobs_when_one_is_unknown() -> None:
+    with pytest.raises(ConfigError, match=r"at space\.frozen\.0: .*'prune', 'bits', 'rank', 'branches' or 'distillation', got 'widths'"):
+        parse_config({"space": {"frozen": ["widths"]}}, "the test")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from torch import Tensor, nn
 
@@ -7,8 +8,9 @@ from paretopress.errors import ConfigError
 from paretopress.graph import Frozen, LayerKind, ModelGraph
 from paretopress.intake.trace import take_in
 from paretopress.plan import Plan
-from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.spaces.variables import Choice
+from paretopress.spaces.knobs import Knob
+from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace, SpaceOptions
+from paretopress.spaces.variables import Choice, Range
 
 
 @pytest.fixture
@@ -96,3 +98,63 @@ def test_search_space_offers_a_width_when_one_layer_of_the_group_gains(graph: Mo
 
 def test_search_space_lists_no_width_when_the_options_have_no_kernel_for_it(graph: ModelGraph) -> None:
     assert SearchSpace(graph, SpaceOptions(bits=(32,), refusal=lambda layer, bits: "too slow")).left_out == ()
+
+
+def frozen_space(graph: ModelGraph, *frozen: Knob) -> SearchSpace:
+    return SearchSpace(graph, SpaceOptions(channel_step=4, frozen=frozenset(frozen)))
+
+
+@pytest.mark.parametrize(
+    ("knob", "prefix"), [(Knob.BITS, "bits/"), (Knob.RANK, "rank/")], ids=lambda value: str(value) if isinstance(value, Knob) else ""
+)
+def test_search_space_has_all_variables_but_a_frozen_knobs_when_built(
+    graph: ModelGraph, space: SearchSpace, knob: Knob, prefix: str
+) -> None:
+    frozen = frozen_space(graph, knob)
+    assert any(name.startswith(prefix) for name in space.defaults())
+    assert frozen.defaults() == {name: value for name, value in space.defaults().items() if not name.startswith(prefix)}
+
+
+def test_search_space_offers_removal_alone_when_pruning_is_frozen(graph: ModelGraph) -> None:
+    space = frozen_space(graph, Knob.PRUNE)
+    assert [name for name in space.defaults() if name.startswith("prune/")] == ["prune/block1.conv1"]
+    assert values(space, "prune/block1.conv1") == (0.0, 1.0)
+    assert space.can_remove("block1.conv1")
+
+
+def test_search_space_offers_steps_alone_when_branches_are_frozen(graph: ModelGraph) -> None:
+    space = frozen_space(graph, Knob.BRANCHES)
+    assert values(space, "prune/block1.conv1") == (0.0, 0.5)
+    assert not space.can_remove("block1.conv1")
+
+
+@pytest.mark.parametrize(("temperature", "fixed"), [(None, 4.0), (2.0, 2.0)], ids=["default", "as configured"])
+def test_search_space_fixes_temperature_and_alpha_when_distillation_is_frozen(
+    graph: ModelGraph, temperature: float | None, fixed: float
+) -> None:
+    space = SearchSpace(graph, SpaceOptions(channel_step=4, temperature=temperature, frozen=frozenset({Knob.DISTILLATION})))
+    assert space.variables[-2:] == (Range(TEMPERATURE, fixed, fixed, fixed), Range(ALPHA, 0.9, 0.9, 0.9))
+
+
+def test_params_raises_when_the_plan_turns_a_frozen_knob(graph: ModelGraph) -> None:
+    with pytest.raises(ConfigError, match=r"kept channels must be a step of the space, but got 0 at block1\.conv1"):
+        frozen_space(graph, Knob.BRANCHES).params(Plan(kept={"block1.conv1": 0}))
+    with pytest.raises(ConfigError, match="'bits/fc' is unknown"):
+        frozen_space(graph, Knob.BITS).params(Plan(bits={"fc": 8}))
+    with pytest.raises(ConfigError, match=r"4\.0 <= distill/temperature <= 4\.0 must hold, but got 2\.0"):
+        frozen_space(graph, Knob.DISTILLATION).params(Plan(temperature=2.0))
+
+
+def test_search_space_says_what_is_frozen_when_a_knob_is(graph: ModelGraph) -> None:
+    assert frozen_space(graph, Knob.RANK).left_out == (Frozen("rank", "frozen by the configuration"),)
+
+
+def test_search_space_raises_when_nothing_is_left_to_change(graph: ModelGraph) -> None:
+    with pytest.raises(ConfigError, match="a search must have something to change, but got frozen="):
+        frozen_space(graph, Knob.PRUNE, Knob.BITS, Knob.RANK, Knob.BRANCHES)
+
+
+def test_neighbour_stays_at_a_fixed_value_when_it_has_many_digits() -> None:
+    alpha = 1.0 - 0.9  # 0.09999999999999998
+    fixed, rng = Range(ALPHA, alpha, alpha, alpha), np.random.default_rng(0)
+    assert fixed.neighbour(alpha, rng) == fixed.sample(rng) == alpha
