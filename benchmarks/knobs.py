@@ -28,7 +28,8 @@ import numpy as np
 import optuna
 from plan_table import CONFIG, KNOWN, TABLE, read_table
 from results_file import RESULTS, Headline, write_result
-from samplers import SPEEDUP, Surrogate, hypervolumes
+from samplers import SPEEDUP, hypervolumes
+from surrogate import NEAR_POINTS, Surrogate
 from threadpoolctl import threadpool_limits
 
 from paretopress.api import resume_run, start_run
@@ -83,7 +84,13 @@ def setting() -> Setting:
     facts = json.loads(KNOWN.read_text())
     space = space_for(ModelGraph.from_json(facts["graph"]), read_config(CONFIG), detect(environment()))
     bounds = Bounds(Budget(speedup=SPEEDUP), facts["baseline_ms"], facts["baseline_accuracy"])
-    return Setting(space, Surrogate(space, read_table()), bounds, Tables.from_json(facts["tables"]), tuple(facts["removal_order"]))
+    return Setting(
+        space,
+        Surrogate(space, read_table(), facts["baseline_accuracy"]),
+        bounds,
+        Tables.from_json(facts["tables"]),
+        tuple(facts["removal_order"]),
+    )
 
 
 def simulated_search(job: tuple[Knob | None, int, int]) -> list[float]:
@@ -199,6 +206,7 @@ def headlines(rows: Sequence[dict[str, object]], surrogate_error: dict[str, floa
         Headline("distinct plans that the surrogate is fitted to", plans, ""),
         Headline("surrogate's error, latency ratio", round(100 * surrogate_error["ratio"], 2), "%"),
         Headline("surrogate's error, accuracy", round(surrogate_error["accuracy"], 2), "points"),
+        Headline(f"the same, plans that lose at most {NEAR_POINTS:g} points", round(surrogate_error["accuracy_near"], 2), "points"),
     ]
     for row in sorted(last_rows(rows), key=lambda row: -row["simulated_worth"]):
         low, high = row["simulated_worth_ci"]
