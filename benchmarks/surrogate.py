@@ -14,11 +14,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from paretopress.plan import FLOAT_BITS, Plan
-from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace
 from paretopress.spaces.variables import Value
 
 # plans that lose no more are those that a search compares
 NEAR_POINTS = 10.0
+DISTILLATION = (TEMPERATURE, ALPHA)
 
 
 class Surrogate:
@@ -34,11 +35,12 @@ class Surrogate:
     def __init__(self, space: SearchSpace, rows: list[Mapping[str, object]], baseline_accuracy: float) -> None:
         self._space, self._baseline_accuracy = space, baseline_accuracy
         x = np.array([self._features(space.plan(space.defaults() | row["params"])) for row in rows])
+        shape = x[:, : -len(DISTILLATION)]  # latency does not depend on how a plan is trained
         ratio = np.log([row["ratio"] for row in rows])
         accuracy = np.array([row["val_accuracy"] for row in rows])
         drop = np.log1p(np.maximum(baseline_accuracy - accuracy, 0.0))
         folds = KFold(5, shuffle=True, random_state=0)
-        predicted = cross_val_predict(_regressor(), x, ratio, cv=folds)
+        predicted = cross_val_predict(_regressor(), shape, ratio, cv=folds)
         hoped = self._accuracy(cross_val_predict(_regressor(), x, drop, cv=folds))
         near = baseline_accuracy - accuracy <= NEAR_POINTS
         self.error = {
@@ -46,20 +48,21 @@ class Surrogate:
             "accuracy": float(np.mean(np.abs(hoped - accuracy))),
             "accuracy_near": float(np.mean(np.abs(hoped - accuracy)[near])),
         }
-        self._ratio, self._drop = _regressor().fit(x, ratio), _regressor().fit(x, drop)
+        self._ratio, self._drop = _regressor().fit(shape, ratio), _regressor().fit(x, drop)
 
     def __call__(self, params: Mapping[str, Value]) -> tuple[float, float, float]:
         plan = self._space.plan(params)
         x = np.array([self._features(plan)])
         macs = sum(macs for macs, _ in layer_macs(self._space, plan).values())
-        return math.exp(float(self._ratio.predict(x)[0])), float(self._accuracy(self._drop.predict(x)[0])), macs
+        return math.exp(float(self._ratio.predict(x[:, : -len(DISTILLATION)])[0])), float(self._accuracy(self._drop.predict(x)[0])), macs
 
     def _accuracy(self, log_drop: np.ndarray) -> np.ndarray:
         return self._baseline_accuracy - np.expm1(log_drop)
 
     def _features(self, plan: Plan) -> list[float]:
         params = self._space.params(plan)
-        one_hot = [value for variable in self._space.variables for value in variable.features(params[variable.name])]
+        searched = [variable for variable in self._space.variables if variable.name not in DISTILLATION]
+        one_hot = [value for variable in searched for value in variable.features(params[variable.name])]
         left = layer_macs(self._space, plan)
         bits = [b for _, b in left.values()]
         sums = [sum(macs for macs, b in left.values() if (b < FLOAT_BITS) is quantised) for quantised in (False, True)]
@@ -71,7 +74,7 @@ class Surrogate:
             float(len(plan.rank)),
         ]
         shares = [left[layer.name][0] / layer.macs if layer.name in left else 0.0 for layer in self._space.graph.layers]
-        return [*one_hot, *(math.log(total + 1e5) for total in (sum(sums), *sums)), *counts, *shares]
+        return [*one_hot, *(math.log(total + 1e5) for total in (sum(sums), *sums)), *counts, *shares, plan.temperature, plan.alpha]
 
 
 def layer_macs(space: SearchSpace, plan: Plan) -> dict[str, tuple[float, int]]:

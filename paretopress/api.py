@@ -230,7 +230,7 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
         f"goes on, {state.effort.final_steps} a finalist"
     )
-    known = _known(folder, space, bounds) if config.sampler == PROGRAMME else None
+    known = _known(folder, space, bounds)
     study = create_study(folder.journal, config.sampler, space, config.seed, known)
     recovery = recovery_for(pipeline.intake, pipeline.data, config, state)
     evaluate = PlanEvaluator(pipeline, recovery, state.effort, bounds, students=Students())
@@ -239,7 +239,7 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
     search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
     seeds = seed_plans(space, state.removal_order)
-    ladder = ladder_plans(space, known.predictor, known.limit_ms) if known is not None else []
+    ladder = ladder_plans(space, known.predictor, known.limit_ms) if config.sampler == PROGRAMME else []
     search.run(list(dict.fromkeys([*seeds[:2], *ladder, *seeds[2:]])))
     return _finish(folder, config, state, pipeline, search)
 

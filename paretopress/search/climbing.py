@@ -10,7 +10,7 @@ from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.search.journal import Climb
-from paretopress.search.racing import Pair, cannot_join
+from paretopress.search.racing import Pair, cannot_join, expected_drop
 
 RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
 
@@ -47,6 +47,11 @@ class Climber:
             outcome = replace(higher, stages_s=_added(outcome.stages_s, higher.stages_s))
             accuracies[outcome.rung] = outcome.val_accuracy
         return outcome, accuracies
+
+    def predicted_accuracy(self, outcome: Outcome) -> float | None:
+        """Return the accuracy to expect at the first rung that trains of a plan that was stopped before it; None if too little is known."""
+        expected = expected_drop(self.bounds.drop(outcome), climb_pairs(self.seen, self.ladder[0], self.ladder[1], self.bounds))
+        return None if expected is None else self.bounds.baseline_accuracy - expected
 
     def _out_of_the_race(self, outcome: Outcome, rung: Rung) -> str:
         pairs = climb_pairs(self.seen, outcome.rung, rung, self.bounds)

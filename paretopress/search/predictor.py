@@ -72,6 +72,14 @@ class Predictor:
         chosen = programme.solve(limit_ms)
         return None if chosen is None else self._space.defaults() | chosen | dict(distillation)
 
+    def latency_ms(self, params: Mapping[str, Value]) -> float:
+        """Return the milliseconds that the tables predict for parameters, before any trial; above 0."""
+        return max(sum(self._layer_ms(params)), 1e-6)
+
+    def damage(self, params: Mapping[str, Value]) -> float:
+        """Return the damage that the tables predict for parameters, in nats, before any trial."""
+        return sum(table[params[name]] for name, table in self._damages.items())
+
     def _refitted_damages(self, trials: Sequence[Measured], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
         trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None and trial.accuracy > 0.0]
         if not trained:

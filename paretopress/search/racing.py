@@ -47,6 +47,17 @@ def optimistic_drop(drop: float, pairs: Sequence[Pair]) -> float | None:
     A straight line through the logarithms, with the prediction interval of simple regression (Draper and Smith 1998, section 3.1). The
     slope is kept at 0 or above: a plan is not thought better for having lost more.
     """
+    predicted = _predicted_drop(drop, pairs, _CHANCE)
+    return 0.0 if predicted is not None and predicted <= _FLOOR_POINTS else predicted  # below the floor drops are not told apart
+
+
+def expected_drop(drop: float, pairs: Sequence[Pair]) -> float | None:
+    """Return the drop at the higher rung to expect, by the same line; None while too few pairs are known."""
+    return _predicted_drop(drop, pairs, 0.5)
+
+
+def _predicted_drop(drop: float, pairs: Sequence[Pair], chance: float) -> float | None:
+    """Return the drop that is undercut with that chance."""
     if len(pairs) < LEAST_PAIRS:
         return None
     x, y = (np.log(np.maximum(values, _FLOOR_POINTS)) for values in zip(*pairs, strict=True))
@@ -58,8 +69,7 @@ def optimistic_drop(drop: float, pairs: Sequence[Pair]) -> float | None:
     variance = float((residuals**2).sum()) / degrees
     leverage = 1.0 + 1.0 / len(pairs) + ((at - centre) ** 2 / spread if spread > 0.0 else 0.0)
     expected = float(y.mean()) + slope * (at - centre)
-    best = math.exp(expected + float(t.ppf(_CHANCE, degrees)) * math.sqrt(variance * leverage))
-    return best if best > _FLOOR_POINTS else 0.0  # below the floor drops are not told apart
+    return math.exp(expected + float(t.ppf(chance, degrees)) * math.sqrt(variance * leverage))
 
 
 def cannot_join(drop: float, latency_ms: float, pairs: Sequence[Pair], rivals: Iterable[tuple[float, float]], max_drop: float) -> str:

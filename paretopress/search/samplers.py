@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
@@ -16,8 +17,8 @@ DEFAULT_SAMPLER, PROGRAMME = "guided", "programme"
 RESUMABLE = ("guided", PROGRAMME)
 
 _SAMPLERS: dict[str, Callable[[SearchSpace, int, Known | None], BaseSampler]] = {
-    "guided": lambda space, seed, _: GuidedSampler(space, seed),
-    PROGRAMME: GuidedSampler,
+    "guided": GuidedSampler,
+    PROGRAMME: partial(GuidedSampler, solves=True),
     "tpe": lambda _, seed, __: TPESampler(seed=seed, multivariate=True),
     "gp": lambda _, seed, __: GPSampler(seed=seed, deterministic_objective=False),
     "nsga2": lambda _, seed, __: NSGAIISampler(seed=seed, population_size=16),

@@ -16,6 +16,7 @@ from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, front
 from paretopress.search.climbing import RUNGS, Climber, Evaluate, climb_pairs
 from paretopress.search.finalists import next_finalist
+from paretopress.search.guided import PREDICTED_ACCURACY
 from paretopress.search.journal import (
     ACCURACIES,
     FINALS,
@@ -184,7 +185,8 @@ class Search:
         plan = self.space.plan(trial.params)
         trial.set_user_attr("plan", plan.to_json())
         try:
-            outcome, accuracies = self._copied(trial, plan) or self._climber().climb(plan, trial.number)
+            climber = Climber(self.evaluate, self.ladder, self.bounds, climbs(self.study))
+            outcome, accuracies = self._copied(trial, plan) or climber.climb(plan, trial.number)
         except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
             raise
         except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
@@ -193,7 +195,9 @@ class Search:
         trial.set_user_attr("outcome", outcome.to_json())
         trial.set_user_attr(ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
         trial.set_user_attr("rejected_early", bool(outcome.rejected))
-        trial.set_user_attr(OUTRACED, bool(outcome.rejected) and self.bounds.within_costs(outcome))
+        if outcome.rejected and self.bounds.within_costs(outcome):
+            trial.set_user_attr(OUTRACED, True)
+            trial.set_user_attr(PREDICTED_ACCURACY, climber.predicted_accuracy(outcome))
         known = [*self.short_candidates(), Candidate(trial.number, plan, outcome)]
         trial.set_user_attr(VOLUME, self.bounds.hypervolume(known))
         for name, violation in self.bounds.constraints(outcome).items():
@@ -201,9 +205,6 @@ class Search:
         trial.set_user_attr("duration_s", self.clock() - started)
         self.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms])
         self.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, self.bounds)}")
-
-    def _climber(self) -> Climber:
-        return Climber(self.evaluate, self.ladder, self.bounds, climbs(self.study))
 
     def _copied(self, trial: Trial, plan: Plan) -> tuple[Outcome, Mapping[Rung, float]] | None:
         """Return what is known of the plan: different parameters mean the same one where a branch is removed."""

@@ -1,0 +1,103 @@
+"""Which of many proposals promises most: two regressions, refitted at every ask, on a plan's choices and on what the tables say of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from paretopress.pareto import dominates, hypervolume_2d
+from paretopress.plan import Plan
+from paretopress.search.predictor import Known
+from paretopress.spaces.space import Params, SearchSpace
+
+_RIDGE = 1.0
+# A prediction's coefficient is shrunk a ninth as much as a choice's: the tables are believed until the trials say otherwise.
+_PRIOR_WEIGHT, _SWITCH_WEIGHT = 3.0, 1.0
+# points of accuracy below the baseline that the hypervolume is measured from
+_WORST_DROP = 10.0
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A trial as the screen sees it.
+
+    `drop` is in points against the baseline: measured, predicted for a plan that was stopped before its training, or None for one that is
+    over a bound. `feasible` plans are trained and within all bounds.
+    """
+
+    plan: Plan
+    latency_ms: float
+    drop: float | None
+    feasible: bool
+
+
+class Screen:
+    """Predicts the logarithms of latency and drop by ridge regression.
+
+    Features: the plan's choices one-hot, choices without effect left out; where tables are known, for latency the logarithm of the
+    predicted milliseconds and how often the width changes from layer to layer, for the drop the logarithm of the predicted damage.
+    """
+
+    def __init__(self, space: SearchSpace, known: Known | None) -> None:
+        self._space, self._known = space, known
+        self._features: dict[Plan, tuple[list[float], list[float]]] = {}
+
+    def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen]) -> Floats:
+        """Return for each proposal (P,) the hypervolume it would add; where that is nothing, less than 0, the least dominated highest.
+
+        The hypervolume is that of (drop, latency), from 10 points (or the worst known drop, if that is more) and the latency bound.
+        """
+        judged = [s for s in seen if s.drop is not None]
+        latencies = np.exp(self._ridge(0, [s.plan for s in seen], np.log([s.latency_ms for s in seen]), proposals))
+        lost = np.log1p(np.maximum([s.drop or 0.0 for s in judged], 0.0))
+        drops = np.expm1(self._ridge(1, [s.plan for s in judged], lost, proposals))
+        points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
+        limit_ms = self._known.limit_ms if self._known is not None else 1.05 * max(ms for _, ms in points)
+        worst = (max(_WORST_DROP, min(drop for drop, _ in points) + 1.0), limit_ms)
+        base = hypervolume_2d(points, worst)
+        promises = []
+        for point in zip(drops.tolist(), latencies.tolist(), strict=True):
+            gain = hypervolume_2d([*points, point], worst) - base
+            behind = sum(dominates(other, point) for other in points)
+            promises.append(gain if gain > 0.0 else -float(behind) - 5.0 * max(0.0, point[1] / limit_ms - 1.0))
+        return np.asarray(promises)
+
+    def _ridge(self, which: int, plans: Sequence[Plan], targets: Floats, proposals: Sequence[Plan]) -> Floats:
+        """Return predictions (P,) for the proposals, fitted to targets (N,) of plans; the mean is not shrunk."""
+        features, wanted = (np.array([self._of(plan)[which] for plan in group]) for group in (plans, proposals))
+        centre, level = features.mean(axis=0), targets.mean()
+        shifted = features - centre
+        dual = np.linalg.solve(shifted @ shifted.T + _RIDGE * np.eye(len(targets)), targets - level)
+        return np.asarray(level + (wanted - centre) @ (shifted.T @ dual))
+
+    def _of(self, plan: Plan) -> tuple[list[float], list[float]]:
+        """Return the features of a plan for its latency and for its drop."""
+        if plan not in self._features:
+            params = self._space.params(plan)
+            choices = [x for variable in self._space.variables for x in variable.features(params[variable.name])]
+            for_latency, for_drop = self._predicted(plan, params)
+            self._features[plan] = ([*choices, *for_latency], [*choices, *for_drop])
+        return self._features[plan]
+
+    def _predicted(self, plan: Plan, params: Params) -> tuple[list[float], list[float]]:
+        if self._known is None:
+            return [], []
+        predictor = self._known.predictor
+        switches = _SWITCH_WEIGHT * width_switches(self._space, plan)
+        return (
+            [_PRIOR_WEIGHT * float(np.log(predictor.latency_ms(params))), switches],
+            [_PRIOR_WEIGHT * float(np.log(predictor.damage(params) + 0.02))],
+        )
+
+
+def width_switches(space: SearchSpace, plan: Plan) -> int:
+    """Return how often the bits change from one layer to the next, in the model's order, over the layers that the plan leaves."""
+    gone = {name for branch in space.graph.branches if plan.kept.get(branch.group) == 0 for name in branch.layers}
+    group_of = {name: group.name for group in space.graph.bit_groups for name in group.layers}
+    bits = [plan.bits.get(group_of[layer.name]) for layer in space.graph.layers if layer.name in group_of and layer.name not in gone]
+    return sum(a != b for a, b in itertools.pairwise(bits))
