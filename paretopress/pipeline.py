@@ -256,13 +256,13 @@ class Evaluator:
             rejected = self._reject_by_costs(compressed, plan, number, path, watch)
             if rejected is not None:
                 return rejected
+            with watch.stage("reconstruct"):
+                self.recovery.reconstruct(compressed, self.pipeline.seed)
         steps = self.effort.steps(rung)
         with watch.stage("recover"):
             if steps:
                 seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
                 self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed)
-            elif rung is not Rung.FINAL:
-                self.recovery.recalibrated(module, self.pipeline.seed)
         self.pipeline.lower(module, plan, path, watch)
         latency = self.pipeline.latency(path, self.bounds, number, watch)
         with watch.stage("save"):

@@ -88,6 +88,7 @@ def onto_rank(rank: int) -> Callable[[Tensor, Tensor], Tensor]:
     def nearest(weight: Tensor, centred: Tensor) -> Tensor:
         outputs = (centred @ weight.T).double()
         axes = torch.linalg.eigh(outputs.T @ outputs).eigenvectors[:, -rank:].to(weight.dtype)
-        return axes @ (axes.T @ weight)
+        projected: Tensor = axes @ (axes.T @ weight)
+        return projected
 
     return nearest

@@ -15,7 +15,7 @@ from paretopress.compress.sampled_rows import Positions
 from paretopress.compress.solvable import Solvable, solvable
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
-_ROWS = 4096
+_ROWS = 8192
 _HELD_SHARE = 0.25
 _FEWEST_HELD = 24  # rows that can tell a good solution from luck
 # a squared error below this share of the outputs' mean square is rounding: the layer is as it was
@@ -54,8 +54,8 @@ class Reconstruction:
         """
         self._images = images
         self._positions = Positions(len(images), _ROWS, seed)
-        units = _units(original)
-        ends = {node.name for unit in units for node in (unit.end, unit.add) if node is not None}
+        ends = {node.name for unit in _units(original) for node in (unit.end, unit.add) if node is not None}
+        ends |= {node.name for node in original.graph.nodes if _norm_of(original, node) is not None}
         recorder = _Recorder(original, ends, self._positions)
         with torch.no_grad():
             recorder.run(images)
@@ -107,11 +107,19 @@ class _Solver(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         if n in self._units:
             self._solve(self._units[n])
-        elif n not in self._settled and n.op == "call_module":
-            norm, values = self.module.get_submodule(str(n.target)), self.env[n.all_input_nodes[0]]
-            if isinstance(norm, _Norm) and norm.running_mean is not None:
-                _set_statistics(norm, self._positions.rows(values))
+        elif n not in self._settled:
+            self._recalibrate(n)
         return super().run_node(n)
+
+    def _recalibrate(self, node: fx.Node) -> None:
+        """Set the statistics of a batch norm that comes after no layer solved for, if it would put out something else."""
+        norm, recorded = _norm_of(self.module, node), self._targets.get(node.name)
+        if norm is None or recorded is None:
+            return
+        rows = self._positions.rows(self.env[node.all_input_nodes[0]])
+        scale, shift = _affine(norm)
+        if not _equal(scale * rows + shift, recorded[:, self._here(node)]):
+            _set_statistics(norm, rows)
 
     def _solve(self, unit: _Unit) -> None:
         view = solvable(self.module.get_submodule(str(unit.layer.target)))
@@ -130,8 +138,7 @@ class _Solver(fx.Interpreter):
 
     def _target(self, unit: _Unit) -> Tensor | None:
         """Return (rows, outputs) that the unit is to put out, or None where the original did not record it."""
-        kept = self._kept.get(str(unit.layer.target))
-        here = slice(None) if kept is None else list(kept)
+        here = self._here(unit.layer)
         other = None if unit.other is None else self.env.get(unit.other)
         if unit.add is not None and unit.add.name in self._targets and isinstance(other, Tensor) and other.ndim in (2, 4):
             whole, there = self._targets[unit.add.name][:, here], self._positions.rows(other)
@@ -140,6 +147,11 @@ class _Solver(fx.Interpreter):
         recorded = self._targets.get(unit.end.name)
         return None if recorded is None else recorded[:, here]
 
+    def _here(self, node: fx.Node) -> slice | list[int]:
+        """Return which of the original's output channels a module still has."""
+        kept = self._kept.get(str(node.target))
+        return slice(None) if kept is None else list(kept)
+
 
 def _refit(view: Solvable, norm: _Norm | None, rows: Tensor, target: Tensor) -> float | None:
     """Solve for a layer and its batch norm, put the solution in place, and return the error left; None where it was left alone."""
@@ -147,10 +159,7 @@ def _refit(view: Solvable, norm: _Norm | None, rows: Tensor, target: Tensor) -> 
     scale, shift = (torch.ones_like(bias), torch.zeros_like(bias)) if norm is None else _affine(norm)
     start = Start(scale[:, None] * view.matrix, scale * bias + shift, frees_bias=norm is not None or view.bias is not None)
     held = int(len(rows) * _HELD_SHARE)
-    if held < _FEWEST_HELD:
-        return None
-    error = (rows @ start.weight.T + start.bias - target).square().mean()
-    if error <= _NO_ERROR * target.square().mean():
+    if held < _FEWEST_HELD or _equal(rows @ start.weight.T + start.bias, target):
         return None
     onto = () if view.rank is None else (onto_rank(view.rank),)
     fit = fit_near(rows, target, start, held, *onto)
@@ -169,11 +178,15 @@ def _refit(view: Solvable, norm: _Norm | None, rows: Tensor, target: Tensor) -> 
     return fit.error_left
 
 
+def _equal(found: Tensor, wanted: Tensor) -> bool:
+    return bool((found - wanted).square().mean() <= _NO_ERROR * wanted.square().mean())
+
+
 def _affine(norm: _Norm) -> tuple[Tensor, Tensor]:
     """Return the scale and shift (C,) of a batch norm in eval mode."""
     mean, deviation = _statistics(norm)
-    scale = norm.weight.detach() / deviation
-    return scale, norm.bias.detach() - scale * mean
+    scale = (norm.weight.detach() if norm.affine else torch.ones_like(mean)) / deviation
+    return scale, (norm.bias.detach() if norm.affine else torch.zeros_like(mean)) - scale * mean
 
 
 def _statistics(norm: _Norm) -> tuple[Tensor, Tensor]:
@@ -216,7 +229,11 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def _takes_affine(module: fx.GraphModule, node: fx.Node, calls: list[str]) -> bool:
     """Return whether the node is a batch norm with scales and statistics of its own, called once."""
-    if node.op != "call_module" or calls.count(str(node.target)) > 1:
-        return False
-    norm = module.get_submodule(str(node.target))
-    return isinstance(norm, _Norm) and norm.affine and norm.running_mean is not None
+    norm = _norm_of(module, node)
+    return norm is not None and norm.affine and calls.count(str(node.target)) == 1
+
+
+def _norm_of(module: nn.Module, node: fx.Node) -> _Norm | None:
+    """Return the batch norm with statistics that a node calls, or None."""
+    norm = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return norm if isinstance(norm, _Norm) and norm.running_mean is not None else None

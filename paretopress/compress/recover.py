@@ -24,8 +24,8 @@ from paretopress.errors import RecoveryError
 from paretopress.fvcore_import import update_bn_stats
 from paretopress.quiet_logger import quiet_logger
 
-# images that layers are re-solved on: 256 small ones, fewer large ones, so that a ResNet-20 at 32x32 takes about half a second
-_RECONSTRUCTION_IMAGES, _RECONSTRUCTION_VALUES = (16, 256), 2_000_000
+# images that layers are re-solved on: 512 small ones, fewer large ones
+_RECONSTRUCTION_IMAGES, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
 
 
 class Optimizer(StrEnum):
@@ -47,7 +47,7 @@ class Schedule(StrEnum):
 class Recipe:
     """How recovery trains. The learning rate rises linearly over `warmup` of the steps, then follows `schedule`.
 
-    `calibration_batches` is the number of training batches for reconstruction and batch-norm statistics before the first step.
+    `calibration_batches` is the number of training batches for reconstruction and for batch-norm statistics after the last step.
     """
 
     learning_rate: float = 0.03
@@ -131,8 +131,7 @@ class Recovery:
         losses: list[float] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._recalibrate(self._placed(student), seed)
-            student.train()
+            self._placed(student).train()
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
             for step in range(steps):
@@ -140,6 +139,8 @@ class Recovery:
                     group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
                 with self._around_step():
                     losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
+            # after the last step: training normalises by its own batches, and running averages lag behind a short one
+            self._recalibrate(student, seed)
         student.eval().cpu()
         tenth = max(1, steps // 10)
         first, last = (sum(part) / len(part) if part else 0.0 for part in (losses[:tenth], losses[-tenth:]))
@@ -161,7 +162,7 @@ class Recovery:
             self._reconstructions[seed].apply(compressed)
 
     def _calibration_images(self, seed: int) -> Tensor:
-        """Return up to 256 images, fewer where they are large."""
+        """Return up to 512 images, fewer where they are large."""
         batches = itertools.islice(self._lessons.images(seed), self.recipe.calibration_batches)
         images = torch.cat([batch.cpu() for batch in batches])
         fewest, most = _RECONSTRUCTION_IMAGES
@@ -199,13 +200,16 @@ class Recovery:
             return torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
         return torch.optim.SGD(groups, lr=self.recipe.learning_rate, momentum=self.recipe.momentum, nesterov=True)
 
-    def _step(
-        self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float
-    ) -> float:
+    def _loss(self, student: nn.Module, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float) -> Tensor:
         x, y, teacher = lesson
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             logits = student(x)
-        loss = distillation_loss(logits.float(), teacher, y, temperature=temperature, alpha=alpha)
+        return distillation_loss(logits.float(), teacher, y, temperature=temperature, alpha=alpha)
+
+    def _step(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float
+    ) -> float:
+        loss = self._loss(student, lesson, temperature, alpha)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)

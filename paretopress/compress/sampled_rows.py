@@ -42,10 +42,9 @@ class Positions:
         """
         if isinstance(layer, nn.Linear):
             return x
+        assert not isinstance(layer.padding, str)
         (height, width), (down, right), (top, left) = layer.kernel_size, layer.stride, layer.padding
         steps_down, steps_right = layer.dilation
-        assert not isinstance(top, str)
-        assert not isinstance(left, str)
         padded = F.pad(x, (left, left, top, top))
         outputs = [
             (size - step * (kernel - 1) - 1) // stride + 1

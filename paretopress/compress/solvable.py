@@ -28,7 +28,7 @@ class Solvable:
 
     window: _Weighted
     before: nn.Module | None
-    bias: nn.Parameter | None
+    bias: Tensor | None
     rank: int | None
     matrix: Tensor
     write: Callable[[Tensor], None]

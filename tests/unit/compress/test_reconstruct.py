@@ -169,6 +169,32 @@ def test_apply_leaves_what_comes_before_the_change_alone(intake: Intake, many: T
     assert list(left) == ["block2.conv2", "block2.down.0", "fc"]
 
 
+def test_apply_recalibrates_a_norm_behind_a_sum_only_when_its_input_has_changed(many: Tensor) -> None:
+    class PreActivation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.first, self.second, self.fc = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.Linear(8, 4)
+            self.branch, self.other = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = x + self.branch(torch.relu(self.first(x)))
+            x = x + self.other(torch.relu(self.second(x)))
+            return self.fc(x.mean((2, 3)))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = PreActivation().eval()
+    original, student = fx.symbolic_trace(model), fx.symbolic_trace(copy.deepcopy(model))
+    with torch.no_grad():
+        student.branch.weight.zero_()
+        student.branch.bias.fill_(9.0)
+    student.branch = nn.Sequential(student.branch)  # of one: not to be solved for, so the stream stays as it is off
+    Reconstruction(original, many, seed=0).apply(Compressed(student, ()))
+    assert torch.equal(student.first.running_mean, torch.zeros(8))
+    assert float(student.second.running_mean.min()) > 5.0
+
+
 def test_apply_holds_against_recalibration_when_that_follows(intake: Intake, many: Tensor) -> None:
     solved = compressed(intake, PLANS["mixed"])
     Reconstruction(intake.module, many, seed=0).apply(solved)
