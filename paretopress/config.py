@@ -44,7 +44,8 @@ class RecoverySection(_Section):
     """How candidates are trained; see `Recipe`. What is None is found at the start of the run, by a test or from the time given.
 
     `temperature` and `label_share` (1 - alpha) fix what is searched otherwise.
-    `short_steps` and `final_steps` are training batches of a trial and of a finalist; 0 recalibrates batch norm alone.
+    `short_steps` and `final_steps` are training batches of a trial and of a finalist; with 0 layers are re-solved and nothing is trained.
+    `calibration_batches` are for re-solving layers and for batch-norm statistics; with 0 neither is done.
     """
 
     learning_rate: float | None = Field(None, gt=0.0)
