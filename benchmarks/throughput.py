@@ -40,7 +40,7 @@ from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
-MEASURED = ("recover", "accuracy", "latency")
+MEASURED = ("reconstruct", "recover", "accuracy", "latency")
 FACTOR_BAR, OUTSIDE_BAR = 5.0, 5.0
 
 

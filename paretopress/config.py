@@ -47,8 +47,9 @@ class RecoverySection(_Section):
 
     `temperature` and `label_share` (1 - alpha) fix what is searched otherwise.
     `short_steps`, `long_steps` and `final_steps` are training batches of a trial, of one that goes on, and of a finalist, each on top of
-    those before; 0 short steps recalibrate batch norm alone, and with 0 long steps no trial goes on. Where `short_steps` are given and
-    `long_steps` are not, they are 0.
+    those before; with 0 short steps layers are re-solved and nothing is trained, and with 0 long steps no trial goes on. Where
+    `short_steps` are given and `long_steps` are not, they are 0.
+    `calibration_batches` are for re-solving layers and for batch-norm statistics; with 0 neither is done.
     """
 
     learning_rate: float | None = Field(None, gt=0.0)

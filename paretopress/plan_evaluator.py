@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import fx
 
-from paretopress.compress.apply import compress_module
+from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover import Recovery
 from paretopress.compress.students import Students
 from paretopress.errors import RunError
@@ -46,13 +46,18 @@ class Effort:
 
 @dataclass(slots=True)
 class _InHand:
-    """The candidate of the trial that is under way."""
+    """The candidate of the trial that is under way; `as_compressed` until its layers are re-solved or its weights are read back."""
 
     number: int
     rung: Rung
-    module: fx.GraphModule
-    notes: tuple[str, ...]
+    compressed: Compressed
     macs: Macs
+    as_compressed: bool
+
+    @property
+    def module(self) -> fx.GraphModule:
+        """The candidate as it is now."""
+        return self.compressed.module
 
 
 class PlanEvaluator:
@@ -93,21 +98,21 @@ class PlanEvaluator:
         return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch())
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
-        """Measure what does not depend on the weights' values, and score the candidate untrained, with its batch norm recalibrated."""
+        """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
         watch = Stopwatch()
         held = self._candidate(plan, Rung.COSTS, number, watch)
         self.pipeline.lower(held.module, plan, path, watch, calibration_batches=1)
         latency = self.pipeline.latency(path, self.bounds, number, watch)
         rejected = self._over_budget(latency, path)
         if not rejected:
-            with watch.stage("recover"):
-                self.recovery.recalibrated(held.module, self.pipeline.seed)
+            self._reconstruct(held, watch)
         outcome = self.pipeline.untrained(held.module, path, held.macs, latency, watch)
-        return replace(outcome, notes=held.notes, rejected=rejected)
+        return replace(outcome, notes=held.compressed.notes, rejected=rejected)
 
     def _recovered(self, plan: Plan, rung: Rung, number: int, work: Path, stored: str) -> Outcome:
         watch, path = Stopwatch(), work / MODEL_FILE
         held = self._candidate(plan, rung, number, watch)
+        self._reconstruct(held, watch)
         with watch.stage("recover"):
             self._recover(held.module, plan, rung)
         held.rung = rung
@@ -116,7 +121,7 @@ class PlanEvaluator:
         with watch.stage("save"):
             save_file({name: tensor.contiguous() for name, tensor in held.module.state_dict().items()}, work / STUDENT_FILE)
         outcome = self.pipeline.measured(path, stored, rung, held.macs, latency, watch)
-        return replace(outcome, notes=held.notes)
+        return replace(outcome, notes=held.compressed.notes)
 
     def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung) -> None:
         shared = self._students if rung is not Rung.FINAL else None
@@ -126,10 +131,14 @@ class PlanEvaluator:
         if steps:
             seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
             self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed)
-        elif rung is not Rung.FINAL:
-            self.recovery.recalibrated(module, self.pipeline.seed)
         if shared is not None:
             shared.keep(module, plan, rung)
+
+    def _reconstruct(self, held: _InHand, watch: Stopwatch) -> None:
+        if held.as_compressed:
+            with watch.stage("reconstruct"):
+                self.recovery.reconstruct(held.compressed, self.pipeline.seed)
+            held.as_compressed = False
 
     def _candidate(self, plan: Plan, rung: Rung, number: int, watch: Stopwatch) -> _InHand:
         """Return the trial's module as the rung below left it; after a restart it is read back, or made again."""
@@ -139,12 +148,13 @@ class PlanEvaluator:
         with watch.stage("compress"):
             compressed = compress_module(self.pipeline.intake.module, self.pipeline.intake.graph, plan)
             trained = self.pipeline.folder.candidate(number, final=False) / STUDENT_FILE
-            if rung > Rung.SHORT and trained.is_file():
+            goes_on = rung > Rung.SHORT and trained.is_file()
+            if goes_on:
                 with torch.no_grad():
                     compressed.module.load_state_dict(load_file(trained))
         with watch.stage("macs"):
             macs = count_macs(compressed.module, self.pipeline.intake.graph.input_shape)
-        self._in_hand = _InHand(number, rung, compressed.module, compressed.notes, macs)
+        self._in_hand = _InHand(number, rung, compressed, macs, as_compressed=not goes_on)
         return self._in_hand
 
     def _over_budget(self, latency: Latency, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from paretopress.atomic import write_json
-from paretopress.compress.apply import compress_module
+from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover import Recipe, Recovery, learning_rate_test
 from paretopress.compress.sensitivity import rank_branches
 from paretopress.config import RecoverySection, RunConfig
@@ -184,14 +185,14 @@ def find_state(
 def _typical_step_s(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> float:
     """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
     recovery = Recovery(intake.module, data.train, section.recipe(min(_RATES)))
-    students = (intake.module, _half(intake, space))
+    students = (intake.module, _half(intake, space).module)
     return sum(recovery.seconds_per_step(student) for student in students) / len(students)
 
 
-def _half(intake: Intake, space: SearchSpace) -> nn.Module:
+def _half(intake: Intake, space: SearchSpace) -> Compressed:
     """Return the model with half of its channels, though pruning be frozen: a rate is judged by what a student wins back."""
     free = SearchSpace(intake.graph, replace(space.options, frozen=frozenset()))
-    return compress_module(intake.module, intake.graph, Plan(kept=free.uniform_kept(0.5))).module
+    return compress_module(intake.module, intake.graph, Plan(kept=free.uniform_kept(0.5)))
 
 
 def _learning_rate(
@@ -200,8 +201,10 @@ def _learning_rate(
     if section.learning_rate is not None:
         return section.learning_rate, {}
     fewest, most = _RATE_TEST_STEPS
+    half = _half(intake, space)
+    Recovery(intake.module, data.train, section.recipe(min(_RATES))).reconstruct(half, seed=0)  # as every trial is before it trains
     losses = learning_rate_test(
-        lambda: _half(intake, space),
+        lambda: copy.deepcopy(half.module),
         lambda rate: Recovery(intake.module, data.train, section.recipe(rate)),
         _RATES,
         min(max(int(_RATE_TEST_S / (len(_RATES) * step_s)), fewest), most),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 
 from paretopress.compress.branches import remove_branches
 from paretopress.compress.factorise import break_even_rank, factorise
-from paretopress.compress.pruning import prune_groups
+from paretopress.compress.pruning import KeptChannels, prune_groups
 from paretopress.errors import CompressError
 from paretopress.graph import ModelGraph
 from paretopress.plan import Plan
@@ -18,10 +18,11 @@ from paretopress.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """A compressed, not yet recovered module; `notes` are choices of the plan that had no effect."""
+    """A compressed, not yet recovered module; `notes` are choices of the plan that had no effect, `kept` the channels that are left."""
 
     module: fx.GraphModule
     notes: tuple[str, ...]
+    kept: KeptChannels = field(default_factory=KeptChannels)
 
 
 def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Compressed:
@@ -35,7 +36,7 @@ def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Comp
     removed = [branch for branch in graph.branches if plan.kept.get(branch.group) == 0]
     remove_branches(module, removed)
     groups = {group.name: group for group in graph.channel_groups}
-    prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example)
+    kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example)
     notes = _factorise_layers(module, plan)
     try:
         with torch.inference_mode():
@@ -44,7 +45,7 @@ def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Comp
         raise CompressError(f"a compressed model must run, but got {str(error).splitlines()[0]}") from error
     if shape != graph.output_shape:
         raise CompressError(f"compression must keep the output shape {graph.output_shape}, but got {shape}")
-    return Compressed(module, notes)
+    return Compressed(module, notes, kept)
 
 
 def _check_names(graph: ModelGraph, plan: Plan) -> None:

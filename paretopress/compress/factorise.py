@@ -54,8 +54,8 @@ def _sequential(factors: _Factors) -> nn.Sequential:
     return nn.Sequential(factors.first, factors.second)
 
 
-def _split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Return A (rows, rank), B (rank, columns) with A @ B nearest to the matrix, and the relative Frobenius error."""
+def nearest_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """Return A (rows, rank) and B (rank, columns) with A @ B nearest to the matrix, equally scaled, and the relative Frobenius error."""
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     root = s[:rank].sqrt()
     error = float((s[rank:].square().sum() / s.square().sum().clamp_min(1e-30)).sqrt())
@@ -63,7 +63,7 @@ def _split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _linear_factors(layer: nn.Linear, rank: int) -> _Factors:
-    a, b, error = _split(layer.weight.detach(), rank)
+    a, b, error = nearest_factors(layer.weight.detach(), rank)
     first = nn.Linear(layer.in_features, rank, bias=False)
     second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None)
     _fill(first, b, None)
@@ -73,7 +73,7 @@ def _linear_factors(layer: nn.Linear, rank: int) -> _Factors:
 
 def _channel_factors(layer: nn.Conv2d, rank: int) -> _Factors:
     weight = layer.weight.detach()
-    a, b, error = _split(weight.flatten(1), rank)
+    a, b, error = nearest_factors(weight.flatten(1), rank)
     first = _conv(layer.in_channels, rank, layer, (0, 1), bias=False)
     second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
     _fill(first, b.reshape(rank, *weight.shape[1:]), None)
@@ -93,7 +93,7 @@ def _spatial_factors(layer: nn.Conv2d, channel_rank: int) -> _Factors | None:
     rank = min(rank, inputs * rows, out * columns)
     if rank < 1:
         return None
-    a, b, error = _split(weight.permute(0, 3, 1, 2).reshape(out * columns, inputs * rows), rank)
+    a, b, error = nearest_factors(weight.permute(0, 3, 1, 2).reshape(out * columns, inputs * rows), rank)
     first = _conv(inputs, rank, layer, (0,), bias=False)
     second = _conv(rank, out, layer, (1,), bias=layer.bias is not None)
     _fill(first, b.reshape(rank, inputs, rows, 1), None)

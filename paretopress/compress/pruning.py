@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch_pruning as tp
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 
 from paretopress.errors import CompressError
 from paretopress.graph import ChannelGroup
+
+
+@dataclass(frozen=True, slots=True)
+class KeptChannels:
+    """Module path -> the original's output or input channels that are left, in rising order; a module that lost none is not named."""
+
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def dependency_graph(module: nn.Module, example: Tensor) -> tp.DependencyGraph:
@@ -36,8 +45,8 @@ def channels_of(layer: nn.Module) -> int:
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]  # nn.Module attributes are untyped
 
 
-def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Tensor) -> None:
-    """Prune channel groups in place, the least important channels first.
+def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Tensor) -> KeptChannels:
+    """Prune channel groups in place, the least important channels first, and return what is left.
 
     Importance: mean L2 norm over everything that a channel couples, normalised per group (Fang et al. 2023, "DepGraph", section 3.3).
 
@@ -48,13 +57,31 @@ def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Ma
     """
     wanted = {name: keep for name, keep in kept.items() if keep < groups[name].channels}
     if not wanted:
-        return
+        return KeptChannels()
     layers = dict(module.named_modules())
     graph = dependency_graph(module, example)
+    names = {id(layer): name for name, layer in layers.items()}
+    outputs: dict[str, tuple[int, ...]] = {}
+    inputs: dict[str, tuple[int, ...]] = {}
     for name, keep in wanted.items():
         root = next((layers[layer] for layer in groups[name].layers if layer in layers), None)
-        if root is not None:
-            graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, name, keep)).prune()
+        if root is None:
+            continue
+        coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, name, keep))
+        for item, indices in coupled:
+            layer = item.target.module
+            if id(layer) not in names:  # an operation, not a module
+                continue
+            takes = item.handler.__name__ == "prune_in_channels"
+            side, count = (inputs, graph.get_in_channels(layer)) if takes else (outputs, graph.get_out_channels(layer))
+            side[names[id(layer)]] = _without(side.get(names[id(layer)], tuple(range(count))), indices)
+        coupled.prune()
+    return KeptChannels(outputs, inputs)
+
+
+def _without(channels: tuple[int, ...], positions: Sequence[int]) -> tuple[int, ...]:
+    gone = set(positions)
+    return tuple(channel for position, channel in enumerate(channels) if position not in gone)
 
 
 def least_important(graph: tp.DependencyGraph, root: nn.Module, name: str, keep: int) -> list[int]:

@@ -1,8 +1,9 @@
-"""Winning accuracy back after compression: batch-norm recalibration, then knowledge distillation from the original model."""
+"""Winning accuracy back after compression: least squares, batch-norm recalibration, then knowledge distillation from the original."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import time
@@ -12,14 +13,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from paretopress.compress.apply import Compressed
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
+from paretopress.compress.reconstruct import Reconstruction
 from paretopress.errors import RecoveryError
 from paretopress.fvcore_import import update_bn_stats
 from paretopress.quiet_logger import quiet_logger
+
+# images that layers are re-solved on: 512 small ones, fewer large ones
+_RECONSTRUCTION_IMAGES, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
 
 
 class Optimizer(StrEnum):
@@ -41,7 +47,7 @@ class Schedule(StrEnum):
 class Recipe:
     """How recovery trains. The learning rate rises linearly over `warmup` of the steps, then follows `schedule`.
 
-    `calibration_batches` is the number of training batches for batch-norm statistics before the first step.
+    `calibration_batches` is the number of training batches for reconstruction and for batch-norm statistics after the last step.
     """
 
     learning_rate: float = 0.03
@@ -113,8 +119,9 @@ class Recovery:
         self.recipe, self._around_step = recipe, around_step
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
-        placed = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
-        self._lessons = Lessons(placed, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
+        self._teacher = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
+        self._lessons = Lessons(self._teacher, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
+        self._reconstructions: dict[int, Reconstruction] = {}
 
     def run(self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int) -> RecoveryReport:
         """Train `student` in place for `steps` batches and leave it in eval mode on the CPU.
@@ -126,8 +133,7 @@ class Recovery:
         losses: list[float] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._recalibrate(self._placed(student), seed)
-            student.train()
+            self._placed(student).train()
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
             for step in range(steps):
@@ -135,10 +141,34 @@ class Recovery:
                     group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
                 with self._around_step():
                     losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
+            # after the last step: training normalises by its own batches, and running averages lag behind a short one
+            self._recalibrate(student, seed)
         student.eval().cpu()
         tenth = max(1, steps // 10)
         first, last = (sum(part) / len(part) if part else 0.0 for part in (losses[:tenth], losses[-tenth:]))
         return RecoveryReport(steps, first, last, time.monotonic() - started)
+
+    def reconstruct(self, compressed: Compressed, seed: int) -> None:
+        """Re-solve the layers behind what was compressed, in place, before any training; see `Reconstruction`.
+
+        Deterministic for a seed; draws nothing from the process's random state. Without calibration batches nothing is done.
+        Raises: RecoveryError: the teacher is not a traced model, or the data set fails.
+        """
+        if self.recipe.calibration_batches == 0:
+            return
+        with self._around_step():
+            if seed not in self._reconstructions:
+                if not isinstance(self._teacher, fx.GraphModule):
+                    raise RecoveryError(f"reconstruction needs a traced teacher, but got {type(self._teacher).__name__}")
+                self._reconstructions[seed] = Reconstruction(copy.deepcopy(self._teacher).cpu(), self._calibration_images(seed), seed)
+            self._reconstructions[seed].apply(compressed)
+
+    def _calibration_images(self, seed: int) -> Tensor:
+        """Return up to 512 images, fewer where they are large."""
+        batches = itertools.islice(self._lessons.images(seed), self.recipe.calibration_batches)
+        images = torch.cat([batch.cpu() for batch in batches])
+        fewest, most = _RECONSTRUCTION_IMAGES
+        return images[: min(max(_RECONSTRUCTION_VALUES // images[0].numel(), fewest), most)]
 
     def _recalibrate(self, student: nn.Module, seed: int) -> None:
         """Replace the batch-norm statistics by true averages over a few training batches (fvcore's precise BN)."""
@@ -172,13 +202,16 @@ class Recovery:
             return torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
         return torch.optim.SGD(groups, lr=self.recipe.learning_rate, momentum=self.recipe.momentum, nesterov=True)
 
-    def _step(
-        self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float
-    ) -> float:
+    def _loss(self, student: nn.Module, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float) -> Tensor:
         x, y, teacher = lesson
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             logits = student(x)
-        loss = distillation_loss(logits.float(), teacher, y, temperature=temperature, alpha=alpha)
+        return distillation_loss(logits.float(), teacher, y, temperature=temperature, alpha=alpha)
+
+    def _step(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float
+    ) -> float:
+        loss = self._loss(student, lesson, temperature, alpha)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)

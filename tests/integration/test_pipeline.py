@@ -87,6 +87,7 @@ def test_evaluate_measures_the_bytes_it_keeps_when_within_budget(tiny: nn.Module
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     outcome = evaluate(Plan(kept={"block1.conv1": 4}, bits={"stem": 8}), Rung.SHORT, 3)
     assert evaluate.recovery.steps == 2  # type: ignore[attr-defined]
+    assert "reconstruct" in outcome.stages_s
     assert file_facts(folder.root / outcome.onnx_path) == (outcome.size_bytes, outcome.onnx_sha256)
     assert evaluate.pipeline.target.measured[-1] == outcome.onnx_sha256  # type: ignore[attr-defined]
 
@@ -99,6 +100,7 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert evaluate.recovery.steps == 5  # type: ignore[attr-defined]
     assert (final.onnx_path, final.rung) == ("finalists/0001/model.onnx", Rung.FINAL)
     assert final.macs == short.macs
+    assert "reconstruct" not in final.stages_s  # it goes on from weights that were solved for and trained
     assert (folder.root / short.onnx_path).is_file()
 
 

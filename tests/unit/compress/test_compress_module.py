@@ -59,6 +59,20 @@ def test_compress_module_equals_the_skip_when_a_branch_is_removed(intake: Intake
     torch.testing.assert_close(outputs(removed, images), outputs(tiny, images))
 
 
+@pytest.mark.parametrize("group", ["block1.conv1", "block2.conv2"])
+def test_compress_module_names_the_channels_that_are_left_when_pruned(intake: Intake, group: str) -> None:
+    compressed = compress_module(intake.module, intake.graph, Plan(kept={group: 4, "block2.conv1": 8}))
+    named = compressed.kept.outputs.keys() | compressed.kept.inputs.keys()
+    assert {group, "block2.conv1"} < named
+    for name in named:  # the weights of what is left are those of the named channels of the original
+        before, after = (m.get_submodule(name).weight for m in (intake.module, compressed.module))
+        rows = compressed.kept.outputs.get(name, range(len(before)))
+        before = before[list(rows)]
+        if name in compressed.kept.inputs:
+            before = before[:, list(compressed.kept.inputs[name])]
+        assert torch.equal(before, after), name
+
+
 def test_compress_module_lowers_macs_when_a_rank_is_given(intake: Intake) -> None:
     dense = count_macs(intake.module, (3, 8, 8)).macs
     plan = Plan(rank={"block2.conv2": 4})

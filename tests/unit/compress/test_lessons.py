@@ -57,6 +57,19 @@ def test_lessons_read_and_teach_once_when_two_students_learn() -> None:
     assert (train.reads, teacher.calls) == (20, 5)
 
 
+def test_lessons_read_a_batch_in_one_call_when_the_data_set_takes_one() -> None:
+    class Together(Augmented):
+        def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+            self.reads += 1
+            return [(torch.full((1, 2, 2), float(index)), index % 3) for index in indices]
+
+    train = Together()
+    x, y, _ = first(made(train, Counting()), 1)[0]
+    assert train.reads == 1
+    assert torch.equal(y, x[:, 0, 0, 0].long() % 3)
+    assert len(set(x[:, 0, 0, 0].tolist())) == 4
+
+
 def test_lessons_hold_every_image_once_when_an_epoch_ends() -> None:
     values = torch.cat([x.flatten(1)[:, 0] for x, _, _ in first(made(Augmented(), Counting()), 2)]).floor()
     assert len(set(values.tolist())) == 8  # two batches of four out of ten; the last two are dropped

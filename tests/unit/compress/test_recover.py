@@ -72,6 +72,15 @@ def test_run_names_the_cause_when_the_data_set_fails(tiny: nn.Module) -> None:
         Recovery(tiny, Broken(*dataset().tensors), Recipe(batch_size=16)).run(tiny, temperature=4.0, alpha=0.5, steps=1, seed=0)
 
 
+def test_run_sets_the_statistics_to_those_of_the_trained_weights_when_it_ends(tiny: nn.Module) -> None:
+    student = copy.deepcopy(tiny)
+    recovery = Recovery(tiny, dataset(), Recipe(learning_rate=0.05, batch_size=16))
+    recovery.run(student, temperature=4.0, alpha=1.0, steps=3, seed=0)
+    trained = student.block1.bn1.running_mean.clone()
+    recovery.recalibrated(student, seed=0)
+    torch.testing.assert_close(student.block1.bn1.running_mean, trained)
+
+
 def test_recalibrated_restores_the_statistics_when_they_are_wrong(tiny: nn.Module) -> None:
     student = copy.deepcopy(tiny)
     student.block1.bn1.running_mean.add_(100.0)
