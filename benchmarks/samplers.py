@@ -12,30 +12,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
+import warnings
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import optuna
 import torch
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 from plan_table import CONFIG, KNOWN, read_table
 from results_file import Headline, write_result
 from surrogate import NEAR_POINTS, Surrogate
 from threadpoolctl import threadpool_limits
 
+from paretopress.atomic import write_json
 from paretopress.config import read_config
 from paretopress.graph import ModelGraph
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search import guided
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits
 from paretopress.search.predictor import Known, Predictor
-from paretopress.search.samplers import DEFAULT_SAMPLER, PROGRAMME
+from paretopress.search.samplers import DEFAULT_SAMPLER, PROGRAMME, make_sampler
 from paretopress.search.screening import Screen
 from paretopress.search.seeds import ladder_plans, seed_plans
 from paretopress.search.study import Search
@@ -47,8 +48,10 @@ from paretopress.targets.environment import environment
 
 CHECKPOINTS = (50, 100, 200, 400)
 SPEEDUP = 2.0
-# the Gaussian process takes seconds an ask: it runs for fewer trials, of fewer seeds
-LAST, FEWER_SEEDS = {"gp": 200}, {"gp": 6}
+# the Gaussian process takes seconds an ask: it runs for fewer trials, of fewer seeds; the ablations for fewer trials
+LAST = {"gp": 200, "without seeds": 200, "without tables": 200, "without refitting": 200}
+FEWER_SEEDS = {"gp": 4}
+RANDOM_TRIALS = 400
 
 
 class TablesAlone(Screen):
@@ -94,8 +97,9 @@ def hypervolumes(
     name: str, seed: int, trials: int, space: SearchSpace, surrogate: Surrogate, seeds: list[Plan], known: Known | None, bounds: Bounds
 ) -> list[float]:
     """Return the hypervolume after each trial of one search."""
-    with tempfile.TemporaryDirectory() as folder:
-        study = create_study(Path(folder, "journal.log"), name, space, seed, known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler(name, space, seed, known))
         limits = Limits(trials=trials, finalists=0, stop_early=False)
         search = Search(study, space, simulated(surrogate, space, bounds), bounds, limits, 5_000, (Rung.SHORT,))
         search.run(seeds)
@@ -109,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--curves", type=Path, help="a file that finished samplers are kept in, and taken from")
     parser.add_argument("--jobs", type=int, default=2, help="seeds that run at once")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -129,24 +134,28 @@ def main() -> None:
         "programme": ("programme", with_ladder, known, Screen),
         "tpe": ("tpe", by_hand, None, Screen),
         "nsga2": ("nsga2", by_hand, None, Screen),
-        "gp": ("gp", by_hand, None, Screen),
         "random": ("random", by_hand, None, Screen),
         f"{ours[0]}, without seeds": (ours[0], [], known, Screen),
         f"{ours[0]}, without tables": (ours[0], by_hand, None, Screen),
         f"{ours[0]}, without refitting": (*ours, unrefitted, TablesAlone),
+        "gp": ("gp", by_hand, None, Screen),
     }
+    stored: dict[str, list[list[float]]] = json.loads(args.curves.read_text()) if args.curves and args.curves.is_file() else {}
     curves: dict[str, list[list[float]]] = {}
     for label, (name, seeds, told, screen) in variants.items():
         started = time.monotonic()
-        trials = min(args.trials, LAST.get(name, args.trials))
+        trials = RANDOM_TRIALS if name == "random" else min(args.trials, LAST.get(label.split(", ")[-1], args.trials))
         count = min(args.seeds, FEWER_SEEDS.get(name, args.seeds))
         calls = [(name, seed, trials, space, surrogate, seeds, told, bounds) for seed in range(count)]
+        if label in stored and [len(run) for run in stored[label]] == [trials] * count:
+            curves[label] = stored[label]
+            continue
         with get_context("fork").Pool(args.jobs, prepared, (screen,)) as pool:
             curves[label] = pool.starmap(hypervolumes, calls, chunksize=1)
-        print(
-            f"{label}: {np.median([c[-1] for c in curves[label]]):.3f} after {trials} trials, {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
+        median = np.median([c[-1] for c in curves[label]])
+        print(f"{label}: {median:.3f} after {trials} trials, {time.monotonic() - started:.0f} s", flush=True)
+        if args.curves:
+            write_json(args.curves, stored | curves)
     write_result("samplers", headlines(curves, surrogate, len(rows)), table(curves), seeds=args.seeds, surrogate_error=surrogate.error)
 
 

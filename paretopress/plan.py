@@ -57,7 +57,7 @@ class Plan:
         object.__setattr__(self, "bits", _frozen({k: v for k, v in self.bits.items() if v != FLOAT_BITS}))
 
     def __hash__(self) -> int:
-        return hash(self.digest())
+        return hash((tuple(self.kept.items()), tuple(self.rank.items()), tuple(self.bits.items()), self.temperature, self.alpha))
 
     def structure(self) -> Plan:
         """Return the plan without its distillation settings: what decides latency, MACs and size."""

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.pareto import non_dominated
+from paretopress.plan import Plan
 from paretopress.search.predictor import Known, Measured
 from paretopress.search.screening import Screen, Seen
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
@@ -50,6 +51,7 @@ class GuidedSampler(BaseSampler):
         self._screen = Screen(space, known)
         self._distributions = space.distributions()
         self._seed = seed
+        self._plans: dict[int, Plan] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all variables: they are proposed together."""
@@ -62,7 +64,7 @@ class GuidedSampler(BaseSampler):
         parents = self._parents(done)
         if not parents:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        seen = {self._space.plan(t.params) for t in done}
+        seen = {self._plan(t) for t in done}
         if self._known is not None and self._solves and rng.random() < _SOLVED_SHARE:
             solved = self._solved(self._known, done, parents, rng)
             if solved is not None and self._space.plan(solved) not in seen:
@@ -109,8 +111,14 @@ class GuidedSampler(BaseSampler):
         for t in done:
             accuracy = t.values[0] if _trained(t) else t.user_attrs.get(PREDICTED_ACCURACY)
             drop = None if accuracy is None else baseline - accuracy
-            seen.append(Seen(self._space.plan(t.params), t.values[2], drop, _trained(t) and _violation(t) <= 0.0))
+            seen.append(Seen(self._plan(t), t.values[2], drop, _trained(t) and _violation(t) <= 0.0))
         return seen
+
+    def _plan(self, trial: FrozenTrial) -> Plan:
+        """Return the plan of a finished trial."""
+        if trial.number not in self._plans:
+            self._plans[trial.number] = self._space.plan(trial.params)
+        return self._plans[trial.number]
 
     def _child(self, parents: Sequence[Mapping[str, Value]], rng: np.random.Generator) -> dict[str, Value]:
         child = dict(parents[int(rng.integers(len(parents)))])
