@@ -46,7 +46,7 @@ from paretopress.plan import Plan
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
-VAL_IMAGES, RECONSTRUCTION_IMAGES = 2_000, 256
+VAL_IMAGES, RECONSTRUCTION_IMAGES = 2_000, 512
 BUDGETS_S, LONG_S, VARIANT_S, HEIR_S, DONOR_S = (2.0, 5.0, 15.0), 45.0, 10.0, 5.0, 5.0
 # the order in which a search on this model removes branches (runs/results/cifar10_resnet20_state.json)
 REMOVED = ("layer1.2.conv1", "layer2.2.conv1", "layer1.1.conv1", "layer2.1.conv1")
@@ -110,7 +110,7 @@ class Judge:
 
 @dataclass(slots=True)
 class Pace:
-    """Seconds of a method on a plan: without a step, and of one; the latter is corrected by every run."""
+    """Seconds of a method on a plan: all but the steps, and of one step; the latter is corrected by every run."""
 
     fixed_s: dict[Any, float] = field(default_factory=dict)
     step_s: dict[Any, float] = field(default_factory=dict)
@@ -124,6 +124,13 @@ class Pace:
         """Return the steps that fit into the budget, at least 1."""
         key = self.key(job.method, job.plan)
         return max(1, round((job.budget_s - self.fixed_s[key]) / self.step_s[key]))
+
+    def measure(self, bench: Bench, method: Method, name: str, plan: Plan) -> None:
+        """Time a run of one step and one of five."""
+        one, five = (timed(bench, method, plan, steps)[1] for steps in (1, 5))
+        key = self.key(method, name)
+        self.step_s[key] = max(five - one, 1e-3) / 4
+        self.fixed_s[key] = one - self.step_s[key]
 
     def learn(self, job: Job, steps: int, seconds: float) -> None:
         """Take a run's time of a step for the next runs."""
@@ -152,27 +159,26 @@ def heirs(bench: Bench, plan_of: dict[str, Plan], pace: Pace, judge: Judge) -> t
         donor = Donor(compressed.module, compressed.kept)
         for title, solve in (("inherited from a neighbour + KD", False), ("inherited, reconstruction + KD", True)):
             method = Method(title, inherited(donor, solve=solve))
-            key = Pace.key(method, name)
-            pace.step_s[key] = pace.step_s[Pace.key(SOLVED_KD, name)]
-            pace.fixed_s[key] = timed(bench, method, plan_of[name], 0)[1]
+            pace.measure(bench, method, name, plan_of[name])
             made.append(Job(method, name, HEIR_S))
     return made, rows
 
 
 def first_runs(bench: Bench, plan_of: dict[str, Plan], methods: Sequence[Method], pace: Pace, judge: Judge) -> list[dict[str, Any]]:
-    """Time every kind of run without a step and with four; return the rows of the methods that train no further."""
+    """Time every kind of run; return the rows of the methods that do not train."""
     rows = []
     todo: dict[Any, tuple[Method, str]] = {}
     for method in (KD, SOLVED_KD, *methods):
         for name in VARIED if method in VARIANTS else plan_of:
             todo.setdefault(Pace.key(method, name), (method, name))
-    for key, (method, name) in shuffled(todo.items()):
-        student, pace.fixed_s[key] = timed(bench, method, plan_of[name], 0)
+    for method, name in shuffled(todo.values()):
         if method in (KD, SOLVED_KD):
             alone = BN_ALONE if method is KD else SOLVED_ALONE
-            rows.append({"plan": name, "method": alone.name, "budget_s": None, "steps": 0, "seconds": round(pace.fixed_s[key], 3)})
-            rows[-1] |= judge(student)
-        pace.step_s[key] = max(timed(bench, method, plan_of[name], 4)[1] - pace.fixed_s[key], 1e-3) / 4
+            student, seconds = timed(bench, method, plan_of[name], 0)
+            row = {"plan": name, "method": alone.name, "budget_s": None, "steps": 0, "seconds": round(seconds, 3)}
+            rows.append(row | judge(student))
+            print(rows[-1], flush=True)
+        pace.measure(bench, method, name, plan_of[name])
     return rows
 
 
