@@ -6,6 +6,8 @@ A knob's worth is what the free search's hypervolume is ahead of the one with th
 median, by bootstrap. Where it contains zero the knob buys nothing on this target. These figures are simulated: they are read off the
 surrogate of samplers.py, which is fitted to benchmarks/results/plan_table.jsonl; they are as good as its error, which stands beside them.
 
+A study's journal is synced to disk at every parameter: TMPDIR on a RAM disk (/dev/shm) saves half a minute a search.
+
 With --real the search of runs/cifar10_resnet20.toml is also made for real, for MINUTES each: free, and without the knob that is worth
 most by the surrogate. That is one pair, so it has no interval. The simulated part is then taken from benchmarks/results/knobs.json if it
 was made of the same table with the same options, and a finished or interrupted search in --runs is used or gone on with.

@@ -67,6 +67,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "latency_coverage": headlines,
     "latency_ssh": headlines,
     "latency_explain": headlines,
+    "knobs": headlines,
 }
 
 
