@@ -4,9 +4,7 @@
 
 A knob's worth is what the free search's hypervolume is ahead of the one with the knob frozen, paired by seed; the interval is that of the
 median, by bootstrap. Where it contains zero the knob buys nothing on this target. These figures are simulated: they are read off the
-surrogate of samplers.py, which is fitted to benchmarks/results/plan_table.jsonl; they are as good as its error, which stands beside them.
-
-A study's journal is synced to disk at every parameter: TMPDIR on a RAM disk (/dev/shm) saves half a minute a search.
+surrogate that samplers.py uses, fitted to benchmarks/results/plan_table.jsonl; they are as good as its error, which stands beside them.
 
 With --real the search of runs/cifar10_resnet20.toml is also made for real, for MINUTES each: free, and without the knob that is worth
 most by the surrogate. That is one pair, so it has no interval. The simulated part is then taken from benchmarks/results/knobs.json if it
@@ -100,9 +98,9 @@ def simulated_search(job: tuple[Knob | None, int, int]) -> list[float]:
     knob, seed, trials = job
     shared = setting()
     space, bounds = shared.without(knob), shared.bounds
-    seeds, known = seed_plans(space, shared.removal_order), None
+    known = Known(Predictor(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
+    seeds = seed_plans(space, shared.removal_order)
     if DEFAULT_SAMPLER == PROGRAMME:
-        known = Known(Predictor(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
         seeds = with_ladder(seeds, space, known)
     return hypervolumes(DEFAULT_SAMPLER, seed, trials, space, shared.figures, seeds, known, bounds)
 
