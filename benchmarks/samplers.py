@@ -109,11 +109,16 @@ def hypervolumes(
     return [bounds.hypervolume([c for c in found if c.number < count]) for count in range(1, trials + 1)]
 
 
+def hypervolumes_of(call: tuple) -> list[float]:
+    """Return the hypervolumes of one call."""
+    return hypervolumes(*call)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=400)
-    parser.add_argument("--curves", type=Path, help="a file that finished samplers are kept in, and taken from")
+    parser.add_argument("--curves", type=Path, help="a file that finished searches of the same table are kept in, and taken from")
     parser.add_argument("--jobs", type=int, default=2, help="seeds that run at once")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,22 +145,24 @@ def main() -> None:
         f"{ours[0]}, without refitting": (*ours, unrefitted, TablesAlone),
         "gp": ("gp", by_hand, None, Screen),
     }
-    stored: dict[str, list[list[float]]] = json.loads(args.curves.read_text()) if args.curves and args.curves.is_file() else {}
+    kept: dict[str, dict[str, list[float]]] = json.loads(args.curves.read_text()) if args.curves and args.curves.is_file() else {}
     curves: dict[str, list[list[float]]] = {}
     for label, (name, seeds, told, screen) in variants.items():
         started = time.monotonic()
         trials = RANDOM_TRIALS if name == "random" else min(args.trials, LAST.get(label.split(", ")[-1], args.trials))
-        count = min(args.seeds, FEWER_SEEDS.get(name, args.seeds))
-        calls = [(name, seed, trials, space, surrogate, seeds, told, bounds) for seed in range(count)]
-        if label in stored and [len(run) for run in stored[label]] == [trials] * count:
-            curves[label] = stored[label]
-            continue
+        wanted = range(min(args.seeds, FEWER_SEEDS.get(name, args.seeds)))
+        done = {seed: run for seed in wanted if len(run := kept.get(label, {}).get(str(seed), [])) == trials}
+        missing = [seed for seed in wanted if seed not in done]
+        calls = [(name, seed, trials, space, surrogate, seeds, told, bounds) for seed in missing]
         with get_context("fork").Pool(args.jobs, prepared, (screen,)) as pool:
-            curves[label] = pool.starmap(hypervolumes, calls, chunksize=1)
-        median = np.median([c[-1] for c in curves[label]])
+            for seed, run in zip(missing, pool.imap(hypervolumes_of, calls), strict=True):
+                done[seed] = run
+                if args.curves:
+                    kept.setdefault(label, {})[str(seed)] = run
+                    write_json(args.curves, kept)
+        curves[label] = [done[seed] for seed in wanted]
+        median = np.median([run[-1] for run in curves[label]])
         print(f"{label}: {median:.3f} after {trials} trials, {time.monotonic() - started:.0f} s", flush=True)
-        if args.curves:
-            write_json(args.curves, stored | curves)
     write_result("samplers", headlines(curves, surrogate, len(rows)), table(curves), seeds=args.seeds, surrogate_error=surrogate.error)
 
 

@@ -39,6 +39,6 @@ def front() -> dict[str, Any]:
         "budget": {"latency_ms": None, "speedup": 1.9, "max_drop": None, "size_bytes": None, "limit_ms": 0.421},
         "environment": {"cpu": "Testor 3000", "threads": 1},
         "data": {"train": 100, "val": 50, "test": 50},
-        "trials": {"completed": 20, "rejected_early": 11, "failed": 1},
+        "trials": {"completed": 20, "rejected_early": 11, "outraced": 4, "failed": 1},
         "seed": 0,
     }

@@ -122,7 +122,7 @@ def test_panel_shows_all_facts_when_80_columns_wide() -> None:
     console.print(panel(PROGRESS))
     text = text_of(console)
     time, front = "1:00 of 4:00, about 3:00 left", "5 points, hypervolume 0.1235"
-    facts = ("search 12", time, PROGRESS.best, front, "9 completed, 2 rejected early, 1 failed", PROGRESS.last)
+    facts = ("search 12", time, PROGRESS.best, front, "9 completed, 2 over the budget, 1 out of the race, 1 failed", PROGRESS.last)
     assert [fact for fact in facts if fact not in text] == []
 
 

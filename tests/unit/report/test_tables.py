@@ -54,7 +54,12 @@ def test_front_table_shows_the_figures_of_a_point_when_tested(front: dict[str, A
     assert line_with(lines, "*7")[3] == "-0.10"  # better than the baseline on test data
     assert line_with(lines, "base")[3] == "-"
     assert "Budget: 0.421 ms for the upper end of the interval." in [line.strip() for line in lines]
-    assert "20 trials completed, 11 rejected early, 1 failed." in [line.strip() for line in lines]
+    assert "20 trials completed, 11 over the budget, 4 out of the race, 1 failed." in [line.strip() for line in lines]
+
+
+def test_front_table_says_why_the_search_ended_when_it_ended_early(front: dict[str, Any]) -> None:
+    stopped = front | {"stopped_early": {"said": "stopped early: the last 30 of 60 trials added 0.00 % to the hypervolume"}}
+    assert any("The search stopped early: the last 30 of 60 trials" in line for line in rendered(front_table(stopped)))
 
 
 def test_front_table_compares_validation_when_a_point_has_no_test_accuracy(front: dict[str, Any]) -> None:
