@@ -109,9 +109,13 @@ def hypervolumes(
     return [bounds.hypervolume([c for c in found if c.number < count]) for count in range(1, trials + 1)]
 
 
-def hypervolumes_of(call: tuple) -> list[float]:
+# what the forked processes run: plans cannot be pickled
+CALLS: list[tuple] = []
+
+
+def hypervolumes_of(index: int) -> list[float]:
     """Return the hypervolumes of one call."""
-    return hypervolumes(*call)
+    return hypervolumes(*CALLS[index])
 
 
 def main() -> None:
@@ -153,9 +157,9 @@ def main() -> None:
         wanted = range(min(args.seeds, FEWER_SEEDS.get(name, args.seeds)))
         done = {seed: run for seed in wanted if len(run := kept.get(label, {}).get(str(seed), [])) == trials}
         missing = [seed for seed in wanted if seed not in done]
-        calls = [(name, seed, trials, space, surrogate, seeds, told, bounds) for seed in missing]
+        CALLS[:] = [(name, seed, trials, space, surrogate, seeds, told, bounds) for seed in missing]
         with get_context("fork").Pool(args.jobs, prepared, (screen,)) as pool:
-            for seed, run in zip(missing, pool.imap(hypervolumes_of, calls), strict=True):
+            for seed, run in zip(missing, pool.imap(hypervolumes_of, range(len(missing))), strict=True):
                 done[seed] = run
                 if args.curves:
                     kept.setdefault(label, {})[str(seed)] = run
