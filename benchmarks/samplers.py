@@ -24,6 +24,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 from plan_table import CONFIG, KNOWN, read_table
 from results_file import Headline, write_result
+from scipy.stats import spearmanr
 from surrogate import NEAR_POINTS, Surrogate
 from threadpoolctl import threadpool_limits
 
@@ -167,7 +168,21 @@ def main() -> None:
         curves[label] = [done[seed] for seed in wanted]
         median = np.median([run[-1] for run in curves[label]])
         print(f"{label}: {median:.3f} after {trials} trials, {time.monotonic() - started:.0f} s", flush=True)
-    write_result("samplers", headlines(curves, surrogate, len(rows)), table(curves), seeds=args.seeds, surrogate_error=surrogate.error)
+    lines = [*headlines(curves, surrogate, len(rows)), *agreements(predictor, space, rows, bounds.baseline_accuracy)]
+    write_result("samplers", lines, table(curves), seeds=args.seeds, surrogate_error=surrogate.error)
+
+
+def agreements(predictor: Predictor, space: SearchSpace, rows: list[dict[str, object]], baseline_accuracy: float) -> list[Headline]:
+    """Return how well the tables alone order the real plans: rank correlations with latency, and with the drop near the baseline."""
+    params = [space.params(space.plan(space.defaults() | row["params"])) for row in rows]
+    drops = [baseline_accuracy - row["val_accuracy"] for row in rows]
+    near = [i for i, drop in enumerate(drops) if drop <= NEAR_POINTS]
+    latency = spearmanr([predictor.latency_ms(p) for p in params], [row["ratio"] for row in rows]).statistic
+    damage = spearmanr([predictor.damage(params[i]) for i in near], [drops[i] for i in near]).statistic
+    return [
+        Headline("tables before any trial: rank correlation with the latency ratio", round(float(latency), 3), ""),
+        Headline(f"with the drop, plans that lose at most {NEAR_POINTS:g} points", round(float(damage), 3), ""),
+    ]
 
 
 def table(curves: dict[str, list[list[float]]]) -> list[dict[str, object]]:
