@@ -39,6 +39,8 @@ from paretopress.search.stopping import Stall, stalled
 from paretopress.spaces.space import SearchSpace
 
 _SAME_FAILURES = 10
+# where the set-up took the trials' share of a short run, so many plans are tried all the same
+_FEWEST_TRIALS = 5
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 _OCCASIONS, _FINAL_OCCASIONS = 6, 3
 _FINALISTS_FROM, _STALL = "finalists_from_s", "stopped_early"
@@ -162,7 +164,8 @@ class Search:
         durations = sorted(t.user_attrs["duration_s"] for t in finished if "duration_s" in t.user_attrs)
         if self.limits.seconds is None:
             return rest
-        left_s = self.limits.seconds * (1.0 - self.limits.finalist_share) - self.elapsed_s
+        share = 1.0 - self.limits.finalist_share if len(finished) >= _FEWEST_TRIALS else 1.0
+        left_s = self.limits.seconds * share - self.elapsed_s
         # three in four trials end sooner
         expected_s = durations[int(0.75 * (len(durations) - 1))] if durations else 0.0
         return min(rest, left_s / expected_s if expected_s else math.inf if left_s > 0.0 else 0.0)

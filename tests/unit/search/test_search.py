@@ -309,6 +309,21 @@ def test_run_goes_on_to_the_end_when_it_may_not_stop_early(tmp_path: Path) -> No
     assert (run.counts().all, run.stall()) == (70, None)
 
 
+def test_run_tries_a_few_plans_when_the_set_up_took_the_time_of_the_trials(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def slow(plan: Plan, rung: Rung, number: int) -> Outcome:
+        now[0] += 2.0
+        return synthetic(plan, rung, number)
+
+    study = create_study(tmp_path / "journal.log", "guided", SPACE, 0)
+    limits = Limits(seconds=300.0, finalist_share=0.4, finalists=1)
+    run = Search(study, SPACE, slow, BOUNDS, limits, 1_000, clock=lambda: now[0], setup_s=200.0)
+    run.run(seed_plans(SPACE, ["a.conv1"]))
+    assert run.counts().all == 5
+    assert run.finals()
+
+
 def test_set_constraint_marks_a_trial_infeasible_when_the_interval_passes_the_limit(tmp_path: Path) -> None:
     def straddles(plan: Plan, rung: Rung, number: int) -> Outcome:
         return outcome(89.0, 4.95, spread=0.05)  # 4.95 ms is within 5, but its interval ends at 5.2
