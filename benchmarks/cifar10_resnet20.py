@@ -3,9 +3,9 @@
     python benchmarks/cifar10_resnet20.py [--run DIR] [--minutes 30]
 
 The search runs as `paretopress search runs/cifar10_resnet20.toml` would. Then the hand-made models are trained for as many steps as a
-finalist had in all, with the same recipe. At the end every model is measured once more, in random order, interleaved with the baseline,
-and these last ratios are the ones compared. Takes about 50 minutes on two cores, with nothing else running. With --run on a folder that
-holds a finished search, that search is used.
+finalist had in all, with the same recipe; re-solving layers by least squares before the first step is the search's alone. At the end every
+model is measured once more, in random order, interleaved with the baseline, and these last ratios are the ones compared. Takes about 50
+minutes on two cores, with nothing else running. With --run on a folder that holds a finished search, that search is used.
 """
 
 from __future__ import annotations
