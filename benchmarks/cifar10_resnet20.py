@@ -73,7 +73,7 @@ def by_hand(pipeline: Pipeline, space: SearchSpace, state: RunState, folder: Run
         if steps:
             recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=1)
         for width, bits in widths.items():
-            gone = {layer for branch in graph.branches if plan.kept.get(branch.group) == 0 for layer in branch.layers}
+            gone = graph.removed_layers(plan.kept)
             lowered = Plan(kept=plan.kept, bits={k: v for k, v in bits.items() if k not in gone})
             path = folder.root / "hand" / f"{name}, {width}.onnx".replace("/", "-")
             path.parent.mkdir(exist_ok=True)

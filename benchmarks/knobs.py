@@ -20,94 +20,56 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
-from plan_table import CONFIG, KNOWN, TABLE, read_table
+from plan_table import CONFIG, TABLE
 from results_file import RESULTS, Headline, write_result
-from samplers import SPEEDUP, hypervolumes
-from surrogate import NEAR_POINTS, Surrogate
+from samplers import hypervolumes
+from simulation import median_interval, setting
+from surrogate import NEAR_POINTS
 from threadpoolctl import threadpool_limits
 
 from paretopress.api import resume_run, start_run
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.errors import SearchFailedError
-from paretopress.graph import ModelGraph
-from paretopress.measurement import Budget
 from paretopress.pareto import hypervolume_2d
-from paretopress.plan import Plan
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
-from paretopress.search.candidates import Bounds
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.samplers import DEFAULT_SAMPLER, PROGRAMME
-from paretopress.search.seeds import ladder_plans, seed_plans
-from paretopress.search.tables import Tables
-from paretopress.setup_run import space_for
+from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import Params, SearchSpace
-from paretopress.targets.capabilities import detect
-from paretopress.targets.environment import environment
 
 CHECKPOINTS = (50, 100, 200)
 NOTHING = "buys nothing on this target"
 FULL_RECOVERY = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all simulated searches share."""
-
-    space: SearchSpace
-    surrogate: Surrogate
-    bounds: Bounds
-    tables: Tables
-    removal_order: tuple[str, ...]
-
-    def without(self, knob: Knob | None) -> SearchSpace:
-        """Return the space with a knob frozen, or with everything free."""
-        return SearchSpace(self.space.graph, replace(self.space.options, frozen=frozenset({knob} if knob else ())))
-
-    def figures(self, params: Params) -> tuple[float, float, float]:
-        """Return the surrogate's (ratio, accuracy, MACs); what the parameters leave out is at its default."""
-        return self.surrogate(self.space.defaults() | params)
-
-
-@cache
-def setting() -> Setting:
-    """Return the setting, made once in each process."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    facts = json.loads(KNOWN.read_text())
-    space = space_for(ModelGraph.from_json(facts["graph"]), read_config(CONFIG), detect(environment()))
-    bounds = Bounds(Budget(speedup=SPEEDUP), facts["baseline_ms"], facts["baseline_accuracy"])
-    return Setting(
-        space,
-        Surrogate(space, read_table(), facts["baseline_accuracy"]),
-        bounds,
-        Tables.from_json(facts["tables"]),
-        tuple(facts["removal_order"]),
-    )
+def without(space: SearchSpace, knob: Knob | None) -> SearchSpace:
+    """Return the space with a knob frozen, or with everything free."""
+    return SearchSpace(space.graph, replace(space.options, frozen=frozenset({knob} if knob else ())))
 
 
 def simulated_search(job: tuple[Knob | None, int, int]) -> list[float]:
     """Return the simulated hypervolume after each trial of one search; a job is (frozen knob, seed, trials)."""
     knob, seed, trials = job
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     shared = setting()
-    space, bounds = shared.without(knob), shared.bounds
+    space, bounds = without(shared.space, knob), shared.bounds
+
+    def surrogate(params: Params) -> tuple[float, float, float]:
+        return shared.surrogate(shared.space.defaults() | params)  # what a frozen space leaves out is at its default
+
     known = Known(Predictor(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
     seeds = seed_plans(space, shared.removal_order)
     if DEFAULT_SAMPLER == PROGRAMME:
-        seeds = with_ladder(seeds, space, known)
-    return hypervolumes(DEFAULT_SAMPLER, seed, trials, space, shared.figures, seeds, known, bounds)
-
-
-def with_ladder(seeds: list[Plan], space: SearchSpace, known: Known) -> list[Plan]:
-    """Return the seeds with the plans that are solved for after the first two, as a search queues them."""
-    return list(dict.fromkeys([*seeds[:2], *ladder_plans(space, known.predictor, known.limit_ms), *seeds[2:]]))
+        seeds = with_solved(seeds, ladder_plans(space, known.predictor, known.limit_ms))
+    return hypervolumes(DEFAULT_SAMPLER, seed, trials, space, surrogate, seeds, known, bounds)
 
 
 def simulated_rows(seeds: int, trials: int, workers: int) -> list[dict[str, object]]:
@@ -131,8 +93,7 @@ def simulated_rows(seeds: int, trials: int, workers: int) -> list[dict[str, obje
 def worth(knob: Knob, trials: int, free: Sequence[float], frozen: Sequence[float]) -> dict[str, object]:
     """Return the row of a knob: the median of the paired differences of hypervolume with its 95 % interval by bootstrap."""
     ahead = np.array(free) - np.array(frozen)
-    draws = np.median(np.random.default_rng(0).choice(ahead, (2_000, len(ahead))), axis=1)
-    low, high = (float(end) for end in np.quantile(draws, (0.025, 0.975)))
+    low, high = median_interval(ahead, np.random.default_rng(0))
     return {
         "kind": "simulated",
         "knob": str(knob),
@@ -243,7 +204,7 @@ def main() -> None:
         keep_freed_memory()
         rows += [measured_row(args.real, args.runs, frozen) for frozen in ((), (dearest(rows),))]
     error = setting().surrogate.error
-    lines = headlines(rows, error, len(read_table()))
+    lines = headlines(rows, error, len(setting().rows))
     write_result("knobs", lines, rows, simulation=simulation, surrogate_error=error)
 
 

@@ -22,16 +22,14 @@ import optuna
 import torch
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
-from plan_table import CONFIG, KNOWN, read_table
 from results_file import Headline, write_result
 from scipy.stats import spearmanr
+from simulation import median_interval, setting
 from surrogate import NEAR_POINTS, Surrogate
 from threadpoolctl import threadpool_limits
 
 from paretopress.atomic import write_json
-from paretopress.config import read_config
-from paretopress.graph import ModelGraph
-from paretopress.measurement import Budget, Latency, Outcome, Rung
+from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search import guided
 from paretopress.search.candidates import Bounds, Candidate
@@ -39,16 +37,11 @@ from paretopress.search.limits import Limits
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.samplers import DEFAULT_SAMPLER, PROGRAMME, make_sampler
 from paretopress.search.screening import Screen
-from paretopress.search.seeds import ladder_plans, seed_plans
+from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search
-from paretopress.search.tables import Tables
-from paretopress.setup_run import space_for
 from paretopress.spaces.space import SearchSpace
-from paretopress.targets.capabilities import detect
-from paretopress.targets.environment import environment
 
 CHECKPOINTS = (50, 100, 200, 400)
-SPEEDUP = 2.0
 # the Gaussian process takes seconds an ask: it runs for fewer trials, of fewer seeds; the ablations for fewer trials
 LAST = {"gp": 200, "without seeds": 200, "without tables": 200, "without refitting": 200}
 FEWER_SEEDS = {"gp": 4}
@@ -59,11 +52,11 @@ class TablesAlone(Screen):
     """The ablation: a screen that does not learn from trials."""
 
     def _ridge(self, which: int, plans: list[Plan], targets: np.ndarray, proposals: list[Plan]) -> np.ndarray:
-        predictor, baseline = self._known.predictor, self._known.baseline_accuracy
+        tables, baseline = self._known.predictor.tables_alone, self._known.baseline_accuracy
         params = [self._space.params(plan) for plan in proposals]
         if which == 0:
-            return np.log([predictor.latency_ms(p) for p in params])
-        return np.log1p(baseline * -np.expm1([-predictor.damage(p) for p in params]))
+            return np.log([tables.cost(p) for p in params])
+        return np.log1p(baseline * -np.expm1([-tables.damage(p) for p in params]))
 
 
 class Unrefitted(Predictor):
@@ -127,18 +120,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="seeds that run at once")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    facts = json.loads(KNOWN.read_text())
-    rows = read_table()
-    graph, tables = ModelGraph.from_json(facts["graph"]), Tables.from_json(facts["tables"])
-    space = space_for(graph, read_config(CONFIG), detect(environment()))
-    surrogate = Surrogate(space, rows, facts["baseline_accuracy"])
-    bounds = Bounds(Budget(speedup=SPEEDUP), facts["baseline_ms"], facts["baseline_accuracy"])
-    predictor = Predictor(space, tables)
+    shared = setting()
+    space, surrogate, bounds, rows = shared.space, shared.surrogate, shared.bounds, shared.rows
+    predictor = Predictor(space, shared.tables)
     known = Known(predictor, bounds.limit_ms, bounds.baseline_accuracy)
-    by_hand = seed_plans(space, facts["removal_order"])
-    with_ladder = list(dict.fromkeys([*by_hand[:2], *ladder_plans(space, predictor, bounds.limit_ms), *by_hand[2:]]))
+    by_hand = seed_plans(space, shared.removal_order)
+    with_ladder = with_solved(by_hand, ladder_plans(space, predictor, bounds.limit_ms))
     ours = (DEFAULT_SAMPLER, with_ladder if DEFAULT_SAMPLER == PROGRAMME else by_hand)
-    unrefitted = Known(Unrefitted(space, tables), bounds.limit_ms, bounds.baseline_accuracy)
+    unrefitted = Known(Unrefitted(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
     variants = {
         "guided": ("guided", by_hand, known, Screen),
         "programme": ("programme", with_ladder, known, Screen),
@@ -177,8 +166,8 @@ def agreements(predictor: Predictor, space: SearchSpace, rows: list[dict[str, ob
     params = [space.params(space.plan(space.defaults() | row["params"])) for row in rows]
     drops = [baseline_accuracy - row["val_accuracy"] for row in rows]
     near = [i for i, drop in enumerate(drops) if drop <= NEAR_POINTS]
-    latency = spearmanr([predictor.latency_ms(p) for p in params], [row["ratio"] for row in rows]).statistic
-    damage = spearmanr([predictor.damage(params[i]) for i in near], [drops[i] for i in near]).statistic
+    latency = spearmanr([predictor.tables_alone.cost(p) for p in params], [row["ratio"] for row in rows]).statistic
+    damage = spearmanr([predictor.tables_alone.damage(params[i]) for i in near], [drops[i] for i in near]).statistic
     return [
         Headline("tables before any trial: rank correlation with the latency ratio", round(float(latency), 3), ""),
         Headline(f"with the drop, plans that lose at most {NEAR_POINTS:g} points", round(float(damage), 3), ""),
@@ -190,11 +179,9 @@ def table(curves: dict[str, list[list[float]]]) -> list[dict[str, object]]:
     rng = np.random.default_rng(0)
     rows = []
     for label, runs in curves.items():
-        for count in (c for c in CHECKPOINTS if c <= len(runs[0])):
+        for count in (c for c in CHECKPOINTS if c <= min(len(runs[0]), len(curves[DEFAULT_SAMPLER][0]))):
             pairs = zip(curves[DEFAULT_SAMPLER], runs, strict=False)  # some samplers ran the first seeds alone
             ahead = np.array([ours[count - 1] - theirs[count - 1] for ours, theirs in pairs])
-            draws = np.median(rng.choice(ahead, (2000, len(ahead))), axis=1)
-            low, high = np.quantile(draws, (0.025, 0.975))
             rows.append(
                 {
                     "sampler": label,
@@ -202,7 +189,7 @@ def table(curves: dict[str, list[list[float]]]) -> list[dict[str, object]]:
                     "simulated_hypervolume": float(np.median([run[count - 1] for run in runs])),
                     "default_ahead": float(np.median(ahead)),
                     "seeds": len(runs),
-                    "default_ahead_ci": [float(low), float(high)],
+                    "default_ahead_ci": list(median_interval(ahead, rng)),
                 }
             )
     return rows

@@ -80,7 +80,7 @@ class Surrogate:
 def layer_macs(space: SearchSpace, plan: Plan) -> dict[str, tuple[float, int]]:
     """Return layer -> (multiply-adds, bits) under a plan, for the layers that are left; normalisation is not counted."""
     graph = space.graph
-    gone = {name for branch in graph.branches if plan.kept.get(branch.group) == 0 for name in branch.layers}
+    gone = graph.removed_layers(plan.kept)
     outs, ins = {}, {}
     for group in graph.channel_groups:
         share = plan.kept.get(group.name, group.channels) / group.channels

@@ -30,6 +30,7 @@ from paretopress.plan_evaluator import Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.search import racing
 from paretopress.search.candidates import Bounds
+from paretopress.search.climbing import RUNGS
 from paretopress.search.journal import create_study
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Search
@@ -55,13 +56,13 @@ class Variant:
     shares_students: bool = False
 
 
-TWO, ALL = (Rung.COSTS, Rung.LONG), (Rung.COSTS, Rung.SHORT, Rung.LONG)
+TWO = (Rung.COSTS, Rung.LONG)
 VARIANTS = (
     Variant("plain loop", (Rung.LONG,), keeps_lessons=False, races=False),
     Variant("+ kept lessons and logits", (Rung.LONG,), races=False),
     Variant("+ early rejection by costs", TWO, races=False),
-    Variant("+ rungs", ALL),
-    Variant("+ shared students", ALL, shares_students=True),
+    Variant("+ rungs", RUNGS),
+    Variant("+ shared students", RUNGS, shares_students=True),
 )
 
 

@@ -33,8 +33,8 @@ from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.journal import create_study
 from paretopress.search.predictor import Known, Predictor
-from paretopress.search.samplers import PROGRAMME, check_sampler
-from paretopress.search.seeds import ladder_plans, seed_plans
+from paretopress.search.samplers import OURS, PROGRAMME, check_sampler
+from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search, describe
 from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, space_for, weights_sha256
@@ -230,7 +230,7 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
         f"goes on, {state.effort.final_steps} a finalist"
     )
-    known = _known(folder, space, bounds)
+    known = _known(folder, space, bounds) if config.sampler in OURS else None
     study = create_study(folder.journal, config.sampler, space, config.seed, known)
     recovery = recovery_for(pipeline.intake, pipeline.data, config, state)
     evaluate = PlanEvaluator(pipeline, recovery, state.effort, bounds, students=Students())
@@ -239,8 +239,8 @@ def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
     search.measure_again = evaluate.latency_again
     search.on_change = lambda line: reporter.update(_progress(search, line))
     seeds = seed_plans(space, state.removal_order)
-    ladder = ladder_plans(space, known.predictor, known.limit_ms) if config.sampler == PROGRAMME else []
-    search.run(list(dict.fromkeys([*seeds[:2], *ladder, *seeds[2:]])))
+    ladder = ladder_plans(space, known.predictor, known.limit_ms) if known is not None and config.sampler == PROGRAMME else []
+    search.run(with_solved(seeds, ladder))
     return _finish(folder, config, state, pipeline, search)
 
 

@@ -129,6 +129,14 @@ class ModelGraph:
         """Return the residual branch that kept[`group`] = 0 removes, or None."""
         return next((branch for branch in self.branches if branch.group == group), None)
 
+    def removed_branches(self, kept: Mapping[str, int]) -> list[ResidualBranch]:
+        """Return the residual branches that channel group -> channels kept removes, in the model's order."""
+        return [branch for branch in self.branches if kept.get(branch.group) == 0]
+
+    def removed_layers(self, kept: Mapping[str, int]) -> set[str]:
+        """Return the names of the layers in these branches."""
+        return {layer for branch in self.removed_branches(kept) for layer in branch.layers}
+
 
 def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value

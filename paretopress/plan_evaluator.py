@@ -22,6 +22,7 @@ from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import Plan
 from paretopress.run_folder import MODEL_FILE
 from paretopress.search.candidates import Bounds
+from paretopress.search.climbing import RUNGS
 
 STUDENT_FILE = "student.safetensors"
 
@@ -41,7 +42,7 @@ class Effort:
 
     def ladder(self) -> tuple[Rung, ...]:
         """Return the rungs of a trial; where there are no steps for a longer recovery, its rung is left out."""
-        return (Rung.COSTS, Rung.SHORT, Rung.LONG) if self.long_steps else (Rung.COSTS, Rung.SHORT)
+        return tuple(rung for rung in RUNGS if rung is not Rung.LONG or self.long_steps)
 
 
 @dataclass(slots=True)

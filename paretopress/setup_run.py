@@ -147,9 +147,11 @@ def find_state(
     """
     baseline = pipeline.measure_baseline()
     trains = config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
-    step_s = _typical_step_s(intake, data, space, config.recovery) if trains else 0.0
-    rate, losses = _learning_rate(intake, data, space, config.recovery, step_s) if trains else (config.recovery.learning_rate or 0.0, {})
-    recovery = Recovery(intake.module, data.train, config.recovery.recipe(rate))
+    recovery = Recovery(intake.module, data.train, config.recovery.recipe(min(_RATES)))
+    step_s = _typical_step_s(intake, recovery, space) if trains else 0.0
+    rate, losses = (
+        _learning_rate(intake, recovery, space, config.recovery, step_s) if trains else (config.recovery.learning_rate or 0.0, {})
+    )
     fewest, most = _SENSITIVITY_IMAGES
     count = _SENSITIVITY_VALUES // math.prod(intake.graph.input_shape)
     images, _ = stack(data.train, min(max(count, fewest), most), config.seed)
@@ -182,9 +184,8 @@ def find_state(
     return state
 
 
-def _typical_step_s(intake: Intake, data: Data, space: SearchSpace, section: RecoverySection) -> float:
+def _typical_step_s(intake: Intake, recovery: Recovery, space: SearchSpace) -> float:
     """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
-    recovery = Recovery(intake.module, data.train, section.recipe(min(_RATES)))
     students = (intake.module, _half(intake, space).module)
     return sum(recovery.seconds_per_step(student) for student in students) / len(students)
 
@@ -196,16 +197,16 @@ def _half(intake: Intake, space: SearchSpace) -> Compressed:
 
 
 def _learning_rate(
-    intake: Intake, data: Data, space: SearchSpace, section: RecoverySection, step_s: float
+    intake: Intake, recovery: Recovery, space: SearchSpace, section: RecoverySection, step_s: float
 ) -> tuple[float, dict[float, float]]:
     if section.learning_rate is not None:
         return section.learning_rate, {}
     fewest, most = _RATE_TEST_STEPS
     half = _half(intake, space)
-    Recovery(intake.module, data.train, section.recipe(min(_RATES))).reconstruct(half, seed=0)  # as every trial is before it trains
+    recovery.reconstruct(half, seed=0)  # as every trial is before it trains
     losses = learning_rate_test(
         lambda: copy.deepcopy(half.module),
-        lambda rate: Recovery(intake.module, data.train, section.recipe(rate)),
+        recovery.at,
         _RATES,
         min(max(int(_RATE_TEST_S / (len(_RATES) * step_s)), fewest), most),
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+
+from paretopress.plan import Plan
+from paretopress.spaces.knobs import Knob
 
 
 class Residual(nn.Module):
@@ -64,3 +69,21 @@ def tiny() -> nn.Module:
 def images() -> Tensor:
     """(6, 3, 8, 8) float32."""
     return torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def turned_knobs() -> Callable[[Plan], set[Knob]]:
+    """What returns the knobs that a plan turns."""
+    unchanged = Plan()
+
+    def turned(plan: Plan) -> set[Knob]:
+        found = {
+            Knob.PRUNE: any(plan.kept.values()),
+            Knob.BRANCHES: 0 in plan.kept.values(),
+            Knob.BITS: bool(plan.bits),
+            Knob.RANK: bool(plan.rank),
+            Knob.DISTILLATION: (plan.temperature, plan.alpha) != (unchanged.temperature, unchanged.alpha),
+        }
+        return {knob for knob, is_turned in found.items() if is_turned}
+
+    return turned

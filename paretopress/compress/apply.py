@@ -33,8 +33,7 @@ def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Comp
     _check_names(graph, plan)
     module = copy.deepcopy(base).eval()
     example = torch.zeros(2, *graph.input_shape)
-    removed = [branch for branch in graph.branches if plan.kept.get(branch.group) == 0]
-    remove_branches(module, removed)
+    remove_branches(module, graph.removed_branches(plan.kept))
     groups = {group.name: group for group in graph.channel_groups}
     kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example)
     notes = _factorise_layers(module, plan)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from paretopress.errors import RecoveryError
+from paretopress.fetch import fetch
 
 KEPT_BYTES = 1 << 30
 _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003
@@ -59,7 +60,7 @@ class Lessons:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed * _BATCH_SEED + k)
-                x, y = default_collate(self._items(indices))
+                x, y = default_collate(fetch(self._train, indices))
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise RecoveryError(f"the training data must load, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
         made = (x.to(self._device).contiguous(memory_format=torch.channels_last), torch.as_tensor(y).long().to(self._device))
@@ -68,11 +69,6 @@ class Lessons:
             self._left_bytes -= size_bytes
             self._batches[seed, k] = made
         return made
-
-    def _items(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        # one call a batch where the data set takes one: a batch of 128 photos of 32x32 is read and augmented in a fraction of the time
-        together = getattr(self._train, "__getitems__", None)
-        return list(together(indices)) if callable(together) else [self._train[index] for index in indices]
 
     def _teacher_logits(self, seed: int, k: int, x: Tensor) -> Tensor:
         known = self._logits.get((seed, k))

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -122,6 +122,12 @@ class Recovery:
         self._teacher = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
         self._lessons = Lessons(self._teacher, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
         self._reconstructions: dict[int, Reconstruction] = {}
+
+    def at(self, learning_rate: float) -> Recovery:
+        """Return this recovery at another learning rate; both share the teacher, the batches and what was computed of them."""
+        other = copy.copy(self)
+        other.recipe = replace(self.recipe, learning_rate=learning_rate)
+        return other
 
     def run(self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int) -> RecoveryReport:
         """Train `student` in place for `steps` batches and leave it in eval mode on the CPU.

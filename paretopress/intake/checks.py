@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from paretopress.errors import DataError, ModelError
-from paretopress.intake.data import Data, Split, fetch, labels_of, split_size
+from paretopress.fetch import fetch
+from paretopress.intake.data import Data, Split, labels_of, split_size
 
 ITEMS = 16  # read of each split where it tells its labels
 ITEMS_WITHOUT_LABELS = 512

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import DataError
+from paretopress.fetch import fetch
 
 Sample: TypeAlias = tuple[Tensor, int]
 Split: TypeAlias = Dataset[Sample]
@@ -85,14 +86,6 @@ def split_size(split: Split, name: str = "split") -> int:
     if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
         raise DataError(f"a split must have a length and be indexable, but got {type(split).__name__} in {name}", ACCEPTED)
     return len(cast(Sized, split))
-
-
-def fetch(split: Split, indices: Sequence[int]) -> list[Sample]:
-    """Return the items at `indices`, read by one `__getitems__` where the split has it."""
-    batched = getattr(split, "__getitems__", None)
-    if callable(batched):
-        return list(batched(list(indices)))
-    return [split[index] for index in indices]
 
 
 def batch(split: Split, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

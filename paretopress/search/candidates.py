@@ -42,7 +42,11 @@ class Bounds:
 
     def drop(self, outcome: Outcome) -> float:
         """Return the points of validation accuracy lost against the baseline."""
-        return self.baseline_accuracy - outcome.val_accuracy
+        return self.points_lost(outcome.val_accuracy)
+
+    def points_lost(self, accuracy: float) -> float:
+        """Return by how many points an accuracy in percent is below the baseline's."""
+        return self.baseline_accuracy - accuracy
 
     def constraints(self, outcome: Outcome) -> Mapping[str, float]:
         """Return constraint -> violation, relative to the bound; feasible where none is above 0.

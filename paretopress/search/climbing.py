@@ -55,12 +55,9 @@ class Climber:
 
     def _out_of_the_race(self, outcome: Outcome, rung: Rung) -> str:
         pairs = climb_pairs(self.seen, outcome.rung, rung, self.bounds)
-        rivals = [(self._drop(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
+        rivals = [(self.bounds.points_lost(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
         allowed = self.bounds.allowed_drop(rung)
         return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed)
-
-    def _drop(self, accuracy: float) -> float:
-        return self.bounds.baseline_accuracy - accuracy
 
 
 def _added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
@@ -70,4 +67,4 @@ def _added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str,
 def climb_pairs(seen: Sequence[Climb], lower: Rung, higher: Rung, bounds: Bounds) -> list[Pair]:
     """Return the drops (lower rung, higher rung) of the plans that were seen at both."""
     both = [c.accuracies for c in seen if lower in c.accuracies and higher in c.accuracies]
-    return [(bounds.baseline_accuracy - a[lower], bounds.baseline_accuracy - a[higher]) for a in both]
+    return [(bounds.points_lost(a[lower]), bounds.points_lost(a[higher])) for a in both]

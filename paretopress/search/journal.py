@@ -21,7 +21,7 @@ from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate
 from paretopress.search.occasions import drift, pooled
 from paretopress.search.predictor import Known
-from paretopress.search.samplers import RESUMABLE, make_sampler
+from paretopress.search.samplers import OURS, make_sampler
 from paretopress.spaces.space import SearchSpace
 
 STUDY_NAME = "paretopress"
@@ -66,7 +66,7 @@ def create_study(journal: Path, sampler_name: str, space: SearchSpace, seed: int
         done = len(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # metric names and multivariate TPE, "experimental" since 2023 and 2020
-        sampler = make_sampler(sampler_name, space, seed if sampler_name in RESUMABLE else seed + 1_000 * done, known)
+        sampler = make_sampler(sampler_name, space, seed if sampler_name in OURS else seed + 1_000 * done, known)
         study = optuna.create_study(
             storage=storage, study_name=STUDY_NAME, directions=["maximize", "minimize", "minimize"], sampler=sampler, load_if_exists=True
         )

@@ -45,6 +45,7 @@ class Predictor:
 
     Latency: the sum over layers of the tables' milliseconds, scaled by the share of the multiply-adds that is left.
     Damage: the sum over parameters of the tables' damages; it is compared with ln(baseline accuracy / accuracy).
+    `tables_alone` is the programme before any trial.
     """
 
     def __init__(self, space: SearchSpace, tables: Tables) -> None:
@@ -53,11 +54,12 @@ class Predictor:
         self._damages = {name: _table(choice, tables.damages.get(name, {})) for name, choice in self._choices.items()}
         self._costs = [self._cost(layer) for layer in space.graph.layers]
         self._rest_ms = tables.rest_ms[FLOAT_BITS]
+        self.tables_alone = Programme(self._damages, self._costs, self._rest_ms)
 
     def programme(self, trials: Sequence[Measured], baseline_accuracy: float) -> Programme:
-        """Return the programme whose factors are refitted to the trials; with none, that of the tables alone."""
+        """Return the programme whose factors are refitted to the trials; with none, `tables_alone`."""
         if not trials:
-            return Programme(self._damages, self._costs, self._rest_ms)
+            return self.tables_alone
         latencies = np.array([trial.latency_ms for trial in trials])
         shares = np.array([self._layer_ms(trial.params) for trial in trials]) / latencies[:, None]
         factors = shrunk_fit(shares, np.ones(len(trials)), np.ones(shares.shape[1]))
@@ -71,14 +73,6 @@ class Predictor:
         """Return the parameters of least predicted damage whose predicted latency is within the limit, or None if there are none."""
         chosen = programme.solve(limit_ms)
         return None if chosen is None else self._space.defaults() | chosen | dict(distillation)
-
-    def latency_ms(self, params: Mapping[str, Value]) -> float:
-        """Return the milliseconds that the tables predict for parameters, before any trial; above 0."""
-        return max(sum(self._layer_ms(params)), 1e-6)
-
-    def damage(self, params: Mapping[str, Value]) -> float:
-        """Return the damage that the tables predict for parameters, in nats, before any trial."""
-        return sum(table[params[name]] for name, table in self._damages.items())
 
     def _refitted_damages(self, trials: Sequence[Measured], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
         trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None and trial.accuracy > 0.0]

@@ -13,8 +13,9 @@ from paretopress.search.predictor import Known
 from paretopress.spaces.space import SearchSpace
 
 DEFAULT_SAMPLER, PROGRAMME = "guided", "programme"
-# those whose draws depend on the seed and the trial's number alone, so that a resumed study goes on as the unbroken one would
-RESUMABLE = ("guided", PROGRAMME)
+# those that use what is known before the first trial, and whose draws depend on the seed and the trial's number alone, so that a resumed
+# study goes on as the unbroken one would
+OURS = ("guided", PROGRAMME)
 
 _SAMPLERS: dict[str, Callable[[SearchSpace, int, Known | None], BaseSampler]] = {
     "guided": GuidedSampler,

@@ -19,6 +19,8 @@ _RIDGE = 1.0
 _PRIOR_WEIGHT, _SWITCH_WEIGHT = 3.0, 1.0
 # points of accuracy below the baseline that the hypervolume is measured from
 _WORST_DROP = 10.0
+# floors of the logarithms: a plan that the tables expect to cost no time, or to do no damage
+_LEAST_MS, _DAMAGE_FLOOR = 1e-6, 0.02
 Floats = npt.NDArray[np.float64]
 
 
@@ -87,17 +89,17 @@ class Screen:
     def _predicted(self, plan: Plan, params: Params) -> tuple[list[float], list[float]]:
         if self._known is None:
             return [], []
-        predictor = self._known.predictor
+        tables = self._known.predictor.tables_alone
         switches = _SWITCH_WEIGHT * width_switches(self._space, plan)
         return (
-            [_PRIOR_WEIGHT * float(np.log(predictor.latency_ms(params))), switches],
-            [_PRIOR_WEIGHT * float(np.log(predictor.damage(params) + 0.02))],
+            [_PRIOR_WEIGHT * float(np.log(max(tables.cost(params), _LEAST_MS))), switches],
+            [_PRIOR_WEIGHT * float(np.log(tables.damage(params) + _DAMAGE_FLOOR))],
         )
 
 
 def width_switches(space: SearchSpace, plan: Plan) -> int:
     """Return how often the bits change from one layer to the next, in the model's order, over the layers that the plan leaves."""
-    gone = {name for branch in space.graph.branches if plan.kept.get(branch.group) == 0 for name in branch.layers}
+    gone = space.graph.removed_layers(plan.kept)
     group_of = {name: group.name for group in space.graph.bit_groups for name in group.layers}
     bits = [plan.bits.get(group_of[layer.name]) for layer in space.graph.layers if layer.name in group_of and layer.name not in gone]
     return sum(a != b for a, b in itertools.pairwise(bits))

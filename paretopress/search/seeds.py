@@ -43,6 +43,11 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     return list(dict.fromkeys(canonical))
 
 
+def with_solved(seeds: Sequence[Plan], solved: Sequence[Plan]) -> list[Plan]:
+    """Return the distinct plans of both; the solved come after the first two seeds, the unchanged model and uniform int8."""
+    return list(dict.fromkeys([*seeds[:2], *solved, *seeds[2:]]))
+
+
 def ladder_plans(space: SearchSpace, predictor: Predictor, limit_ms: float) -> list[Plan]:
     """Return the plans of least predicted damage for a ladder of latency budgets below the limit, the highest budget first."""
     defaults = space.defaults()

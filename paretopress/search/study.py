@@ -130,7 +130,7 @@ class Search:
         "recover" is training, "other" what no stage of a trial accounts for: proposing, the journal, reports.
         """
         spent = {"setup": self.setup_s}
-        for outcome in [*(c.outcome for c in trial_candidates(self.study)), *self.finals().values()]:
+        for outcome in [*(c.outcome for c in self.short_candidates()), *self.finals().values()]:
             for name, duration_s in outcome.stages_s.items():
                 spent[name] = spent.get(name, 0.0) + duration_s
         again = stored_latencies(self.study).values()
@@ -187,9 +187,10 @@ class Search:
         started = self.clock()
         plan = self.space.plan(trial.params)
         trial.set_user_attr("plan", plan.to_json())
+        before = self.short_candidates()
         try:
             climber = Climber(self.evaluate, self.ladder, self.bounds, climbs(self.study))
-            outcome, accuracies = self._copied(trial, plan) or climber.climb(plan, trial.number)
+            outcome, accuracies = self._copied(trial, plan, before) or climber.climb(plan, trial.number)
         except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
             raise
         except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
@@ -201,17 +202,16 @@ class Search:
         if outcome.rejected and self.bounds.within_costs(outcome):
             trial.set_user_attr(OUTRACED, True)
             trial.set_user_attr(PREDICTED_ACCURACY, climber.predicted_accuracy(outcome))
-        known = [*self.short_candidates(), Candidate(trial.number, plan, outcome)]
-        trial.set_user_attr(VOLUME, self.bounds.hypervolume(known))
+        trial.set_user_attr(VOLUME, self.bounds.hypervolume([*before, Candidate(trial.number, plan, outcome)]))
         for name, violation in self.bounds.constraints(outcome).items():
             trial.set_constraint(name, violation)
         trial.set_user_attr("duration_s", self.clock() - started)
         self.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms])
         self.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, self.bounds)}")
 
-    def _copied(self, trial: Trial, plan: Plan) -> tuple[Outcome, Mapping[Rung, float]] | None:
+    def _copied(self, trial: Trial, plan: Plan, before: Sequence[Candidate]) -> tuple[Outcome, Mapping[Rung, float]] | None:
         """Return what is known of the plan: different parameters mean the same one where a branch is removed."""
-        known = next((c for c in self.short_candidates() if c.plan == plan), None)
+        known = next((c for c in before if c.plan == plan), None)
         if known is None:
             return None
         trial.set_user_attr("copy_of", known.number)

@@ -98,8 +98,8 @@ class SearchSpace:
         """
         self._check(params)
         kept = {name: table[params[f"prune/{name}"]] for name, table in self._kept.items() if params[f"prune/{name}"] != 0.0}
-        gone = self._gone(kept)
-        inside = {name for branch in self.graph.branches if kept.get(branch.group) == 0 for name in branch.groups if name != branch.group}
+        gone = self.graph.removed_layers(kept)
+        inside = {name for branch in self.graph.removed_branches(kept) for name in branch.groups if name != branch.group}
         rank = {layer.name: value for layer in self.graph.layers if (value := params.get(f"rank/{layer.name}")) is not None}
         bits = {
             group.name: int(params.get(f"bits/{group.name}") or FLOAT_BITS) for group in self.graph.bit_groups if set(group.layers) - gone
@@ -161,9 +161,6 @@ class SearchSpace:
             raise ConfigError(f"the parameters must be those of the space, but {name!r} is {'unknown' if name in params else 'missing'}")
         for name, value in params.items():
             known[name].check(value)
-
-    def _gone(self, kept: Mapping[str, int]) -> set[str]:
-        return {layer for branch in self.graph.branches if kept.get(branch.group) == 0 for layer in branch.layers}
 
     def _prune_variables(self) -> list[Variable]:
         variables: list[Variable] = []

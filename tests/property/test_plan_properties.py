@@ -1,23 +1,27 @@
-"""Plans go through JSON and Optuna's parameters and come back; compression keeps what it must and costs no more."""
+"""Plans go through JSON and Optuna's parameters and come back, whatever is frozen; compression keeps what it must and costs no more."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.factorise import factorise
+from paretopress.errors import ConfigError
 from paretopress.evaluators.macs import count_macs
 from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
 from paretopress.intake.trace import Intake, take_in
 from paretopress.plan import Plan
+from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 NAMES = ("stem", "a.conv1", "a.conv2", "b.conv1", "b.conv2", "fc")
@@ -31,6 +35,8 @@ GRAPH = ModelGraph(
     (),
 )
 SPACE = SearchSpace(GRAPH, SpaceOptions(channel_step=16))
+SETS = st.frozensets(st.sampled_from(Knob)).filter(lambda frozen: not {Knob.PRUNE, Knob.BITS, Knob.RANK, Knob.BRANCHES} <= frozen)
+TurnedKnobs = Callable[[Plan], set[Knob]]
 
 
 class Coupled(nn.Module):
@@ -67,6 +73,30 @@ def test_plan_survives_json_and_params_when_drawn_from_the_space(drawn: dict[str
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert SPACE.plan(SPACE.params(plan)) == plan
     assert Plan.from_json(plan.to_json()).digest() == plan.digest()
+
+
+def any_plan(space: SearchSpace, seed: int) -> Plan:
+    rng = np.random.default_rng(seed)
+    return space.plan({variable.name: variable.sample(rng) for variable in space.variables})
+
+
+@given(SETS, st.integers(0, 2**32 - 1))
+def test_plan_survives_params_and_turns_no_frozen_knob_when_drawn_from_a_frozen_space(
+    turned_knobs: TurnedKnobs, frozen: frozenset[Knob], seed: int
+) -> None:
+    space = SearchSpace(GRAPH, SpaceOptions(channel_step=16, frozen=frozen))
+    plan = any_plan(space, seed)
+    assert space.plan(space.params(plan)) == plan
+    assert SPACE.plan(SPACE.params(plan)) == plan  # a frozen space is a part of the free one
+    assert not turned_knobs(plan) & frozen
+
+
+@given(SETS, st.integers(0, 2**32 - 1))
+def test_params_raises_when_a_plan_turns_a_frozen_knob(turned_knobs: TurnedKnobs, frozen: frozenset[Knob], seed: int) -> None:
+    plan = any_plan(SPACE, seed)
+    assume(turned_knobs(plan) & frozen)
+    with pytest.raises(ConfigError):
+        SearchSpace(GRAPH, SpaceOptions(channel_step=16, frozen=frozen)).params(plan)
 
 
 @given(params(), st.integers(0, 1_000))

@@ -10,9 +10,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
-VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "fvcore_import", "quiet_logger"}
+VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "fetch", "fvcore_import", "quiet_logger"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "fetch": set(),
     "fvcore_import": set(),
     "quiet_logger": set(),
     "pareto": set(),

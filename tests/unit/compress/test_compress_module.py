@@ -11,11 +11,6 @@ from paretopress.intake.trace import Intake, take_in
 from paretopress.plan import Plan
 
 
-@pytest.fixture
-def intake(tiny: nn.Module, images: Tensor) -> Intake:
-    return take_in(tiny, images[:2])
-
-
 def outputs(module: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return module(images)

@@ -33,11 +33,6 @@ def many() -> Tensor:
     return 3.0 * F.avg_pool2d(noise, 3, 1)
 
 
-@pytest.fixture
-def intake(tiny: nn.Module, images: Tensor) -> Intake:
-    return take_in(tiny, images[:2])
-
-
 def outputs(module: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return module(images)

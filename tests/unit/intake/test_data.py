@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import DataError
-from paretopress.intake.data import Data, Sample, Split, as_data, fetch, labels_of, stack, stratified
+from paretopress.fetch import fetch
+from paretopress.intake.data import Data, Sample, Split, as_data, labels_of, stack, stratified
 
 
 class Numbered(Dataset[Sample]):
