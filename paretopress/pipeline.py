@@ -93,7 +93,7 @@ class Pipeline:
     ):
         self.intake, self.data = intake, data
         self.folder, self.seed, self.target = folder, seed, target
-        self._reduce_range, self._threads = reduce_range, scoring_threads
+        self.reduce_range, self._threads = reduce_range, scoring_threads
         self._scored_on = target if score_on_target else None
         images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
         self._calibration = [part.numpy() for part in torch.split(images, _CALIBRATION_BATCH)]
@@ -122,9 +122,13 @@ class Pipeline:
         """Return the accuracy of a file of this run on the test split, in percent."""
         return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
 
-    def val_accuracy(self, onnx_path: str) -> float:
-        """Return the accuracy of a file of this run on the validation split, in percent."""
+    def val_accuracy(self, onnx_path: str | Path) -> float:
+        """Return the accuracy of a file on the validation split, in percent; its path is absolute, or starts in the run folder."""
         return self._accuracy(self.folder.root / onnx_path, self._val)
+
+    def float_accuracy(self, module: nn.Module) -> float:
+        """Return the accuracy of a candidate on the validation split before it was quantised, in percent."""
+        return module_accuracy(module, self._val)
 
     def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
         return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on)
@@ -132,14 +136,14 @@ class Pipeline:
     def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, calibration_batches: int | None = None) -> None:
         """Write the ONNX file of a module under a plan's bits."""
         with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
-            bits = self._bits_by_layer(module, plan)
+            bits = self.bits_by_layer(module, plan)
             exported = Path(temporary, "float.onnx") if bits else path
             with watch.stage("export"):
                 export_onnx(module, self._example, exported)
             if bits:
                 with watch.stage("quantise"):
                     batches = self._calibration[:calibration_batches]
-                    quantise_onnx(exported, path, bits, batches, reduce_range=self._reduce_range)
+                    quantise_onnx(exported, path, bits, batches, reduce_range=self.reduce_range)
 
     def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch) -> Latency:
         """Return the latency of a file beside the baseline."""
@@ -153,7 +157,8 @@ class Pipeline:
                 rng=np.random.default_rng((self.seed, number)),
             )
 
-    def _bits_by_layer(self, module: nn.Module, plan: Plan) -> dict[str, int]:
+    def bits_by_layer(self, module: nn.Module, plan: Plan) -> dict[str, int]:
+        """Return layer -> bits of the layers that a plan quantises and the module still has."""
         present = {name for name, _ in module.named_modules()}
         groups = {group.name: group.layers for group in self.intake.graph.bit_groups}
         return {layer: bits for name, bits in plan.bits.items() for layer in groups[name] if layer in present}
@@ -161,7 +166,7 @@ class Pipeline:
     def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation images."""
         with watch.stage("accuracy"):
-            accuracy = self._accuracy(path, self._val)
+            accuracy = self.val_accuracy(path)
         return _outcome(path, stored, rung, accuracy, macs, latency, watch)
 
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:

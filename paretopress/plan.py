@@ -12,8 +12,8 @@ from typing import Any
 from paretopress.errors import ConfigError
 
 PLAN_SCHEMA = 1
-FLOAT_BITS = 32
-KNOWN_BITS = (4, 8, FLOAT_BITS)
+FLOAT_BITS, INT8_BITS = 32, 8
+KNOWN_BITS = (4, INT8_BITS, FLOAT_BITS)
 
 
 def _frozen(mapping: Mapping[str, int]) -> Mapping[str, int]:

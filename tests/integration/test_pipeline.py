@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,29 @@ def test_evaluate_goes_on_from_the_short_rung_when_long(tiny: nn.Module, folder:
     counters = "num_batches_tracked"  # counts the batches of the first rung's recalibration too, and nothing reads it
     differ = [name for name, value in weights.items() if not name.endswith(counters) and not torch.equal(value, in_one_process[name])]
     assert differ == []
+
+
+@pytest.mark.parametrize(("rounded", "kept"), [(60.0, True), (40.0, False)])
+def test_evaluate_trains_a_finalist_with_rounding_when_int8_costs_accuracy_and_keeps_the_better_file(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, rounded: float, kept: bool
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate.effort = Effort(2, 4, 5, 1)
+    evaluate.recovery.recipe = replace(evaluate.recovery.recipe, learning_rate=0.1)
+    plan = Plan(kept={"block1.conv1": 4}, bits={"stem": 8})
+    evaluate(plan, Rung.SHORT, 1)
+    monkeypatch.setattr(Pipeline, "float_accuracy", lambda self, module: 0.0)  # int8 costs nothing
+    without = evaluate(plan, Rung.FINAL, 1)
+    weights = load_file(folder.root / "finalists/0001/student.safetensors")
+    monkeypatch.setattr(Pipeline, "float_accuracy", lambda self, module: 52.0)
+    monkeypatch.setattr(Pipeline, "val_accuracy", lambda self, path: rounded if Path(path).name.startswith("rounded-") else 50.0)
+    final = evaluate(plan, Rung.FINAL, 1)
+    again = load_file(folder.root / "finalists/0001/student.safetensors")
+    same = all(torch.equal(value, weights[name]) for name, value in again.items())
+    assert (final.onnx_sha256 != without.onnx_sha256, not same) == (kept, kept)
+    assert final.notes[-1].endswith(f"1 steps with rounding brought back {10.0 if kept else 0.0:.2f}")
+    assert evaluate.pipeline.target.measured[-1] == final.onnx_sha256  # type: ignore[attr-defined]
+    assert sorted(file.name for file in (folder.root / "finalists/0001").iterdir()) == ["model.onnx", "student.safetensors"]
 
 
 def test_evaluate_trains_once_when_plans_differ_in_bits_alone(tiny: nn.Module, folder: RunFolder) -> None:
