@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from results_file import Headline, write_result
 
-from paretopress.api import load_and_trace, start_run
+from paretopress.api import start_run
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config, read_config
@@ -28,6 +28,7 @@ from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import Plan
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
+from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -171,7 +172,8 @@ def compared(config_file: Path, run: Path, minutes: float) -> tuple[list[dict[st
     config = read_config(config_file)
     folder = RunFolder(run)
     if not folder.front.is_file():
-        timed = parse_config(config.to_json() | {"time": config.to_json()["time"] | {"minutes": minutes}}, str(config_file))
+        alone = {"time": config.to_json()["time"] | {"minutes": minutes}, "disk": {"cache_mb": 0}}  # no earlier run helps
+        timed = parse_config(config.to_json() | alone, str(config_file))
         with LiveView() as view:
             start_run(timed, run, view)
     front = json.loads(folder.front.read_text())

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from results_file import Headline, write_result
 
-from paretopress.api import load_and_trace, start_run
+from paretopress.api import start_run
 from paretopress.config import parse_config
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ParetopressError
 from paretopress.report.live import SilentReporter
+from paretopress.run_parts import load_and_trace
 
 MODELS = ("resnet18", "vgg16_bn", "mobilenet_v2")
 HERE = Path(__file__).resolve().parent
@@ -35,6 +36,7 @@ def cover(name: str, folder: Path) -> dict[str, object]:
             "budget": {"speedup": 1.02},
             "time": {"trials": 5, "finalists": 0},
             "recovery": {"short_steps": 0, "final_steps": 0, "calibration_batches": 1, "batch_size": 16},
+            "disk": {"cache_mb": 0},
         },
         name,
     )

@@ -143,6 +143,7 @@ def measured_row(minutes: float, runs: Path, frozen: Sequence[Knob]) -> dict[str
     asked = read_config(CONFIG).to_json()
     asked["time"] |= {"minutes": minutes}
     asked["space"] |= {"frozen": list(frozen)}
+    asked["disk"] = {"cache_mb": 0}  # neither search is helped by the other
     front = searched_for_real(parse_config(asked, str(CONFIG)), runs / ("free" if not frozen else "-".join(frozen)))
     recovered = [point for point in front["points"] if point["rung"] == FULL_RECOVERY]
     tested = [(p["latency_vs_baseline"], front["baseline"]["test_accuracy"] - p["test_accuracy"]) for p in recovered]

@@ -21,7 +21,8 @@ from paretopress.measurement import Latency
 from paretopress.plan import Plan
 from paretopress.report.live import SilentReporter
 from paretopress.run_folder import RunFolder
-from paretopress.search.journal import open_study, stored_candidates
+from paretopress.search.journal import open_study
+from paretopress.search.records import Records
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 TRIALS = 20
@@ -34,9 +35,10 @@ def searched(target: str, run: Path) -> dict[Plan, Latency]:
         "time": {"trials": TRIALS, "finalists": 0},
         "recovery": {"short_steps": 0, "final_steps": 0},
         "target": {"spec": target, "probe": False},
+        "disk": {"cache_mb": 0},
     }
     start_run(parse_config(config, str(CONFIG)), run, SilentReporter())
-    return {c.plan: c.outcome.latency for c in stored_candidates(open_study(RunFolder(run).journal))}
+    return {c.plan: c.outcome.latency for c in Records(open_study(RunFolder(run).journal)).candidates()}
 
 
 def main() -> None:

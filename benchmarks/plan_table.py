@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from results_file import RESULTS
 
-from paretopress.api import load_and_trace
 from paretopress.atomic import write_json
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
@@ -31,6 +30,7 @@ from paretopress.intake.data import stack
 from paretopress.pareto import non_dominated
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.run_folder import RunFolder
+from paretopress.run_parts import load_and_trace
 from paretopress.run_tables import measure_tables
 from paretopress.search.seeds import seed_plans
 from paretopress.setup_run import space_for

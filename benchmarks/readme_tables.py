@@ -1,4 +1,4 @@
-"""Write the README's tables from benchmarks/results/*.json, between their markers.
+"""Write the tables of README.md and docs/figures.md from benchmarks/results/*.json, between their markers.
 
     python benchmarks/readme_tables.py [--check]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
 RESULTS = HERE / "results"
 ACCURACY_FLOOR_DROP = 8.0
 
@@ -57,38 +57,48 @@ def coverage(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
-    "demo": headlines,
-    "cifar10_resnet20": cifar10,
-    "trial_cost": headlines,
-    "coverage": coverage,
-    "latency_aa": headlines,
-    "latency_order": headlines,
-    "latency_coverage": headlines,
-    "latency_ssh": headlines,
-    "latency_explain": headlines,
-    "knobs": headlines,
+Table = Callable[[Mapping[str, Any]], list[str]]
+PAGES: dict[str, dict[str, Table]] = {
+    "README.md": {"demo": headlines, "search_hour": cifar10, "trial_cost": headlines, "coverage": coverage, "knobs": headlines},
+    "docs/figures.md": {
+        "search_hour_mobilenet_v2_050": cifar10,
+        "cifar10_resnet20": cifar10,
+        "samplers": headlines,
+        "throughput": headlines,
+        "recovery": headlines,
+        "latency_aa": headlines,
+        "latency_order": headlines,
+        "latency_coverage": headlines,
+        "latency_ssh": headlines,
+        "latency_explain": headlines,
+    },
 }
 
 
-def filled(text: str) -> str:
-    """Return the README with every table made anew from its result file."""
-    for name, table in TABLES.items():
+def filled(page: str, text: str) -> str:
+    """Return a page with every table made anew from its result file."""
+    for name, table in PAGES[page].items():
         path = RESULTS / f"{name}.json"
         body = "\n".join(table(json.loads(path.read_text()))) if path.is_file() else "Not measured yet."
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
         if count != 1:
-            raise SystemExit(f"README.md must have the markers of {name} once, but has them {count} times")
+            raise SystemExit(f"{page} must have the markers of {name} once, but has them {count} times")
     return text
 
 
 def main() -> None:
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
-    if "--check" in sys.argv:
-        sys.exit(before != after and "README.md is not what the results say: run `make docs`")
-    README.write_text(after, encoding="utf-8")
+    stale = []
+    for page in PAGES:
+        path = ROOT / page
+        before = path.read_text(encoding="utf-8")
+        after = filled(page, before)
+        if before != after:
+            stale.append(page)
+            if "--check" not in sys.argv:
+                path.write_text(after, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        sys.exit(f"{', '.join(stale)} must say what the results say: run `make docs`")
 
 
 if __name__ == "__main__":

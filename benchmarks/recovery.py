@@ -38,11 +38,11 @@ from results_file import Headline, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretopress.api import load_and_trace
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import read_config
 from paretopress.intake.data import stack
 from paretopress.plan import Plan
+from paretopress.run_parts import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"

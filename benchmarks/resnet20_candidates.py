@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from paretopress.api import load_and_trace
 from paretopress.compress.apply import compress_module
 from paretopress.config import read_config
 from paretopress.intake.data import Data
@@ -15,6 +14,7 @@ from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
+from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import seed_plans
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import detect

@@ -4,8 +4,9 @@
 
 The trials of an hour's search of the CIFAR-10 (JPEG) ResNet-20, with the same seed, sampler, baseline and steps, for some minutes each.
 First as a plain loop (every plan is trained for as long as the longest rung, on batches and teacher logits made anew), then with one saving
-more at a time. The hypervolume is that of the plans trained for as many steps as the longest rung; there are no finalists. About an hour
-on two cores, with nothing else running.
+more at a time. The final hypervolume is that of the plans trained for as many steps as a plan of the plain loop: with rungs, a fifth of the
+time takes the most promising plans there, and trials per hour are counted over the whole time all the same. About an hour on two cores,
+with nothing else running.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 from results_file import Headline, write_result
 
-from paretopress.api import load_and_trace
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.recover import Recovery
 from paretopress.compress.students import Students
@@ -28,8 +29,9 @@ from paretopress.measurement import Rung
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
+from paretopress.run_parts import load_and_trace
 from paretopress.search import racing
-from paretopress.search.candidates import Bounds
+from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.climbing import RUNGS
 from paretopress.search.journal import create_study
 from paretopress.search.seeds import seed_plans
@@ -42,7 +44,7 @@ from paretopress.targets.local import LocalTarget
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 MEASURED = ("reconstruct", "recover", "accuracy", "latency")
-FACTOR_BAR, OUTSIDE_BAR = 5.0, 5.0
+FACTOR_BAR, OUTSIDE_BAR, FINALIST_SHARE = 5.0, 5.0, 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,10 @@ class Bench:
         (folder.baseline).write_bytes((root.parent / "setup" / folder.baseline.name).read_bytes())
         bounds = Bounds(self.config.checked_budget(), self.state.baseline.latency.latency_ms, self.state.baseline.val_accuracy)
         effort = self.state.effort
-        if Rung.SHORT not in variant.ladder:  # the same training, in one go
+        climbs = Rung.SHORT in variant.ladder
+        if climbs:  # a finalist from the short rung has been trained for as long as a plan of the plain loop
+            effort = replace(effort, final_steps=effort.long_steps)
+        else:  # the same training, in one go
             effort = Effort(0, effort.short_steps + effort.long_steps, effort.final_steps, effort.scoring_threads)
         recipe = self.config.recovery.recipe(self.state.learning_rate)
         kept = {} if variant.keeps_lessons else {"kept_bytes": 0}
@@ -90,7 +95,8 @@ class Bench:
         students = Students() if variant.shares_students else None
         evaluate = PlanEvaluator(self.pipeline, recovery, effort, bounds, students=students)
         study = create_study(folder.journal, self.config.sampler, self.space, self.config.seed)
-        limits = replace(self.config.limits(), seconds=seconds, finalist_share=0.0, finalists=0, stop_early=False)
+        share, finalists = (FINALIST_SHARE, 1) if climbs else (0.0, 0)
+        limits = replace(self.config.limits(), seconds=seconds, finalist_share=share, finalists=finalists, stop_early=False)
         search = Search(study, self.space, evaluate, bounds, limits, self.pipeline.data.sizes()["val"], ladder=variant.ladder)
         search.measure_again = evaluate.latency_again
         asked_from = racing.LEAST_PAIRS
@@ -105,7 +111,9 @@ class Bench:
 
     def _row(self, variant: Variant, search: Search, whole_s: float) -> dict[str, object]:
         counts, candidates = search.counts(), search.candidates()
-        trained = [c for c in candidates if c.outcome.rung is Rung.LONG]
+        at_end = {c.number: c for c in candidates if c.outcome.rung is Rung.FINAL}
+        # a plan that was at the long rung already is judged there: its full recovery is more training than the plain loop gives
+        trained = [c if c.outcome.rung is Rung.LONG else at_end[c.number] for c in search.short_candidates() if in_full(c, at_end)]
         seconds = search.seconds()
         outside_s = sum(value for name, value in seconds.items() if name not in (*MEASURED, "setup"))
         return {
@@ -123,6 +131,11 @@ class Bench:
             "outside_percent": 100.0 * outside_s / whole_s,
             "rungs": [[int(a.lower), int(a.higher), a.plans, a.rank_correlation] for a in search.agreements()],
         }
+
+
+def in_full(candidate: Candidate, at_end: Mapping[int, Candidate]) -> bool:
+    """Return whether a plan was trained for as many steps as one of the plain loop."""
+    return candidate.outcome.rung is Rung.LONG or candidate.number in at_end
 
 
 def main() -> None:

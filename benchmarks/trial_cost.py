@@ -35,6 +35,7 @@ def main() -> None:
     config["time"] = {"trials": args.trials, "finalists": 0}
     config["budget"] = {"speedup": 1.2}
     config["recovery"] = {"learning_rate": 0.03, "short_steps": 1, "final_steps": 1}
+    config["disk"] = {"cache_mb": 0}
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
         run = Path(folder, "run")
         start_run(parse_config(config, str(CONFIG)), run, SilentReporter())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -12,38 +14,27 @@ from typing import Any
 from torch import nn
 
 from paretopress.atomic import write_json
-from paretopress.compress.students import Students
 from paretopress.config import RunConfig, parse_config
-from paretopress.errors import RunFolderError, SearchFailedError, TargetLostError
+from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.export import export_point, select_point
-from paretopress.intake.checks import check_data, check_model
-from paretopress.intake.data import Data, as_data, stack
-from paretopress.intake.data_spec import load_data
-from paretopress.intake.model_spec import load_model
-from paretopress.intake.trace import Intake, take_in
-from paretopress.measurement import Budget, Outcome
-from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
-from paretopress.plan_evaluator import PlanEvaluator
+from paretopress.intake.trace import Intake
+from paretopress.measurement import Budget
 from paretopress.probing import opener, target_facts
-from paretopress.report.front import front_json, point_json
-from paretopress.report.live import Progress, Reporter, SilentReporter
-from paretopress.report.plot import write_front_png
+from paretopress.ray_workers import workers_on_ray
+from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
-from paretopress.search.candidates import Bounds, Candidate, best, front
-from paretopress.search.journal import create_study
-from paretopress.search.predictor import Known, Predictor
-from paretopress.search.samplers import OURS, PROGRAMME, check_sampler
-from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
-from paretopress.search.study import Search, describe
-from paretopress.search.tables import Tables
-from paretopress.setup_run import RunState, find_state, recovery_for, scoring_threads, space_for, weights_sha256
+from paretopress.run_parts import load_and_trace, make_pipeline, open_run_target
+from paretopress.run_search import open_shelf, search_run
+from paretopress.run_study import study_place
+from paretopress.search.journal import open_study
+from paretopress.search.places import StudyPlace, open_storage
+from paretopress.search.records import Records
+from paretopress.search.samplers import check_sampler
+from paretopress.setup_run import RunState, find_state, space_for, weights_sha256
 from paretopress.spaces.space import SearchSpace
-from paretopress.targets.capabilities import Capabilities, capabilities_in
+from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.machine_state import state_warnings
 from paretopress.targets.target import Target
-
-_EXAMPLE_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +96,10 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
             f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`."
         )
     check_sampler(config.sampler)
+    config = _with_study_name(config, run)
     reporter.message("reading model and data")
-    intake, split = _take_in(config, model, data)
-    with closing(_open_target(config)) as target:
+    intake, split = load_and_trace(config, model, data)
+    with closing(open_run_target(config)) as target:
         env = _target_facts(target, config, reporter)
         capabilities = capabilities_in(env)
         space = space_for(intake.graph, config, capabilities)
@@ -117,10 +109,60 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
             _say_what_was_found(intake, space, reporter)
             for warning in state_warnings(env):
                 reporter.message(f"warning: {warning}")
-            pipeline = _pipeline(intake, split, target, folder, config, capabilities)
+            pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, intake, split, space, config, env, started)
-            return _search(folder, config, state, pipeline, space, reporter)
+            return Result(run, search_run(folder, config, state, pipeline, space, reporter, **_helpers(config)))
+
+
+def _helpers(config: RunConfig) -> dict[str, Any]:
+    return {} if config.workers.ray is None else {"with_helpers": workers_on_ray(config)}
+
+
+def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
+    """Return the configuration with a name of its own for a study that is kept in a shared storage, which is seen to be in reach."""
+    if config.workers.storage is None:
+        if config.workers.ray is not None:
+            raise ConfigError(
+                f"workers on Ray share a storage, but got none with ray={config.workers.ray}", "Give --storage and --artifacts."
+            )
+        return config
+    name = config.workers.study or f"{run.name}-{secrets.token_hex(3)}"
+    named = config.model_copy(update={"workers": config.workers.model_copy(update={"study": name})})
+    place = StudyPlace(config.workers.storage, name)
+    open_shelf(named, place)
+    open_storage(place)
+    return named
+
+
+def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
+    """Search again with the latencies that another run recorded: the same seed proposes the same plans in the same order.
+
+    What was found before its first trial is taken over, and its limits are the numbers of trials and finalists that it came to.
+    Raises: RunFolderError: the run to replay is none, has no trial, or its model is another by now.
+    """
+    recorded = open_run_folder(source)
+    config = parse_config(recorded.read(recorded.config), str(recorded.config))
+    state = RunState.from_json(recorded.read(recorded.state))
+    records = Records(open_study(study_place(recorded, config)))
+    finished = len(records.durations())
+    if not finished:
+        raise RunFolderError(f"a run to replay must have trials, but {source} has none")
+    limits = {"trials": finished, "minutes": None, "hours": None, "finalists": len(records.finals_tried()), "stop_early": False}
+    value = config.to_json()
+    asked = parse_config(value | {"replay": str(source.resolve()), "time": value["time"] | limits}, str(recorded.config))
+    intake, split = load_and_trace(asked)
+    if state.model_sha256 != weights_sha256(intake.module):
+        raise RunFolderError(f"a replayed run needs the same model, but its weights differ from those of {source}")
+    capabilities = capabilities_in(state.environment)
+    space = space_for(intake.graph, asked, capabilities)
+    folder = create_run_folder(run)
+    with closing(open_run_target(asked)) as target, folder.locked():
+        write_json(folder.config, asked.to_json())
+        for mine, theirs in zip(folder.found(), recorded.found(), strict=True):
+            shutil.copy(theirs, mine)
+        pipeline = make_pipeline(intake, split, target, folder, asked, capabilities)
+        return Result(run, search_run(folder, asked, state, pipeline, space, reporter))
 
 
 def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
@@ -135,19 +177,19 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
         )
     started = time.monotonic()
-    intake, split = _take_in(config, model, data)
-    with _paused_when_lost(run), closing(_open_target(config)) as target, folder.locked():
+    intake, split = load_and_trace(config, model, data)
+    with _paused_when_lost(run), closing(open_run_target(config)) as target, folder.locked():
         state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
         # the space of a study must not change, so the capabilities are those that the run began with
         env = state.environment if state is not None else _target_facts(target, config, reporter)
         capabilities = capabilities_in(env)
         space = space_for(intake.graph, config, capabilities)
-        pipeline = _pipeline(intake, split, target, folder, config, capabilities)
+        pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
             state = find_state(pipeline, intake, split, space, config, env, started)
         elif state.model_sha256 != weights_sha256(intake.module):
             raise RunFolderError("a resumed run needs the same model, but its weights differ from those the run started with")
-        return _search(folder, config, state, pipeline, space, reporter)
+        return Result(run, search_run(folder, config, state, pipeline, space, reporter, **_helpers(config)))
 
 
 def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:
@@ -159,28 +201,6 @@ def open_result(run: Path) -> Result:
     """Return the result of a finished run; raises RunFolderError if it has none yet."""
     folder = open_run_folder(run)
     return Result(run, folder.read(folder.front))
-
-
-def load_and_trace(config: RunConfig) -> tuple[Intake, Data]:
-    """Return the traced model and the data that a configuration names."""
-    return _take_in(config, None, None)
-
-
-def _take_in(config: RunConfig, model: nn.Module | None, data: object | None) -> tuple[Intake, Data]:
-    base = Path(config.base) if config.base else None
-    if model is None and config.model is not None:
-        model = load_model(config.model, trust=config.trust, base=base)
-    check_model(model)
-    assert model is not None
-    split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
-    model.eval()
-    check_data(split, model)
-    images, _ = stack(split.val, _EXAMPLE_IMAGES, config.seed)
-    return take_in(model, images), split
-
-
-def _open_target(config: RunConfig) -> Target:
-    return opener(config.target.spec, config.target.cores)(config.target.threads)
 
 
 def _target_facts(target: Target, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
@@ -198,19 +218,6 @@ def _paused_when_lost(run: Path) -> Iterator[None]:
         raise TargetLostError(error.message, hint) from error
 
 
-def _pipeline(intake: Intake, data: Data, target: Target, folder: RunFolder, config: RunConfig, capabilities: Capabilities) -> Pipeline:
-    return Pipeline(
-        intake,
-        data,
-        target,
-        folder,
-        reduce_range=capabilities.reduce_range,
-        scoring_threads=scoring_threads(),
-        seed=config.seed,
-        score_on_target=config.target.score_on_target,
-    )
-
-
 def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) -> None:
     graph = intake.graph
     reporter.message(
@@ -221,107 +228,3 @@ def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) 
         reporter.message(f"left as it is: {frozen.name} ({frozen.reason})")
     for left_out in space.left_out:
         reporter.message(f"not offered: {left_out.name} ({left_out.reason})")
-
-
-def _search(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, space: SearchSpace, reporter: Reporter) -> Result:
-    bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
-    reporter.message(
-        f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
-        f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
-        f"goes on, {state.effort.final_steps} a finalist"
-    )
-    known = _known(folder, space, bounds) if config.sampler in OURS else None
-    study = create_study(folder.journal, config.sampler, space, config.seed, known)
-    recovery = recovery_for(pipeline.intake, pipeline.data, config, state)
-    evaluate = PlanEvaluator(pipeline, recovery, state.effort, bounds, students=Students())
-    search = Search(study, space, evaluate, bounds, config.limits(), pipeline.data.sizes()["val"], setup_s=state.setup_s)
-    search.ladder = state.effort.ladder()
-    search.measure_again = evaluate.latency_again
-    search.on_change = lambda line: reporter.update(_progress(search, line))
-    seeds = seed_plans(space, state.removal_order)
-    ladder = ladder_plans(space, known.predictor, known.limit_ms) if known is not None and config.sampler == PROGRAMME else []
-    search.run(with_solved(seeds, ladder))
-    return _finish(folder, config, state, pipeline, search)
-
-
-def _known(folder: RunFolder, space: SearchSpace, bounds: Bounds) -> Known:
-    return Known(Predictor(space, Tables.from_json(folder.read(folder.tables))), bounds.limit_ms, bounds.baseline_accuracy)
-
-
-def _progress(search: Search, line: str) -> Progress:
-    candidates, counts = search.candidates(), search.counts()
-    points = front(candidates, search.bounds)
-    chosen = best(points, search.bounds, search.val_images)
-    finals = search.finals() if search.in_finalists else None
-    return Progress(
-        phase="search" if finals is None else "finalists",
-        done=counts.all if finals is None else len(finals),
-        planned=search.limits.trials if finals is None else None if search.limits.seconds else search.limits.finalists,
-        elapsed_s=search.elapsed_s,
-        phase_s=search.phase_s,
-        budget_s=search.limits.seconds,
-        completed=counts.completed,
-        rejected_early=counts.rejected_early,
-        outraced=counts.outraced,
-        failed=counts.failed,
-        best=describe(chosen.outcome, search.bounds) if chosen else "",
-        front_size=len(points),
-        hypervolume=search.bounds.hypervolume(candidates),
-        last=line,
-    )
-
-
-def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, search: Search) -> Result:
-    """Score the front on test data, once, and write the result."""
-    candidates = search.candidates()
-    points = front(candidates, search.bounds)
-    chosen = best(points, search.bounds, search.val_images)
-    known = _known_test_accuracies(folder)
-
-    def tested(outcome: Outcome) -> Outcome:
-        accuracy = known.get(outcome.onnx_sha256)
-        return Outcome.from_json(
-            outcome.to_json() | {"test_accuracy": pipeline.test_accuracy(outcome.onnx_path) if accuracy is None else accuracy}
-        )
-
-    value = front_json(
-        point_json(None, Plan().to_json(), tested(state.baseline)),
-        [point_json(c.number, c.plan.to_json(), tested(c.outcome)) for c in points],
-        candidates,
-        search.bounds,
-        search.counts(),
-        agreements=search.agreements(),
-        stall=search.stall(),
-        best=chosen.number if chosen else None,
-        seed=config.seed,
-        environment=state.environment,
-        data=pipeline.data.sizes(),
-        elapsed_s=search.elapsed_s,
-        seconds=search.seconds(),
-    )
-    write_json(folder.front, value)
-    write_front_png(value, folder.picture)
-    if chosen is None:
-        raise _nothing_feasible(candidates, search.bounds)
-    return Result(folder.root, value)
-
-
-def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
-    """Return sha256 -> test accuracy of what an earlier end of this run scored already."""
-    if not folder.front.is_file():
-        return {}
-    value = folder.read(folder.front)
-    return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"])}
-
-
-def _nothing_feasible(candidates: list[Candidate], bounds: Bounds) -> SearchFailedError:
-    if not candidates:
-        return SearchFailedError("a front needs a completed trial, but none was completed", "`paretopress status RUN` shows the reasons.")
-    fastest = min(candidates, key=lambda c: c.outcome.latency.latency_ms)
-    return SearchFailedError(
-        f"no plan met the budget of {bounds.limit_ms:.3f} ms"
-        + (f" and {bounds.budget.max_drop} points of drop" if bounds.budget.max_drop is not None else "")
-        + f"; the fastest reached {describe(fastest.outcome, bounds)}"
-        + (" before any training" if fastest.outcome.rejected else f", a drop of {bounds.drop(fastest.outcome):.2f} points"),
-        "Raise the budget or --max-drop, or give the search more time.",
-    )

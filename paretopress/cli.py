@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ import optuna
 import typer
 from rich.console import Console
 
-from paretopress.api import Result, load_and_trace, open_result, resume_run, start_run
+from paretopress.api import Result, open_result, replay_run, resume_run, start_run
+from paretopress.cache import cache_root, entries, prune
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
@@ -29,7 +31,11 @@ from paretopress.report.explanation import explanation_view
 from paretopress.report.live import LiveView
 from paretopress.report.probe_table import probe_table
 from paretopress.report.tables import front_table, profile_table
+from paretopress.rerun import rerun_trial
+from paretopress.run_parts import load_and_trace
+from paretopress.search.heartbeat import KNOWN_WARNINGS
 from paretopress.status import run_status
+from paretopress.worker import run_worker
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Press a model onto the Pareto front.")
 out, err = Console(), Console(stderr=True)
@@ -74,10 +80,20 @@ def search(
     target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None,
     score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False,
     threads: ThreadsOption = None,
+    workers: Annotated[int | None, typer.Option(help="Trials evaluated at a time; they divide the cores (default 1).")] = None,
+    storage: Annotated[str | None, typer.Option(help="Database that workers on other hosts share, e.g. postgresql+psycopg://...")] = None,
+    artifacts: Annotated[str | None, typer.Option(help="Folder or s3://BUCKET where they exchange files; goes with --storage.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that places workers, or local; goes with --storage.")] = None,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Take the processor's flags for what the target runs fast.")] = False,
     trust: TrustOption = False,
+    replay: Annotated[Path | None, typer.Option(help="Folder of a run whose latencies are given out again; all else is as there.")] = None,
 ) -> None:
     """Search for compressed versions of a model within a latency budget."""
+    if replay is not None:
+        with LiveView(out) as view:
+            result = replay_run(replay, run or _new_run("replay"), view)
+        _show(result)
+        return
     asked = {
         "model": model,
         "data": data,
@@ -87,6 +103,7 @@ def search(
         "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
         "time": {"minutes": minutes, "hours": hours, "trials": trials},
         "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
+        "workers": {"count": workers, "storage": storage, "artifacts": artifacts, "ray": ray},
     }
     settings = _merged(read_config(config) if config else None, asked)
     if settings.model is None or settings.data is None:
@@ -105,6 +122,23 @@ def resume(run: RunArgument) -> None:
 
 
 @app.command()
+def worker(
+    url: Annotated[str, typer.Argument(help="What `search --storage` printed.", metavar="RUN-URL")],
+    model: ModelOption = None,
+    data: DataOption = None,
+    artifacts: Annotated[str | None, typer.Option(help="Where this host reaches the run's artifacts.")] = None,
+    trust: TrustOption = False,
+) -> None:
+    """Join a shared run from any host, and leave when it ends, or on SIGTERM."""
+    overrides: dict[str, Any] = {"model": model, "data": data, "trust": trust or None}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if model is not None or data is not None:
+        given["base"] = str(Path.cwd())
+    with LiveView(out) as view:
+        run_worker(url, view, overrides=given, artifacts=artifacts)
+
+
+@app.command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show where a run stands; reads only, so it never disturbs the run."""
     value = run_status(run)
@@ -112,9 +146,11 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
         print(json.dumps(value, indent=2))
         return
     for name, shown in value.items():
-        out.print(
-            f"{name.replace('_', ' ')}: {shown if not isinstance(shown, list) else '; '.join(map(str, shown)) or 'none'}", markup=False
-        )
+        if name not in ("front", "last_event"):
+            text = shown if not isinstance(shown, list) else "; ".join(map(str, shown)) or "none"
+            out.print(f"{name.replace('_', ' ')}: {text}", markup=False)
+    for point in value.get("front", []):
+        out.print(f"front: trial {point['trial']}, {point['val_accuracy']:.2f} % at {point['latency_ms']:.3f} ms", markup=False)
 
 
 @app.command()
@@ -147,6 +183,47 @@ def export(
     if latency_ms is not None and trial is not None:
         raise ConfigError(f"--latency-ms or --trial may be given, not both, but got {latency_ms} and {trial}")
     _export(open_result(run), to, trial, latency_ms)
+
+
+@app.command()
+def cache(
+    limit_mb: Annotated[float | None, typer.Option(help="Remove what was not used for longest until the rest takes at most this.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what earlier runs left for later ones (findings, trained students, latencies), and remove what is too much."""
+    root = cache_root()
+    removed = [] if limit_mb is None else prune(root, int(limit_mb * 1e6))
+    held = entries(root)
+    kinds = {kind: [entry for entry in held if entry.kind == kind] for kind in sorted({entry.kind for entry in held})}
+    value = {
+        "folder": str(root),
+        "kinds": {kind: {"entries": len(of), "bytes": sum(entry.size_bytes for entry in of)} for kind, of in kinds.items()},
+        "removed": len(removed),
+    }
+    if as_json:
+        print(json.dumps(value, indent=2))
+        return
+    out.print(f"folder: {root}", markup=False, highlight=False)
+    for kind, of in kinds.items():
+        out.print(f"{kind}: {len(of)} entries, {sum(entry.size_bytes for entry in of) / 1e6:.1f} MB")
+    if limit_mb is not None:
+        out.print(f"removed: {len(removed)} entries, {sum(entry.size_bytes for entry in removed) / 1e6:.1f} MB")
+
+
+@app.command()
+def rerun(
+    run: RunArgument,
+    trial: Annotated[int, typer.Option(help="Trial of the run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate one trial of a run again, alone, and compare the figures with the recorded ones; the run is not changed."""
+    value = rerun_trial(run, trial)
+    if as_json:
+        print(json.dumps(value, indent=2))
+        return
+    out.print(f"trial {value['trial']}, rung {value['rung']}, the same bytes: {'yes' if value['same_bytes'] else 'no'}")
+    for name, figure in value["figures"].items():
+        out.print(f"{name.replace('_', ' ')}: {figure['recorded']} recorded, {figure['again']} again", markup=False, highlight=False)
 
 
 @app.command()
@@ -217,6 +294,8 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would tear the live view
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what goes wrong on a connection is raised, and said once
     keep_freed_memory()
+    for known in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", known)
     try:
         app()
     except ParetopressError as error:

@@ -102,10 +102,42 @@ class SpaceSection(_Section):
     frozen: tuple[Knob, ...] = ()
 
 
+class WorkersSection(_Section):
+    """How many trials are evaluated at a time on this host, which divide its cores.
+
+    `isolated` has each evaluated in a process of its own, whose death costs one trial; a model or data handed over in Python cannot be.
+    `storage` is the URL of a database, or of Optuna's gRPC proxy, that workers on other hosts reach too; `artifacts` is a folder or an S3
+    bucket that they share, `study` the run's name there. A worker that is not heard of for `grace_s` is taken for dead.
+    `ray` is the address of a Ray cluster, or "local": so many workers are `placed` there, each with so many CPUs and GPUs.
+    """
+
+    count: int = Field(1, ge=1)
+    isolated: bool = True
+    storage: str | None = None
+    artifacts: str | None = None
+    study: str | None = None
+    grace_s: int = Field(90, ge=4)
+    ray: str | None = None
+    placed: int = Field(1, ge=1)
+    cpus: float = Field(1.0, gt=0.0)
+    gpus: float = Field(0.0, ge=0.0)
+
+
+class DiskSection(_Section):
+    """`keep_mb` is how much the candidates of a run may take before the files of dominated ones are dropped.
+
+    `cache_mb` is what may stay in the user's cache for later runs: findings, trained students, latencies. With 0 it is not used.
+    """
+
+    keep_mb: float = Field(4_096.0, gt=0.0)
+    cache_mb: float = Field(2_048.0, ge=0.0)
+
+
 class RunConfig(_Section):
     """Everything that decides a run. `model` and `data` are specs, None where a module and data sets were handed over in Python.
 
-    `base` is the folder that relative paths in the specs start from.
+    `base` is the folder that relative paths in the specs start from. `replay` is the folder of a run whose latencies are given out again
+    instead of measuring.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -113,6 +145,7 @@ class RunConfig(_Section):
     data: str | None = None
     base: str | None = None
     trust: bool = False
+    replay: str | None = None
     seed: int = Field(0, ge=0)
     sampler: str = DEFAULT_SAMPLER
     budget: BudgetSection = BudgetSection()
@@ -120,6 +153,8 @@ class RunConfig(_Section):
     recovery: RecoverySection = RecoverySection()
     target: TargetSection = TargetSection()
     space: SpaceSection = SpaceSection()
+    workers: WorkersSection = WorkersSection()
+    disk: DiskSection = DiskSection()
 
     def checked_budget(self) -> Budget:
         """Return the budget; raises BudgetError."""

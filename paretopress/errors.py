@@ -79,9 +79,23 @@ class TargetLostError(RunError):
     """The target is out of reach, also after several attempts; in a search this pauses the run instead of failing a trial."""
 
 
+class WorkerDiedError(RunError):
+    """The process that evaluated a trial died or hung; the trial is tried once more, then recorded as failed."""
+
+
+class OutOfTimeError(RunError):
+    """The time of the run was over before a trial was."""
+
+
 class BundleError(RunError):
     """A bundle is incomplete, altered, or fails its self-check."""
 
 
 class SearchFailedError(RunError):
     """No trial could be completed, or no plan meets the budget."""
+
+
+def error_named(name: str) -> type[ParetopressError] | None:
+    """Return the error type of that name, None if this module has none: so an error that another process described is of its own type."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, ParetopressError) else None

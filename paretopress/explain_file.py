@@ -13,6 +13,7 @@ from paretopress.evaluators.explain import Explanation, explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
 from paretopress.evaluators.rates import measure_rates
 from paretopress.run_folder import MODEL_FILE, RunFolder, open_run_folder
+from paretopress.run_study import study_place
 from paretopress.search.journal import open_study
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
@@ -76,7 +77,7 @@ def trial_file(folder: RunFolder, number: int) -> Path:
         path = folder.candidate(number, final=final) / MODEL_FILE
         if path.is_file():
             return path
-    trials = {trial.number: trial for trial in open_study(folder.journal).get_trials(deepcopy=False)}
+    trials = {trial.number: trial for trial in open_study(study_place(folder)).get_trials(deepcopy=False)}
     if number not in trials:
         known = f"0 to {max(trials)}" if trials else "none yet"
         raise RunFolderError(f"a trial of the run must be named ({known}), but got trial={number} at {folder.root}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 Point = tuple[float, ...]
 
 
@@ -13,13 +15,17 @@ def dominates(a: Point, b: Point) -> bool:
 
 
 def non_dominated(points: Sequence[Point]) -> list[int]:
-    """Return the indices of the points that no other point dominates; of equal points the first stays."""
+    """Return the indices of the points that no other point dominates, in ascending order; of equal points the first stays."""
+    if not points:
+        return []
+    values = np.asarray(points, dtype=float)
+    # in lexicographic order no point comes after one that it dominates, and equal points keep their order
+    left = np.lexsort(values.T[::-1])
     front = []
-    for i, point in enumerate(points):
-        beaten = any(dominates(other, point) or (other == point and j < i) for j, other in enumerate(points) if j != i)
-        if not beaten:
-            front.append(i)
-    return front
+    while left.size:
+        front.append(int(left[0]))
+        left = left[(values[left] < values[left[0]]).any(axis=1)]
+    return sorted(front)
 
 
 def hypervolume_2d(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:

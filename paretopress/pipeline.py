@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from paretopress.atomic import write_bytes
+from paretopress.atomic import write_bytes, write_json
+from paretopress.cache import Cache
 from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracy
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
+from paretopress.event_log import EventLog
 from paretopress.intake.data import Data, Split, batch, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import INPUT, export_onnx
@@ -27,6 +31,7 @@ from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds
+from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
 
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 256, 64
@@ -34,6 +39,8 @@ _EARLY_IMAGES = 512
 _SAMPLES = 16
 _EVALUATION_BATCH = 128
 _CACHE_BYTES = 1 << 30
+# the cache's folders of latencies, and their file
+_LATENCY, _LATENCY_FILE = "latency", "latency.json"
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
@@ -90,9 +97,10 @@ class Pipeline:
         scoring_threads: int,
         seed: int,
         score_on_target: bool = False,
+        cache: Cache | None = None,
     ):
         self.intake, self.data = intake, data
-        self.folder, self.seed, self.target = folder, seed, target
+        self.folder, self.seed, self.target, self.cache = folder, seed, target, cache
         self.reduce_range, self._threads = reduce_range, scoring_threads
         self._scored_on = target if score_on_target else None
         images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
@@ -102,6 +110,7 @@ class Pipeline:
         self._val = Batches(data.val, data.sizes()["val"])
         early_x, early_y = stack(data.val, _EARLY_IMAGES, seed)
         self._early: list[Batch] = [(early_x.numpy(), early_y.numpy())]
+        self._fingerprint: dict[str, Any] | None = None
 
     def measure_baseline(self) -> Outcome:
         """Export, measure and score the unchanged model; writes baseline.onnx and samples.npy."""
@@ -122,9 +131,13 @@ class Pipeline:
         """Return the accuracy of a file of this run on the test split, in percent."""
         return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
 
-    def val_accuracy(self, onnx_path: str | Path) -> float:
-        """Return the accuracy of a file on the validation split, in percent; its path is absolute, or starts in the run folder."""
-        return self._accuracy(self.folder.root / onnx_path, self._val)
+    def val_accuracy(self, onnx_path: str) -> float:
+        """Return the accuracy of a file of this run on the validation split, in percent."""
+        return self.file_accuracy(self.folder.root / onnx_path)
+
+    def file_accuracy(self, path: Path) -> float:
+        """Return the accuracy of any file on the validation split, in percent."""
+        return self._accuracy(path, self._val)
 
     def float_accuracy(self, module: nn.Module) -> float:
         """Return the accuracy of a candidate on the validation split before it was quantised, in percent."""
@@ -145,17 +158,52 @@ class Pipeline:
                     batches = self._calibration[:calibration_batches]
                     quantise_onnx(exported, path, bits, batches, reduce_range=self.reduce_range)
 
-    def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch) -> Latency:
-        """Return the latency of a file beside the baseline."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what a latency on this run's target depends on beside the files; it is asked for once."""
+        if self._fingerprint is None:
+            self._fingerprint = probe_fingerprint(self.target.name, self.target.environment())
+        return self._fingerprint
+
+    def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch, *, again: bool = False) -> Latency:
+        """Return the latency of a file beside the baseline; `again` measures also what an earlier run measured."""
+        sha256 = file_facts(path)[1]
         with watch.stage("latency"):
-            return self.target.measure(
-                path,
-                self.folder.baseline,
-                baseline_ms=bounds.baseline_ms,
-                limit_ms=bounds.limit_ms,
-                feed=self.feed,
-                rng=np.random.default_rng((self.seed, number)),
-            )
+            latency = None if again else self._measured_before(sha256, bounds)
+            if latency is None:
+                latency = self.target.measure(
+                    path,
+                    self.folder.baseline,
+                    baseline_ms=bounds.baseline_ms,
+                    limit_ms=bounds.limit_ms,
+                    feed=self.feed,
+                    rng=np.random.default_rng((self.seed, number)),
+                )
+                self._keep_latency(sha256, latency)
+        EventLog(self.folder.latencies)("latency", {"onnx_sha256": sha256, "latency": latency.to_json()})
+        return latency
+
+    def _measured_before(self, sha256: str, bounds: Bounds) -> Latency | None:
+        """Return the latency that an earlier run measured of the same bytes beside the same baseline, on this run's scale."""
+        kept = self.cache.get(_LATENCY, self._latency_parts(sha256)) if self.cache is not None else None
+        if kept is None:
+            return None
+        latency = Latency.from_json(json.loads((kept / _LATENCY_FILE).read_text()))
+        low, high = latency.ratio_ci
+        ms = bounds.baseline_ms
+        return replace(
+            latency,
+            latency_ms=latency.ratio * ms,
+            latency_ci_ms=(low * ms, high * ms),
+            duration_s=0.0,
+            foreign_cores=None,
+        )
+
+    def _keep_latency(self, sha256: str, latency: Latency) -> None:
+        if self.cache is not None:
+            self.cache.put(_LATENCY, self._latency_parts(sha256), lambda place: write_json(place / _LATENCY_FILE, latency.to_json()))
+
+    def _latency_parts(self, sha256: str) -> dict[str, Any]:
+        return {"onnx_sha256": sha256, "baseline_sha256": file_facts(self.folder.baseline)[1], "target": self.fingerprint()}
 
     def bits_by_layer(self, module: nn.Module, plan: Plan) -> dict[str, int]:
         """Return layer -> bits of the layers that a plan quantises and the module still has."""
@@ -166,7 +214,7 @@ class Pipeline:
     def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation images."""
         with watch.stage("accuracy"):
-            accuracy = self.val_accuracy(path)
+            accuracy = self.file_accuracy(path)
         return _outcome(path, stored, rung, accuracy, macs, latency, watch)
 
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:

@@ -37,6 +37,7 @@ class Plan:
     bits: Mapping[str, int] = field(default_factory=dict)
     temperature: float = 4.0
     alpha: float = 0.9
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
         for name, value in self.kept.items():
@@ -55,9 +56,11 @@ class Plan:
         object.__setattr__(self, "kept", _frozen(self.kept))
         object.__setattr__(self, "rank", _frozen(self.rank))
         object.__setattr__(self, "bits", _frozen({k: v for k, v in self.bits.items() if v != FLOAT_BITS}))
+        items = (tuple(self.kept.items()), tuple(self.rank.items()), tuple(self.bits.items()))
+        object.__setattr__(self, "_hash", hash((*items, self.temperature, self.alpha)))
 
     def __hash__(self) -> int:
-        return hash((tuple(self.kept.items()), tuple(self.rank.items()), tuple(self.bits.items()), self.temperature, self.alpha))
+        return self._hash  # a search looks its thousands of plans up again and again
 
     def structure(self) -> Plan:
         """Return the plan without its distillation settings: what decides latency, MACs and size."""

@@ -98,10 +98,19 @@ class PlanEvaluator:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
+    def recover_in_part(self, plan: Plan, number: int, share: float) -> Outcome:
+        """Return the outcome of a full recovery of which a share in (0, 1] of the steps is carried out."""
+        whole = self.effort
+        self.effort = replace(whole, final_steps=max(1, round(share * whole.final_steps)))
+        try:
+            return self(plan, Rung.FINAL, number)
+        finally:
+            self.effort = whole
+
     def latency_again(self, outcome: Outcome) -> Latency:
         """Return the latency of a candidate's file, measured once more."""
         occasion = time.monotonic_ns() % 2**32
-        return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch())
+        return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch(), again=True)
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
@@ -137,7 +146,7 @@ class PlanEvaluator:
         if not layers or steps == 0:
             return ()
         with watch.stage("accuracy"):
-            lost = self.pipeline.float_accuracy(module) - self.pipeline.val_accuracy(path)
+            lost = self.pipeline.float_accuracy(module) - self.pipeline.file_accuracy(path)
         if lost < _INT8_COSTS:
             return ()
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -147,7 +156,7 @@ class PlanEvaluator:
             gently.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=self.pipeline.seed + _ROUNDED_SEED)
         self.pipeline.lower(module, plan, again, watch)
         with watch.stage("accuracy"):
-            gained = self.pipeline.val_accuracy(again) - self.pipeline.val_accuracy(path)
+            gained = self.pipeline.file_accuracy(again) - self.pipeline.file_accuracy(path)
         if gained > 0.0:
             again.replace(path)
         else:

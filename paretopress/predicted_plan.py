@@ -9,10 +9,12 @@ from paretopress.config import parse_config
 from paretopress.errors import BudgetError
 from paretopress.graph import ModelGraph
 from paretopress.run_folder import open_run_folder
+from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds
 from paretopress.search.guided import measured_trials
 from paretopress.search.journal import open_study
-from paretopress.search.predictor import Predictor
+from paretopress.search.places import StudyPlace
+from paretopress.search.predictor import Measured, Predictor
 from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE
@@ -33,7 +35,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     limit_ms = bounds.limit_ms if latency_ms is None else latency_ms
     space = space_for(ModelGraph.from_json(folder.read(folder.graph)), config, capabilities_in(state.environment))
     predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
-    trials = measured_trials(open_study(folder.journal)) if folder.journal.is_file() else []
+    trials = _trials(study_place(folder, config))
     programme = predictor.programme(trials, state.baseline.val_accuracy)
     defaults = space.defaults()
     params = predictor.params(programme, limit_ms, {name: defaults[name] for name in (TEMPERATURE, ALPHA)})
@@ -45,3 +47,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
         "predicted": {"latency_ms": programme.cost(params), "damage": programme.damage(params)},
         "trials": len(trials),
     }
+
+
+def _trials(place: Path | StudyPlace) -> list[Measured]:
+    return [] if isinstance(place, Path) and not place.is_file() else measured_trials(open_study(place))

@@ -3,6 +3,8 @@
 config.json  state.json      what was asked, and what was found before the first trial
 tables.json  graph.json      costs and predicted damages, and the structure that they belong to
 journal.log                  the study (Optuna journal)
+log.jsonl    latencies.jsonl events and measurements, a JSON line each
+workers.log                  what evaluating processes print
 samples.npy                  validation images for self-checks
 baseline.onnx  trials/0007/  finalists/0007/    model.onnx and student.safetensors
 front.json  front.png        the result
@@ -63,6 +65,21 @@ class RunFolder:
         return self.root / "baseline.onnx"
 
     @property
+    def log(self) -> Path:
+        """One JSON line per event."""
+        return self.root / "log.jsonl"
+
+    @property
+    def latencies(self) -> Path:
+        """One JSON line per measurement, in their order."""
+        return self.root / "latencies.jsonl"
+
+    @property
+    def worker_log(self) -> Path:
+        """What the processes that evaluate plans print."""
+        return self.root / "workers.log"
+
+    @property
     def samples(self) -> Path:
         """A few validation images, for the self-check of bundles."""
         return self.root / "samples.npy"
@@ -76,6 +93,10 @@ class RunFolder:
     def picture(self) -> Path:
         """The result as a picture."""
         return self.root / "front.png"
+
+    def found(self) -> tuple[Path, ...]:
+        """Return the files that hold what was found before the first trial."""
+        return self.state, self.tables, self.graph, self.baseline, self.samples
 
     def candidate(self, number: int, *, final: bool) -> Path:
         """Return the folder of a trial's candidate, or of its full recovery."""

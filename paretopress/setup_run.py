@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import os
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from optuna.distributions import distribution_to_json
 from torch import nn
 
 from paretopress.atomic import write_json
@@ -28,12 +30,16 @@ from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import Effort
 from paretopress.run_tables import measure_tables
+from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
+from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.lock import no_measurement
 
 STATE_SCHEMA = 1
+# the cache's folders of findings, and their file
+_SETUP, _FOUND = "setup", "found.json"
 _RATES = (0.003, 0.01, 0.03, 0.1)
 # steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
@@ -106,6 +112,10 @@ class RunState:
             value["setup_s"],
         )
 
+    def bounds(self, config: RunConfig) -> Bounds:
+        """Return the budget of a run on the scale of this baseline."""
+        return Bounds(config.checked_budget(), self.baseline.latency.latency_ms, self.baseline.val_accuracy)
+
 
 def weights_sha256(module: nn.Module) -> str:
     """Return the hash of all parameters and buffers with their names."""
@@ -138,15 +148,82 @@ def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) 
     return SearchSpace(graph, replace(options, bits=offered, refusal=capabilities.refusal))
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What takes long to find out before the first trial, and does not depend on the budget or the time.
+
+    `baseline_ms` is what the baseline took when the tables were measured.
+    """
+
+    learning_rate: float
+    rate_losses: Mapping[str, float]
+    seconds_per_step: float
+    removal_order: tuple[str, ...]
+    tables: Tables
+    baseline_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return fields | {"removal_order": list(self.removal_order), "tables": self.tables.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Findings:
+        """Return what `to_json` wrote."""
+        return cls(**{**value, "removal_order": tuple(value["removal_order"]), "tables": Tables.from_json(value["tables"])})
+
+
 def find_state(
     pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, environment: Mapping[str, Any], started: float
 ) -> RunState:
     """Measure the baseline and the tables of a new run, find its recipe, and write it all to the run folder.
 
+    What an earlier run of the same model, data, settings and target found is taken from the cache; the baseline is always measured.
     `started` is the run's first moment by time.monotonic().
     """
     baseline = pipeline.measure_baseline()
-    trains = config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
+    parts = {
+        "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
+        "trains": _trains(config),
+        "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
+        "target": pipeline.fingerprint() if pipeline.cache is not None else None,
+        "seed": config.seed,
+    }
+    kept = pipeline.cache.get(_SETUP, parts) if pipeline.cache is not None else None
+    if kept is not None:
+        found = Findings.from_json(json.loads((kept / _FOUND).read_text()))
+    else:
+        found = _find(pipeline, intake, data, space, config, baseline.latency.latency_ms)
+        if pipeline.cache is not None:
+            pipeline.cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, found.to_json()))
+    tables = found.tables.scaled(baseline.latency.latency_ms / found.baseline_ms)
+    spent, epoch = time.monotonic() - started, data.sizes()["train"] // config.recovery.batch_size
+    state = RunState(
+        weights_sha256(intake.module),
+        baseline,
+        found.learning_rate,
+        found.rate_losses,
+        found.seconds_per_step,
+        plan_effort(config.recovery, config.limits(), found.seconds_per_step, spent, epoch),
+        found.removal_order,
+        environment,
+        data.classes,
+        data.preprocessing,
+        data.sizes(),
+        spent,
+    )
+    write_json(pipeline.folder.tables, tables.to_json())
+    write_json(pipeline.folder.graph, intake.graph.to_json())
+    write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
+    return state
+
+
+def _trains(config: RunConfig) -> bool:
+    return config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
+
+
+def _find(pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, baseline_ms: float) -> Findings:
+    trains = _trains(config)
     recovery = Recovery(intake.module, data.train, config.recovery.recipe(min(_RATES)))
     step_s = _typical_step_s(intake, recovery, space) if trains else 0.0
     rate, losses = (
@@ -162,26 +239,9 @@ def find_state(
         lambda module: recovery.recalibrated(module, config.seed),
         greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
     )
-    tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline.latency.latency_ms)
-    spent = time.monotonic() - started
-    state = RunState(
-        weights_sha256(intake.module),
-        baseline,
-        rate,
-        {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()},
-        step_s,
-        plan_effort(config.recovery, config.limits(), step_s, spent, data.sizes()["train"] // config.recovery.batch_size),
-        ranking.order,
-        environment,
-        data.classes,
-        data.preprocessing,
-        data.sizes(),
-        spent,
-    )
-    write_json(pipeline.folder.tables, tables.to_json())
-    write_json(pipeline.folder.graph, intake.graph.to_json())
-    write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
-    return state
+    tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline_ms)
+    shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
+    return Findings(rate, shown, step_s, ranking.order, tables, baseline_ms)
 
 
 def _typical_step_s(intake: Intake, recovery: Recovery, space: SearchSpace) -> float:

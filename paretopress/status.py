@@ -6,41 +6,68 @@ from pathlib import Path
 from typing import Any
 
 from paretopress.config import parse_config
+from paretopress.event_log import read_events
 from paretopress.run_folder import open_run_folder
-from paretopress.search.candidates import Bounds, best, front
-from paretopress.search.journal import count_trials, failure_reasons, open_study, stored_candidates, stored_finals
+from paretopress.run_study import study_place
+from paretopress.search.candidates import best, front
+from paretopress.search.journal import open_study
+from paretopress.search.records import Records
 from paretopress.search.study import describe
+from paretopress.search.timetable import Timetable
 from paretopress.setup_run import RunState
 
 
 def run_status(run: Path) -> dict[str, Any]:
-    """Return the state of a run: phase, counts, elapsed seconds, best point, front size, reasons of failed trials.
+    """Return the state of a run: phase, counts, elapsed and remaining seconds, best point and its file, the front, reasons of failures.
 
     Raises: RunFolderError: the path is not a run.
     """
     folder = open_run_folder(run)
     config = parse_config(folder.read(folder.config), str(folder.config))
-    if not folder.state.is_file() or not folder.journal.is_file():
+    place = study_place(folder, config)
+    if not folder.state.is_file() or (isinstance(place, Path) and not place.is_file()):
         return {"run": str(run), "phase": "preparing"}
     state = RunState.from_json(folder.read(folder.state))
-    bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
-    study = open_study(folder.journal)
-    finals = stored_finals(study)
-    points = front(stored_candidates(study), bounds)
+    bounds, limits = state.bounds(config), config.limits()
+    study = open_study(place)
+    records, times = Records(study), Timetable(study, limits, state.setup_s)
+    points, counts = front(records.candidates(), bounds), records.counts()
     chosen = best(points, bounds, state.data_sizes["val"])
-    counts = count_trials(study)
+    phase = "finished" if folder.front.is_file() else "finalists" if times.in_finalists else "searching"
     return {
         "run": str(run),
-        "phase": "finished" if folder.front.is_file() else "finalists" if finals else "searching",
+        "phase": phase,
         "completed": counts.completed,
         "rejected_early": counts.rejected_early,
         "outraced": counts.outraced,
         "failed": counts.failed,
-        "finalists": len(finals),
-        "elapsed_s": round(float(study.user_attrs.get("elapsed_s", state.setup_s)), 1),
-        "given_s": config.limits().seconds,
+        "finalists": len(records.finals()),
+        "elapsed_s": round(times.elapsed_s, 1),
+        "given_s": limits.seconds,
+        "remaining_s": 0.0 if phase == "finished" else _remaining_s(records, times),
         "budget_ms": round(bounds.limit_ms, 4),
         "best": describe(chosen.outcome, bounds) if chosen else "none yet",
-        "front_size": len(points),
-        "failures": failure_reasons(study),
+        "best_file": str(folder.root / chosen.outcome.onnx_path) if chosen else None,
+        "front": [
+            {
+                "trial": c.number,
+                "rung": int(c.outcome.rung),
+                "val_accuracy": c.outcome.val_accuracy,
+                "latency_ms": c.outcome.latency.latency_ms,
+                "macs": c.outcome.macs,
+            }
+            for c in points
+        ],
+        "failures": records.failure_reasons(),
+        "last_event": next(iter(read_events(folder.log)[-1:]), None),
     }
+
+
+def _remaining_s(records: Records, times: Timetable) -> float | None:
+    """Return the seconds until the run ends, by its time or at the pace of its trials so far; None where neither is known."""
+    if times.limits.seconds is not None:
+        return round(max(times.limits.seconds - times.elapsed_s, 0.0), 1)
+    known = [duration for duration in records.durations() if duration is not None]
+    if not known or times.in_finalists or times.limits.trials is None:
+        return None
+    return round(times.phase_s / len(known) * max(times.limits.trials - len(known), 0), 1)

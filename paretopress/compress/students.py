@@ -1,47 +1,84 @@
-"""Weights of students trained earlier in this process: plans that differ in nothing that training sees share them."""
+"""Weights of students trained earlier, in this process or by another run: plans that differ in nothing that training sees share them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from paretopress.cache import Cache
 from paretopress.measurement import Rung
 from paretopress.plan import Plan
 
 _KEPT_BYTES = 256 << 20
+_KIND, _FILE = "student", "student.safetensors"
 State = dict[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where students outlive their process; `training` is all that decides a recovery beside its plan and rung, as JSON values."""
+
+    cache: Cache
+    training: Mapping[str, Any]
+
+    def get(self, plan: Plan, rung: Rung) -> State | None:
+        """Return the weights of an earlier recovery, None if there was none."""
+        kept = self.cache.get(_KIND, self._parts(plan, rung))
+        return None if kept is None else load_file(kept / _FILE)
+
+    def put(self, plan: Plan, rung: Rung, state: State) -> None:
+        """Keep the weights of a recovery."""
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        self.cache.put(_KIND, self._parts(plan, rung), lambda place: save_file(tensors, place / _FILE))
+
+    def _parts(self, plan: Plan, rung: Rung) -> dict[str, Any]:
+        return {"training": self.training, "plan": plan.to_json(), "rung": int(rung)}
+
+
 class Students:
-    """Keeps the weights that were used last, up to 256 MB.
+    """Keeps the weights that were used last, up to 256 MB, and all of them on the `shelf` if there is one.
 
     A recovery is a function of the widths, ranks, distillation settings and rung alone: the bits come after it, the batches are the same
     for every plan. So a plan that differs from an earlier one in its bits gets that one's weights, and they are what it would have learnt.
     """
 
-    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(self, kept_bytes: int = _KEPT_BYTES, shelf: Shelf | None = None) -> None:
         self._states: OrderedDict[tuple[Plan, Rung], State] = OrderedDict()
         self._left_bytes = kept_bytes
+        self._shelf = shelf
 
     def load(self, student: nn.Module, plan: Plan, rung: Rung) -> bool:
         """Give `student` the weights that the plan's recovery ended with, and return whether they are known."""
-        state = self._states.get(_key(plan, rung))
+        key = _key(plan, rung)
+        state = self._states.get(key) or (self._shelf.get(*key) if self._shelf is not None else None)
         if state is None:
             return False
-        self._states.move_to_end(_key(plan, rung))
+        self._remember(key, state)
         with torch.no_grad():
             student.load_state_dict(state)
         return True
 
     def keep(self, student: nn.Module, plan: Plan, rung: Rung) -> None:
         """Remember a copy of the weights; those that were not used for longest give way."""
-        if _key(plan, rung) in self._states:
+        key = _key(plan, rung)
+        if key in self._states:
             return
         state = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
-        self._left_bytes -= _bytes(state)
-        self._states[_key(plan, rung)] = state
+        self._remember(key, state)
+        if self._shelf is not None:
+            self._shelf.put(*key, state)
+
+    def _remember(self, key: tuple[Plan, Rung], state: State) -> None:
+        if key not in self._states:
+            self._left_bytes -= _bytes(state)
+            self._states[key] = state
+        self._states.move_to_end(key)
         while self._left_bytes < 0 and self._states:
             self._left_bytes += _bytes(self._states.popitem(last=False)[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -79,6 +80,16 @@ def as_data(value: object, seed: int = 0) -> Data:
     classes = _own(value, "classes") or _common_classes(splits)
     preprocessing = _own(value, "preprocessing") or _dataset_attribute(val, "preprocessing") or {}
     return Data(train, val, test, _names(classes), cast(Mapping[str, object], preprocessing))
+
+
+def data_sha256(data: Data, seed: int, images: int = 256) -> str:
+    """Return a hash of the sizes and of some items of every split, drawn by `seed`: reading all of a large data set takes too long."""
+    digest = hashlib.sha256()
+    for name, split in data.splits().items():
+        x, y = stack(split, images, seed)
+        digest.update(f"{name} {split_size(split, name)} {tuple(x.shape)}".encode())
+        digest.update(x.contiguous().numpy().tobytes() + y.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def split_size(split: Split, name: str = "split") -> int:

@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 from paretopress.errors import DataError
@@ -53,6 +52,8 @@ def _root(given: Path | None) -> Path:
         return next((folder for folder in (given, given / "FashionMNIST" / "raw") if _present(folder)), given)
     if _present(DEBIAN_ROOT):
         return DEBIAN_ROOT
+    import torchvision
+
     target = DOWNLOAD_ROOT.expanduser()
     try:
         torchvision.datasets.FashionMNIST(target, download=True)

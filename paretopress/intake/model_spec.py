@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -77,6 +76,8 @@ def _pickled_model(path: Path, trust: bool) -> nn.Module:
 
 
 def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
+    import torchvision  # two seconds that only those wait for who name it
+
     spec.allow("weights", "num_classes", argument="NAME")
     # classifiers only: torchvision's detectors fetch a backbone even with weights=None
     known = torchvision.models.list_models(module=torchvision.models)

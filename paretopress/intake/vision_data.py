@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch.utils.data import Subset
-from torchvision import transforms
 
 from paretopress.errors import ConfigError, DataError
 from paretopress.intake.data import Data, Split, as_data, cut, labels_of, shuffled, split_size, stratified
@@ -73,6 +71,8 @@ def _flat(root: Path, size: int, seed: int) -> tuple[Split, ...]:
 
 
 def _images(root: Path, transform: Callable[[Any], torch.Tensor]) -> Split:
+    import torchvision  # two seconds that only those wait for who name it
+
     try:
         dataset: Split = torchvision.datasets.ImageFolder(root, transform)
     except OSError as error:  # no class folders, or one without an image
@@ -81,15 +81,21 @@ def _images(root: Path, transform: Callable[[Any], torch.Tensor]) -> Split:
 
 
 def _centred(size: int) -> Callable[[Any], torch.Tensor]:
+    from torchvision import transforms
+
     steps = [transforms.Resize(round(size * RESIZE_TO_CROP)), transforms.CenterCrop(size)]
     return _then_normalised(steps, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _augmented(size: int) -> Callable[[Any], torch.Tensor]:
+    from torchvision import transforms
+
     return _then_normalised([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()], IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _then_normalised(steps: list[Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], torch.Tensor]:
+    from torchvision import transforms
+
     composed: Callable[[Any], torch.Tensor] = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
     return composed
 
@@ -122,6 +128,8 @@ def torchvision_dataset(spec: Spec, seed: int) -> Data:
 
 
 def _dataset_class(name: str) -> Callable[..., Split]:
+    import torchvision
+
     classes: dict[str, Any] = {key: value for key, value in vars(torchvision.datasets).items() if inspect.isclass(value)}
     known = [key for key, value in classes.items() if {"train", "split"} & inspect.signature(value).parameters.keys()]
     if name not in known:

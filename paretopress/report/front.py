@@ -8,8 +8,8 @@ from typing import Any
 
 from paretopress.measurement import DISTURBED_CORES, Outcome
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.journal import Counts
 from paretopress.search.racing import Agreement
+from paretopress.search.records import Counts
 from paretopress.search.stopping import Stall
 
 FRONT_SCHEMA = 1

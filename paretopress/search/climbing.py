@@ -1,7 +1,8 @@
-"""One trial's way up the rungs: it goes on only while it can still join the front."""
+"""One trial's way up the rungs: it goes on only while it can still join the front, and the next rung tells what this one does not."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -9,10 +10,12 @@ from typing import Protocol
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
-from paretopress.search.journal import Climb
-from paretopress.search.racing import Pair, cannot_join, expected_drop
+from paretopress.search.racing import Pair, agreement, cannot_join, expected_drop
+from paretopress.search.records import Climb
 
 RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
+# rungs that order so many plans with such a rank correlation agree; then one plan in so many goes on
+_TELLING_PAIRS, _AGREES, _GOES_ON_ONE_IN = 8, 0.9, 4
 
 
 class Evaluate(Protocol):
@@ -40,7 +43,7 @@ class Climber:
         outcome = self.evaluate(plan, self.ladder[0], number)
         accuracies = {outcome.rung: outcome.val_accuracy}
         for rung in self.ladder[1:]:
-            reason = outcome.rejected or self._out_of_the_race(outcome, rung)
+            reason = outcome.rejected or self._out_of_the_race(outcome, rung) or self._told_already(outcome.rung, rung)
             if reason:
                 return (replace(outcome, rejected=reason) if outcome.rung is Rung.COSTS else outcome), accuracies
             higher = self.evaluate(plan, rung, number)
@@ -58,6 +61,22 @@ class Climber:
         rivals = [(self.bounds.points_lost(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
         allowed = self.bounds.allowed_drop(rung)
         return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed)
+
+    def _told_already(self, lower: Rung, higher: Rung) -> str:
+        """Return why the higher rung would tell nothing new, or "".
+
+        Where two rungs that train order the plans alike, the lower one's order is taken, and one plan in four goes on to see that it holds.
+        """
+        if lower is Rung.COSTS:
+            return ""
+        pairs = climb_pairs(self.seen, lower, higher, self.bounds)
+        known = agreement(lower, higher, pairs).rank_correlation
+        if len(pairs) < _TELLING_PAIRS or known is None or known < _AGREES:
+            return ""
+        waiting = itertools.takewhile(lambda climb: higher not in climb.accuracies, reversed(self.seen))
+        if sum(lower in climb.accuracies for climb in waiting) >= _GOES_ON_ONE_IN - 1:
+            return ""
+        return f"the rungs agree so far (rank correlation {known:.2f})"
 
 
 def _added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from paretopress.measurement import Outcome, Rung
 from paretopress.search.candidates import Bounds, Candidate, front, selection_margin
 
 # before a finalist from that rung is back: full recovery leaves about half of the drop that a longer one left, a quarter of a short one's
 _FIRST_GUESS = {Rung.SHORT: 0.25, Rung.LONG: 0.5}
-# points; the ratio of smaller drops is noise
-_TELLING_DROP = 0.2
-# shares of the bound on the drop that finalists aim at, in turn: the user picks from a front, not from copies of one point
-_AIMS = (1.0, 0.33, 0.67, 0.17)
+# points of drop that the first guess counts for: the ratio of small drops is noise
+_GUESS_POINTS = 1.0
+# the first finalist of so many is the fastest that can be hoped to stay within the bound; the others are spread along the drop
+_AT_THE_BOUND_EVERY = 4
 
 
 def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome], bounds: Bounds, images: int) -> Candidate | None:
     """Return the candidate whose full recovery promises most, or None if nobody is left.
 
-    With a bound on the drop: the fastest whose drop is expected to end within an aim. The expectation scales its drop by what the
-    finalists before it from the same rung showed; the aims are spread along the bound, see `_AIMS`, and the selection margin is kept
-    below the bound itself every other round. Without a bound: the one that adds most hypervolume to the finalists.
+    With a bound on the drop: now and then the fastest whose drop is expected to end within it, from the second time on by the selection
+    margin; else the one whose drop is expected to end farthest from all that are there, the baseline included: the user picks from a front,
+    not from copies of one point. The expectation scales a drop by what the finalists before it from the same rung showed.
+    Without a bound: the one that adds most hypervolume to the finalists.
 
     Args:
         candidates: evaluated at a short rung. finals: trial number -> outcome of those already recovered in full.
@@ -30,22 +30,26 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     pool = front([c for c in candidates if c.number not in finals], bounds)
     if not pool:
         return None
-    if bounds.budget.max_drop is None:
+    limit = bounds.budget.max_drop
+    if limit is None:
         return _most_volume(pool, candidates, finals, bounds)
     by_number = {c.number: c for c in candidates}
     scales = {rung: _scale(rung, [by_number[n].outcome for n in finals], list(finals.values()), bounds) for rung in _FIRST_GUESS}
-    margin = selection_margin(bounds.baseline_accuracy, images, len(finals) + 2)
-    turn, share = divmod(len(finals), len(_AIMS))
-    aim = min(bounds.budget.max_drop * _AIMS[share], bounds.budget.max_drop - (margin if turn % 2 else 0.0))
-    hopeful = [c for c in pool if scales[c.outcome.rung] * bounds.drop(c.outcome) <= aim]
-    return hopeful[0] if hopeful else min(pool, key=lambda c: scales[c.outcome.rung] * bounds.drop(c.outcome))
+    expected = {c.number: scales[c.outcome.rung] * max(bounds.drop(c.outcome), 0.0) for c in pool}
+    if len(finals) % _AT_THE_BOUND_EVERY == 0:
+        aim = limit - (selection_margin(bounds.baseline_accuracy, images, len(finals) + 2) if finals else 0.0)
+        hopeful = [c for c in pool if expected[c.number] <= aim]
+        return hopeful[0] if hopeful else min(pool, key=lambda c: expected[c.number])
+    there = [0.0, *(bounds.drop(final) for final in finals.values())]
+    within = [c for c in pool if expected[c.number] <= limit] or pool
+    return max(within, key=lambda c: min(abs(expected[c.number] - drop) for drop in there))
 
 
 def _scale(rung: Rung, before: Sequence[Outcome], after: Sequence[Outcome], bounds: Bounds) -> float:
     """Return the share of a drop at `rung` that full recovery leaves, by the finalists that came from there."""
     pairs = [(bounds.drop(short), bounds.drop(final)) for short, final in zip(before, after, strict=True) if short.rung is rung]
-    ratios = [final / drop for drop, final in pairs if drop > _TELLING_DROP]
-    return median(ratios) if ratios else _FIRST_GUESS[rung]
+    lost, left = (sum(max(pair[side], 0.0) for pair in pairs) for side in (0, 1))
+    return (_FIRST_GUESS[rung] * _GUESS_POINTS + left) / (_GUESS_POINTS + lost)
 
 
 def _most_volume(pool: Sequence[Candidate], candidates: Sequence[Candidate], finals: Mapping[int, Outcome], bounds: Bounds) -> Candidate:

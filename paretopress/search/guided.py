@@ -64,7 +64,7 @@ class GuidedSampler(BaseSampler):
         parents = self._parents(done)
         if not parents:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        seen = {self._plan(t) for t in done}
+        seen = {self._plan(t) for t in [*done, *self._under_way(study)]}
         if self._known is not None and self._solves and rng.random() < _SOLVED_SHARE:
             solved = self._solved(self._known, done, parents, rng)
             if solved is not None and self._space.plan(solved) not in seen:
@@ -113,6 +113,11 @@ class GuidedSampler(BaseSampler):
             drop = None if accuracy is None else baseline - accuracy
             seen.append(Seen(self._plan(t), t.values[2], drop, _trained(t) and _violation(t) <= 0.0))
         return seen
+
+    def _under_way(self, study: Study) -> list[FrozenTrial]:
+        """Return the trials that other workers are evaluating: their plans are not proposed again."""
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [t for t in running if t.params.keys() == self._distributions.keys()]
 
     def _plan(self, trial: FrozenTrial) -> Plan:
         """Return the plan of a finished trial."""

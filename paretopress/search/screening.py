@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from paretopress.pareto import dominates, hypervolume_2d
+from paretopress.pareto import hypervolume_2d, non_dominated
 from paretopress.plan import Plan
 from paretopress.search.predictor import Known
 from paretopress.spaces.space import Params, SearchSpace
@@ -47,7 +47,7 @@ class Screen:
 
     def __init__(self, space: SearchSpace, known: Known | None) -> None:
         self._space, self._known = space, known
-        self._features: dict[Plan, tuple[list[float], list[float]]] = {}
+        self._features: dict[Plan, tuple[Floats, Floats]] = {}
 
     def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen]) -> Floats:
         """Return for each proposal (P,) the hypervolume it would add; where that is nothing, less than 0, the least dominated highest.
@@ -61,29 +61,34 @@ class Screen:
         points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
         limit_ms = self._known.limit_ms if self._known is not None else 1.05 * max(ms for _, ms in points)
         worst = (max(_WORST_DROP, min(drop for drop, _ in points) + 1.0), limit_ms)
-        base = hypervolume_2d(points, worst)
+        best, all_points = [points[i] for i in non_dominated(points)], np.asarray(points)
+        base = hypervolume_2d(best, worst)
         promises = []
         for point in zip(drops.tolist(), latencies.tolist(), strict=True):
-            gain = hypervolume_2d([*points, point], worst) - base
-            behind = sum(dominates(other, point) for other in points)
+            gain = hypervolume_2d([*best, point], worst) - base
+            behind = int(((all_points <= point).all(axis=1) & (all_points < point).any(axis=1)).sum())
             promises.append(gain if gain > 0.0 else -float(behind) - 5.0 * max(0.0, point[1] / limit_ms - 1.0))
         return np.asarray(promises)
 
     def _ridge(self, which: int, plans: Sequence[Plan], targets: Floats, proposals: Sequence[Plan]) -> Floats:
         """Return predictions (P,) for the proposals, fitted to targets (N,) of plans; the mean is not shrunk."""
-        features, wanted = (np.array([self._of(plan)[which] for plan in group]) for group in (plans, proposals))
+        features, wanted = (np.stack([self._of(plan)[which] for plan in group]) for group in (plans, proposals))
         centre, level = features.mean(axis=0), targets.mean()
         shifted = features - centre
-        dual = np.linalg.solve(shifted @ shifted.T + _RIDGE * np.eye(len(targets)), targets - level)
-        return np.asarray(level + (wanted - centre) @ (shifted.T @ dual))
+        count, width = shifted.shape
+        if count <= width:  # the smaller of two systems with the same solution
+            weights = shifted.T @ np.linalg.solve(shifted @ shifted.T + _RIDGE * np.eye(count), targets - level)
+        else:
+            weights = np.linalg.solve(shifted.T @ shifted + _RIDGE * np.eye(width), shifted.T @ (targets - level))
+        return np.asarray(level + (wanted - centre) @ weights)
 
-    def _of(self, plan: Plan) -> tuple[list[float], list[float]]:
+    def _of(self, plan: Plan) -> tuple[Floats, Floats]:
         """Return the features of a plan for its latency and for its drop."""
         if plan not in self._features:
             params = self._space.params(plan)
             choices = [x for variable in self._space.variables for x in variable.features(params[variable.name])]
             for_latency, for_drop = self._predicted(plan, params)
-            self._features[plan] = ([*choices, *for_latency], [*choices, *for_drop])
+            self._features[plan] = np.array([*choices, *for_latency]), np.array([*choices, *for_drop])
         return self._features[plan]
 
     def _predicted(self, plan: Plan, params: Params) -> tuple[list[float], list[float]]:

@@ -1,57 +1,56 @@
-"""The study: asks for plans, has them evaluated, tells Optuna; every step is in the journal before the next begins."""
+"""The search: asks for plans, has them evaluated, tells Optuna; every step is in the journal before the next begins."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
 
-from paretopress.errors import LatencyError, SearchFailedError, TargetLostError
+from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.search.candidates import Bounds, Candidate, front
+from paretopress.search import records as keys
+from paretopress.search.candidates import Bounds, Candidate
+from paretopress.search.claims import Claims, renewed
 from paretopress.search.climbing import RUNGS, Climber, Evaluate, climb_pairs
+from paretopress.search.crew import crew
 from paretopress.search.finalists import next_finalist
 from paretopress.search.guided import PREDICTED_ACCURACY
-from paretopress.search.journal import (
-    ACCURACIES,
-    FINALS,
-    OUTRACED,
-    VOLUME,
-    Counts,
-    climbs,
-    count_trials,
-    failure_reasons,
-    store_latency,
-    stored_candidates,
-    stored_finals,
-    stored_latencies,
-    trial_candidates,
-    volumes,
-)
+from paretopress.search.heartbeat import fail_stale, heartbeat
 from paretopress.search.limits import Limits
 from paretopress.search.racing import Agreement, agreement
+from paretopress.search.records import Counts, Records
+from paretopress.search.repeats import Repeats
 from paretopress.search.stopping import Stall, stalled
+from paretopress.search.timetable import Timetable
 from paretopress.spaces.space import SearchSpace
 
-_SAME_FAILURES = 10
-# where the set-up took the trials' share of a short run, so many plans are tried all the same
-_FEWEST_TRIALS = 5
+_SAME_FAILURES, _LOOKS_EVERY_S = 10, 1.0
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 _OCCASIONS, _FINAL_OCCASIONS = 6, 3
-_FINALISTS_FROM, _STALL = "finalists_from_s", "stopped_early"
+# a finalist may get less than its full recovery where the time ends, but not less than this share of it
+_LEAST_SHARE = 0.3
+_STALL, _SEEDED = "stopped_early", "seeded"
+# events that others act on
+STOPPED_EARLY, TRIAL = "stopped early", "trial"
 
 
 @dataclass(slots=True)
 class Search:
-    """One search over one study; `elapsed_s` counts over all processes that worked on it.
+    """One search over one study.
 
-    `ladder` are the rungs that a trial may climb. `measure_again` repeats the latency of a candidate's file. `on_change` is called after
-    every trial with a line about it. `clock` returns seconds.
+    `ladder` are the rungs that a trial may climb. `measure_again` repeats the latency of a candidate's file. `recover_in_part` is the full
+    recovery of (plan, trial, share of its steps); without it a recovery is whole or does not take place. `workers` trials are evaluated
+    at a time. `claims` are set where other processes work on the study too. `on_change` is called after every trial with a line about it,
+    `on_event` with an event's name and its fields. `cancel` ends evaluations that are under way, where the search ends in the middle of
+    them. `setup_s`, `closing_s`, `clock`: see `Timetable`.
     """
 
     study: optuna.Study
@@ -62,169 +61,234 @@ class Search:
     val_images: int
     ladder: Sequence[Rung] = RUNGS
     measure_again: Callable[[Outcome], Latency] | None = None
+    recover_in_part: Callable[[Plan, int, float], Outcome] | None = None
+    workers: int = 1
+    claims: Claims | None = None
     on_change: Callable[[str], None] = lambda _: None
+    on_event: Callable[[str, Mapping[str, Any]], None] = lambda _, __: None
+    cancel: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     setup_s: float = 0.0
-    _started: float = field(init=False)
-    _before: float = field(init=False)
+    closing_s: float = 0.0
+    records: Records = field(init=False)
+    times: Timetable = field(init=False)
+    _lock: threading.RLock = field(init=False, default_factory=threading.RLock)
+    _under_way: dict[int, Trial | None] = field(init=False, default_factory=dict)
+    _repeats: Repeats = field(init=False)
+    _slowest_final_s: float = field(init=False, default=0.0)
+    _stopping: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self._started = self.clock()
-        self._before = float(self.study.user_attrs.get("elapsed_s", self.setup_s))
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds of work on this study so far."""
-        return self._before + self.clock() - self._started
-
-    @property
-    def in_finalists(self) -> bool:
-        """Whether the trials are over and finalists are being recovered."""
-        return _FINALISTS_FROM in self.study.user_attrs
-
-    @property
-    def phase_s(self) -> float:
-        """Seconds of work since the phase began: the trials, or the finalists."""
-        return self.elapsed_s - float(self.study.user_attrs.get(_FINALISTS_FROM, self.setup_s))
+        self.records = Records(self.study)
+        self._repeats = Repeats(self.records, self.bounds, self._lock)
+        shared = self.claims is not None
+        clock = time.time if shared and self.clock is time.monotonic else self.clock
+        self.times = Timetable(self.study, self.limits, self.setup_s, self.closing_s, clock, shared)
 
     def run(self, seeds: Sequence[Plan]) -> None:
         """Search, then recover the finalists in full.
 
-        Raises: SearchFailedError: the first trials all failed for one reason. TargetLostError: nothing can be measured; all but the trial
+        Raises: SearchFailedError: the first trials all failed for one reason. TargetLostError: nothing can be measured; all but the trials
             in flight is kept.
         """
         self._queue(seeds)
-        while self._has_time_for_a_trial() and not self._has_stalled():
-            self._trial()
-            self._repeat_a_latency(_OCCASIONS)
-            self.study.set_user_attr("elapsed_s", self.elapsed_s)
-        self._finalists()
-        while self._repeat_a_latency(_FINAL_OCCASIONS, final=True):
-            pass
+        self.work()
+        while self.claims is not None and self.claims.others() and self.times.left_s > 0.0:
+            time.sleep(_LOOKS_EVERY_S)  # other processes are at their last finalists
+
+    def work(self) -> None:
+        """Evaluate trials, then finalists, until there are no more: what every process does that works on a shared study.
+
+        Raises: as `run`. Where this process is asked to leave, its trials are given back to the others.
+        """
+        try:
+            with renewed(self.claims), crew(self.workers, self._stop) as together:
+                together(self._trials)
+                self.times.start_finalists()
+                together(self._finalists)
+                together(self._last_occasions)
+        except BaseException:
+            if self.claims is not None:
+                self._give_back()
+            raise
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates, those with a full recovery by its figures."""
-        return stored_candidates(self.study)
+        return self.records.candidates()
 
     def short_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial; one for each plan."""
-        return trial_candidates(self.study)
+        return self.records.trial_candidates()
 
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery."""
-        return stored_finals(self.study)
+        return self.records.finals()
 
     def counts(self) -> Counts:
         """Return how many trials were completed, rejected or outraced before training, and failed."""
-        return count_trials(self.study)
+        return self.records.counts()
 
     def agreements(self) -> list[Agreement]:
         """Return how each two neighbouring rungs agreed on the plans that were seen at both."""
-        seen = climbs(self.study)
+        seen = self.records.climbs()
         steps = zip(self.ladder[:-1], self.ladder[1:], strict=True)
         return [agreement(lower, higher, climb_pairs(seen, lower, higher, self.bounds)) for lower, higher in steps]
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of work by what they went to: set-up, each stage, latencies measured again, and what is left over.
 
-        "recover" is training, "other" what no stage of a trial accounts for: proposing, the journal, reports.
+        "recover" is training, "other" what no stage of a trial accounts for: proposing, the journal, reports. With several workers the
+        stages overlap, and add up to more than the time that passed.
         """
         spent = {"setup": self.setup_s}
         for outcome in [*(c.outcome for c in self.short_candidates()), *self.finals().values()]:
             for name, duration_s in outcome.stages_s.items():
                 spent[name] = spent.get(name, 0.0) + duration_s
-        again = stored_latencies(self.study).values()
+        again = self.records.latencies().values()
         spent["latency"] = spent.get("latency", 0.0) + sum(latency.duration_s for latencies in again for latency in latencies[1:])
-        return spent | {"other": max(self.elapsed_s - sum(spent.values()), 0.0)}
+        return spent | {"other": max(self.times.elapsed_s - sum(spent.values()), 0.0)}
 
     def stall(self) -> Stall | None:
         """Return why the trials ended early, or None if they did not."""
         stored = self.study.user_attrs.get(_STALL)
         return None if stored is None else Stall(**stored)
 
+    def _stop(self) -> None:
+        self._stopping = True
+        self.cancel()
+
+    def _give_back(self) -> None:
+        """Have the trials in flight evaluated by others."""
+        for number, trial in list(self._under_way.items()):
+            if trial is not None:
+                self._enqueue_again(number, trial.params, trial.user_attrs)
+                self.study.tell(number, state=TrialState.FAIL)
+            elif self.claims is not None:
+                self.claims.release(number)
+
     def _queue(self, seeds: Sequence[Plan]) -> None:
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if self.claims is not None:
+            self.times.begin()
+        left = [] if self.claims is not None else self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in left:
             # a process that died left it; its parameters are tried once more under a new number
-            if "retry_of" not in trial.user_attrs:
-                self.study.enqueue_trial(dict(trial.params), user_attrs={"retry_of": trial.number})
+            self._enqueue_again(trial.number, trial.params, trial.user_attrs)
             self.study.tell(trial.number, state=TrialState.FAIL)
-        if not self.study.user_attrs.get("seeded", False):
+        if not self.study.user_attrs.get(_SEEDED, False):
             for plan in seeds:
                 self.study.enqueue_trial(dict(self.space.params(plan)), skip_if_exists=True)
-            self.study.set_user_attr("seeded", True)
+            self.study.set_user_attr(_SEEDED, True)
 
-    def _has_time_for_a_trial(self) -> bool:
-        return not self.in_finalists and self._rest_trials() >= 1.0
+    def _enqueue_again(self, number: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
+        """Have the parameters of a trial that was cut off tried once more; return whether that is to be."""
+        if keys.RETRY_OF in attributes:
+            return False
+        self.study.enqueue_trial(dict(params), user_attrs={keys.RETRY_OF: number})
+        return True
+
+    def _trials(self) -> None:
+        while (trial := self._ask()) is not None:
+            with self._busy(trial.number), heartbeat(self.study, trial):
+                self._trial(trial)
+            self._repeat_a_latency(_OCCASIONS)
+            self.times.note()
+
+    def _ask(self) -> Trial | None:
+        """Return the next trial, or None when the trials are over."""
+        with self._lock:
+            rest = 0.0 if self._stopping or self.times.in_finalists else self._rest_trials()
+            if rest < 1.0 or self._has_stalled(rest):
+                return None
+            if self.claims is not None:
+                fail_stale(self.study)
+            started = self.clock()
+            trial = self.study.ask(fixed_distributions=self.space.distributions())
+            self._under_way[trial.number] = trial
+            self._event("asked", trial=trial.number, seconds=self.clock() - started)
+            return trial
+
+    @contextmanager
+    def _busy(self, number: int) -> Iterator[None]:
+        """What is under way is forgotten when the block ends, but not where the process is told to leave in its middle."""
+        yield
+        self._under_way.pop(number, None)
 
     def _rest_trials(self) -> float:
-        """Return how many more trials the limits allow, infinite if nothing is known yet."""
-        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        finished = [t for t in ended if t.state is TrialState.COMPLETE or "error" in t.user_attrs]  # the others died with their process
-        rest = math.inf if self.limits.trials is None else float(self.limits.trials - len(finished))
-        durations = sorted(t.user_attrs["duration_s"] for t in finished if "duration_s" in t.user_attrs)
-        if self.limits.seconds is None:
-            return rest
-        share = 1.0 - self.limits.finalist_share if len(finished) >= _FEWEST_TRIALS else 1.0
-        left_s = self.limits.seconds * share - self.elapsed_s
-        # three in four trials end sooner
-        expected_s = durations[int(0.75 * (len(durations) - 1))] if durations else 0.0
-        return min(rest, left_s / expected_s if expected_s else math.inf if left_s > 0.0 else 0.0)
+        under_way = len(self._under_way)
+        if self.claims is not None:
+            under_way = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        return self.times.rest_trials(self.records.durations(), under_way)
 
-    def _has_stalled(self) -> bool:
+    def _has_stalled(self, rest: float) -> bool:
         """Return whether to end the trials early; the reason is kept and told."""
-        rest = self._rest_trials()
         if not self.limits.stop_early or math.isinf(rest):
             return False
-        stall = stalled(volumes(self.study), int(rest))
+        if self.stall() is not None:
+            return True
+        stall = stalled(self.records.volumes(), int(rest * self.workers))
         if stall is None:
             return False
         self.study.set_user_attr(_STALL, asdict(stall))
         self.on_change(stall.describe())
+        self._event(STOPPED_EARLY, reason=stall.describe())
         return True
 
-    def _trial(self) -> None:
-        trial = self.study.ask(fixed_distributions=self.space.distributions())
+    def _trial(self, trial: Trial) -> None:
         started = self.clock()
         plan = self.space.plan(trial.params)
-        trial.set_user_attr("plan", plan.to_json())
-        before = self.short_candidates()
+        trial.set_user_attr(keys.PLAN, plan.to_json())
+        if self.claims is not None:
+            trial.set_user_attr(keys.WORKER, self.claims.worker)
+        climber = Climber(self.evaluate, self.ladder, self.bounds, self.records.climbs())
         try:
-            climber = Climber(self.evaluate, self.ladder, self.bounds, climbs(self.study))
-            outcome, accuracies = self._copied(trial, plan, before) or climber.climb(plan, trial.number)
+            outcome, accuracies = self._copied(trial, plan) or climber.climb(plan, trial.number)
         except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
             raise
         except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
-            self._record_failure(trial, error, started)
+            if not self._stopping:  # else it was cut off with the run, and is left as by a process that died
+                with self._lock:
+                    self._record_failure(trial, error, started)
             return
-        trial.set_user_attr("outcome", outcome.to_json())
-        trial.set_user_attr(ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
-        trial.set_user_attr("rejected_early", bool(outcome.rejected))
+        with self._lock:
+            self._record(trial, Candidate(trial.number, plan, outcome), accuracies, climber, started)
+
+    def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: Climber, started: float) -> None:
+        outcome, before = candidate.outcome, self.short_candidates()
+        trial.set_user_attr(keys.OUTCOME, outcome.to_json())
+        trial.set_user_attr(keys.ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
+        trial.set_user_attr(keys.REJECTED, bool(outcome.rejected))
         if outcome.rejected and self.bounds.within_costs(outcome):
-            trial.set_user_attr(OUTRACED, True)
+            trial.set_user_attr(keys.OUTRACED, True)
             trial.set_user_attr(PREDICTED_ACCURACY, climber.predicted_accuracy(outcome))
-        trial.set_user_attr(VOLUME, self.bounds.hypervolume([*before, Candidate(trial.number, plan, outcome)]))
+        trial.set_user_attr(keys.VOLUME, self.bounds.hypervolume([*before, candidate]))
         for name, violation in self.bounds.constraints(outcome).items():
             trial.set_constraint(name, violation)
-        trial.set_user_attr("duration_s", self.clock() - started)
+        duration_s = self.clock() - started
+        trial.set_user_attr(keys.DURATION, duration_s)
         self.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms])
         self.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, self.bounds)}")
+        self._event(TRIAL, trial=trial.number, seconds=duration_s, **told_of(outcome))
 
-    def _copied(self, trial: Trial, plan: Plan, before: Sequence[Candidate]) -> tuple[Outcome, Mapping[Rung, float]] | None:
+    def _copied(self, trial: Trial, plan: Plan) -> tuple[Outcome, Mapping[Rung, float]] | None:
         """Return what is known of the plan: different parameters mean the same one where a branch is removed."""
-        known = next((c for c in before if c.plan == plan), None)
+        known = self.records.copy_of(plan)
         if known is None:
             return None
-        trial.set_user_attr("copy_of", known.number)
-        original = self.study.get_trials(deepcopy=False)[known.number]
-        return known.outcome, {Rung(int(rung)): value for rung, value in original.user_attrs.get(ACCURACIES, {}).items()}
+        candidate, climb = known
+        trial.set_user_attr(keys.COPY_OF, candidate.number)
+        return candidate.outcome, climb.accuracies
 
     def _record_failure(self, trial: Trial, error: Exception, started: float) -> None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        trial.set_user_attr("error", reason)
-        trial.set_user_attr("duration_s", self.clock() - started)
+        cut_off = isinstance(error, OutOfTimeError)
+        again = isinstance(error, WorkerDiedError) and self._enqueue_again(trial.number, trial.params, trial.user_attrs)
+        if not cut_off and not again:
+            trial.set_user_attr(keys.ERROR, reason)
+            trial.set_user_attr(keys.DURATION, self.clock() - started)
         self.study.tell(trial, state=TrialState.FAIL)
-        self.on_change(f"trial {trial.number}: failed, {reason}")
-        failures = failure_reasons(self.study)
+        self.on_change(f"trial {trial.number}: {'tried once more' if again else 'failed'}, {reason}")
+        self._event("retried" if again else "failed", trial=trial.number, seconds=self.clock() - started, reason=reason)
+        failures = self.records.failure_reasons()
         if len(failures) >= _SAME_FAILURES and len(set(failures)) == 1 and self.counts().completed == 0:
             raise SearchFailedError(
                 f"the first {len(failures)} trials all failed for the same reason: {reason}",
@@ -232,69 +296,108 @@ class Search:
             ) from error
 
     def _repeat_a_latency(self, occasions: int, *, final: bool = False) -> bool:
-        """Measure one file again: of the front, or astride the budget, the one seen on the fewest occasions. Return whether that was done.
-
-        So the front's order is not that of one state of the machine. A failure is told and costs that occasion alone.
-        """
-        if self.measure_again is None:
+        """Measure the file again that was seen on the fewest occasions; return whether that was done."""
+        taken = None if self.measure_again is None or self._stopping else self._repeats.take(occasions, final=final)
+        if taken is None or self.measure_again is None:
             return False
-        candidates = [c for c in self.candidates() if c.outcome.rung is Rung.FINAL] if final else self.candidates()
-        unsure = [c for c in candidates if self.bounds.straddles(c.outcome)]
-        pool = [c for c in [*front(candidates, self.bounds), *unsure] if c.outcome.latency.occasions < occasions]
-        if not pool:
+        again = self._repeats.measure(taken, self.measure_again)
+        if isinstance(again, str):
+            self.on_change(f"trial {taken.number}: its latency was not measured again, {again}")
             return False
-        candidate = min(pool, key=lambda c: c.outcome.latency.occasions)
-        try:
-            again = self.measure_again(candidate.outcome)
-        except LatencyError as error:
-            self.on_change(f"trial {candidate.number}: its latency was not measured again, {error}")
-            return False
-        store_latency(self.study, candidate.outcome, again)
+        self._event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
         return True
 
-    def _finalists(self) -> None:
-        self.study.set_user_attr("elapsed_s", self.elapsed_s)
-        if not self.in_finalists:
-            self.study.set_user_attr(_FINALISTS_FROM, self.elapsed_s)
-        slowest = 0.0
-        while (finalist := self._next_finalist()) is not None:
-            if self.elapsed_s + slowest > self._ends_s():
-                return
-            started = self.clock()
-            try:
-                stored = self.evaluate(finalist.plan, Rung.FINAL, finalist.number).to_json()
-                line = describe(Outcome.from_json(stored), self.bounds)
-            except TargetLostError:
-                raise
-            except Exception as error:  # as for a trial: recorded with its reason, and the others go on
-                stored = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-                line = f"failed, {stored['error']}"
-            slowest = max(slowest, self.clock() - started)
-            self.study.set_user_attr(FINALS, self.study.user_attrs.get(FINALS, {}) | {str(finalist.number): stored})
-            self.study.set_user_attr("elapsed_s", self.elapsed_s)
-            self._repeat_a_latency(_OCCASIONS)
-            self.on_change(f"finalist {finalist.number}: {line}")
+    def _last_occasions(self) -> None:
+        while self._repeat_a_latency(_FINAL_OCCASIONS, final=True):
+            pass
 
-    def _ends_s(self) -> float:
-        """Return the seconds of work after which no finalist may be under way."""
-        if self.limits.seconds is None:
-            return math.inf
-        if self.stall() is None:
-            return self.limits.seconds
-        return float(self.study.user_attrs[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds
+    def _finalists(self) -> None:
+        while (taken := self._take_finalist()) is not None:
+            finalist, share = taken
+            with self._busy(finalist.number):
+                self._recover(finalist, share)
+            self.times.note()
+            self._repeat_a_latency(_OCCASIONS)
+
+    def _take_finalist(self) -> tuple[Candidate, float] | None:
+        """Return the next candidate to recover in full, and the share of its recovery that there is time for; None when that is over."""
+        with self._lock:
+            left_s = self.times.left_for_finalists_s(stalled=self.stall() is not None)
+            share = min(left_s / self._slowest_final_s, 1.0) if self._slowest_final_s else 1.0
+            if self._stopping or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
+                return None
+            finalist = self._next_finalist()
+            if finalist is None:
+                return None
+            self._under_way[finalist.number] = None
+            return finalist, share
+
+    def _recover(self, finalist: Candidate, share: float) -> None:
+        started = self.clock()
+        try:
+            outcome = self._recovered(finalist, share)
+            stored, line, told = outcome.to_json(), describe(outcome, self.bounds), told_of(outcome)
+            self._slowest_final_s = max(self._slowest_final_s, (self.clock() - started) / share)
+        except TargetLostError:
+            raise
+        except Exception as error:  # as for a trial: recorded with its reason, and the others go on
+            if self._stopping:
+                return
+            stored = told = {keys.ERROR: f"{type(error).__name__}: {error}".splitlines()[0]}
+            line = f"failed, {stored[keys.ERROR]}"
+        self.records.add_final(finalist.number, stored)
+        if self.claims is not None:
+            self.claims.release(finalist.number)
+        self.on_change(f"finalist {finalist.number}: {line}")
+        self._event("finalist", trial=finalist.number, share=share, seconds=self.clock() - started, **told)
+
+    def _recovered(self, finalist: Candidate, share: float) -> Outcome:
+        for attempt in (1, 2):
+            try:
+                if share < 1.0 and self.recover_in_part is not None:
+                    return self.recover_in_part(finalist.plan, finalist.number, share)
+                return self.evaluate(finalist.plan, Rung.FINAL, finalist.number)
+            except WorkerDiedError as error:
+                if attempt == 2 or self._stopping:
+                    raise
+                self.on_change(f"finalist {finalist.number}: tried once more, {error}")
+        raise AssertionError("unreachable")
 
     def _next_finalist(self) -> Candidate | None:
-        tried = {int(number) for number in self.study.user_attrs.get(FINALS, {})}
+        others = self.claims.others() if self.claims is not None else set()  # before the records: who is done records, then releases
+        tried = self.records.finals_tried() | set(self._under_way) | others
         if len(tried) >= self.limits.finalists and (self.limits.seconds is None or not tried):
             return None  # where time bounds the run, what is left of it goes to further finalists
         finals = self.finals()
         pool = [c for c in self.short_candidates() if c.number in finals or c.number not in tried]
-        return next_finalist(pool, finals, self.bounds, self.val_images)
+        finalist = next_finalist(pool, finals, self.bounds, self.val_images)
+        if finalist is None or self.claims is None:
+            return finalist
+        if self.claims.take(finalist.number):
+            if finalist.number not in self.records.finals_tried():
+                return finalist
+            self.claims.release(finalist.number)  # another was done with it meanwhile
+        return self._next_finalist()
+
+    def _event(self, event: str, **fields: Any) -> None:
+        self.on_event(event, fields)
 
 
 def _told(accuracies: Mapping[Rung, float]) -> float:
     """Return the accuracy that the sampler learns: that of the first rung that trains, which most plans reach, or the untrained."""
     return next((accuracies[rung] for rung in sorted(accuracies) if rung > Rung.COSTS), accuracies.get(Rung.COSTS, 0.0))
+
+
+def told_of(outcome: Outcome) -> dict[str, Any]:
+    """Return what an event says of an outcome."""
+    return {
+        "rung": int(outcome.rung),
+        "val_accuracy": outcome.val_accuracy,
+        "macs": outcome.macs,
+        "latency_ms": outcome.latency.latency_ms,
+        "rejected": outcome.rejected,
+        "stages_s": dict(outcome.stages_s),
+    }
 
 
 def describe(outcome: Outcome, bounds: Bounds) -> str:

@@ -28,6 +28,11 @@ class Tables:
     floor_ms: float
     damages: Mapping[str, Mapping[Value, float]]
 
+    def scaled(self, factor: float) -> Tables:
+        """Return the tables with all milliseconds multiplied: the same machine in another state."""
+        layers = {name: {bits: factor * ms for bits, ms in by_bits.items()} for name, by_bits in self.layer_ms.items()}
+        return Tables(layers, {bits: factor * ms for bits, ms in self.rest_ms.items()}, factor * self.floor_ms, self.damages)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
         return {

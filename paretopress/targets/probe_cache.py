@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from paretopress.atomic import write_json
+from paretopress.cache import cache_root
 from paretopress.errors import RunError
 from paretopress.targets.probe_report import ProbeReport, fingerprint_digest
 
 
 def cache_folder() -> Path:
-    """Return $XDG_CACHE_HOME/paretopress/probes, or the same under ~/.cache.
-
-    Source: XDG Base Directory Specification 0.8; a relative $XDG_CACHE_HOME is to be ignored.
-    """
-    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (asked if asked.is_absolute() else Path.home() / ".cache") / "paretopress" / "probes"
+    """Return the folder of the reports."""
+    return cache_root() / "probes"
 
 
 def read_report(fingerprint: Mapping[str, Any]) -> ProbeReport | None:

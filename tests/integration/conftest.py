@@ -106,6 +106,25 @@ def empty_split():
 """
 
 
+@pytest.fixture(scope="session")
+def fonts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what matplotlib finds out about fonts, which takes it seconds."""
+    return tmp_path_factory.mktemp("matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, fonts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is helped by what another left, or by the user's own runs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("MPLCONFIGDIR", str(fonts))
+
+
+@pytest.fixture(scope="session")
+def user_module() -> str:
+    """The text of user.py: models and data."""
+    return MODEL
+
+
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A folder that holds user.py: models and data."""

@@ -29,6 +29,8 @@ def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: 
             "time": {"trials": 4, "finalists": 0},
             "recovery": {"short_steps": 0, "final_steps": 0, "batch_size": 32},
             "target": {"probe": False},
+            "workers": {"isolated": False},  # in this process, where the target is another
+            "disk": {"cache_mb": 0},
         },
         "the test",
     )

@@ -135,7 +135,7 @@ def test_evaluate_trains_a_finalist_with_rounding_when_int8_costs_accuracy_and_k
     without = evaluate(plan, Rung.FINAL, 1)
     weights = load_file(folder.root / "finalists/0001/student.safetensors")
     monkeypatch.setattr(Pipeline, "float_accuracy", lambda self, module: 52.0)
-    monkeypatch.setattr(Pipeline, "val_accuracy", lambda self, path: rounded if Path(path).name.startswith("rounded-") else 50.0)
+    monkeypatch.setattr(Pipeline, "file_accuracy", lambda self, path: rounded if path.name.startswith("rounded-") else 50.0)
     final = evaluate(plan, Rung.FINAL, 1)
     again = load_file(folder.root / "finalists/0001/student.safetensors")
     same = all(torch.equal(value, weights[name]) for name, value in again.items())

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
-VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "fetch", "fvcore_import", "quiet_logger"}
+VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "quiet_logger"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fetch": set(),
@@ -18,6 +18,8 @@ ALLOWED: dict[str, set[str]] = {
     "quiet_logger": set(),
     "pareto": set(),
     "atomic": {"errors"},
+    "cache": set(),
+    "event_log": set(),
     "plan": {"errors"},
     "graph": {"errors"},
     "measurement": {"errors"},
@@ -38,23 +40,36 @@ ALLOWED: dict[str, set[str]] = {
     "probing": VALUES | {"targets"},
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
     "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},
-    "predicted_plan": VALUES | {"config", "run_folder", "search", "setup_run", "spaces", "targets"},
-    "status": VALUES | {"config", "run_folder", "search", "setup_run"},
+    "run_parts": VALUES | {"compress", "config", "intake", "pipeline", "plan_evaluator", "probing", "run_folder", "setup_run", "targets"},
+    "isolation": VALUES | {"targets"},
+    "evaluator_process": VALUES | {"compress", "config", "plan_evaluator", "run_folder", "run_parts", "setup_run", "targets"},
+    "run_study": VALUES | {"config", "run_folder", "search"},
+    "artifact_shelf": VALUES | {"plan_evaluator", "run_folder"},
+    "shared_run": VALUES | {"artifact_shelf", "intake", "run_folder", "setup_run"},
+    "worker": VALUES | {"config", "report", "run_parts", "run_search", "search", "setup_run", "shared_run", "targets"},
+    "ray_workers": VALUES | {"config", "report", "worker"},
+    "housekeeping": VALUES | {"run_folder", "search"},
+    "run_search": VALUES
+    | {"artifact_shelf", "config", "housekeeping", "isolation", "pipeline", "report", "run_folder", "run_parts", "run_study", "search"}
+    | {"setup_run", "shared_run", "spaces"},
+    "predicted_plan": VALUES | {"config", "run_folder", "run_study", "search", "setup_run", "spaces", "targets"},
+    "rerun": VALUES | {"config", "plan_evaluator", "run_folder", "run_parts", "run_study", "search", "setup_run", "targets"},
+    "status": VALUES | {"config", "run_folder", "run_study", "search", "setup_run"},
     "export": VALUES | {"deploy", "run_folder"},
     "profile_model": VALUES | {"compress", "evaluators", "intake", "lower", "report", "spaces", "targets"},
-    "explain_file": VALUES | {"config", "evaluators", "run_folder", "search", "targets"},
+    "explain_file": VALUES | {"config", "evaluators", "run_folder", "run_study", "search", "targets"},
     "api": VALUES
     | {
-        "compress",
         "config",
-        "deploy",
         "export",
         "intake",
-        "pipeline",
-        "plan_evaluator",
         "probing",
+        "ray_workers",
         "report",
         "run_folder",
+        "run_parts",
+        "run_search",
+        "run_study",
         "search",
         "setup_run",
         "spaces",
@@ -62,7 +77,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
     "cli": VALUES
-    | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report", "status"},
+    | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report"}
+    | {"rerun", "run_parts", "search", "status", "worker"},
     "__init__": VALUES | {"api", "deploy", "intake"},
     "__main__": {"cli"},
 }

@@ -6,11 +6,14 @@ from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS, Climber
-from paretopress.search.journal import Climb
+from paretopress.search.records import Climb
 
 BOUNDS = Bounds(Budget(latency_ms=5.0), 10.0, 90.0)
 # at costs a plan loses ten times as much, after a short recovery twice as much, as after a long one
-SEEN = [Climb({Rung.COSTS: 90.0 - 10 * d, Rung.SHORT: 90.0 - 2 * d, Rung.LONG: 90.0 - d}, 4.0 - 0.1 * d) for d in range(1, 10)]
+CLIMBED = [Climb({Rung.COSTS: 90.0 - 10 * d, Rung.SHORT: 90.0 - 2 * d, Rung.LONG: 90.0 - d}, 4.0 - 0.1 * d) for d in range(1, 10)]
+# three that stayed at the short rung, because the rungs agree: the next one goes on
+STAYED = [Climb({Rung.COSTS: 0.0, Rung.SHORT: 0.0}, 4.9)] * 3
+SEEN = [*CLIMBED, *STAYED]
 
 
 def evaluated(drops: dict[Rung, float], latency_ms: float, asked: list[Rung], rejected: str = "") -> object:
@@ -55,3 +58,21 @@ def test_climb_takes_all_rungs_when_nothing_is_known_yet() -> None:
     drops = {Rung.COSTS: 60.0, Rung.SHORT: 30.0, Rung.LONG: 20.0}
     Climber(evaluated(drops, 4.9, asked), RUNGS, BOUNDS, []).climb(Plan(), 0)  # type: ignore[arg-type]
     assert tuple(asked) == RUNGS
+
+
+@pytest.mark.parametrize(
+    ("seen", "highest"),
+    [
+        (CLIMBED, Rung.SHORT),
+        ([*CLIMBED, *STAYED[:2]], Rung.SHORT),
+        ([*CLIMBED, *STAYED[:2], Climb({Rung.COSTS: 0.0}, 4.9)], Rung.SHORT),  # one that was never trained does not count
+        (SEEN, Rung.LONG),
+        (CLIMBED[:7], Rung.LONG),  # too few to say that the rungs agree
+        ([*CLIMBED, Climb({Rung.COSTS: 85.0, Rung.SHORT: 85.0, Rung.LONG: 10.0}, 3.0)], Rung.LONG),  # they do not agree
+    ],
+)
+def test_climb_sends_one_plan_in_four_on_when_the_rungs_agree(seen: list[Climb], highest: Rung) -> None:
+    asked: list[Rung] = []
+    drops = {Rung.COSTS: 10.0, Rung.SHORT: 2.0, Rung.LONG: 1.0}
+    outcome, _ = Climber(evaluated(drops, 2.9, asked), RUNGS, BOUNDS, seen).climb(Plan(), 9)  # type: ignore[arg-type]
+    assert (asked[-1], outcome.rung, outcome.rejected) == (highest, highest, "")

@@ -1,0 +1,110 @@
+"""What was computed before and may be needed again, by other runs too: folders named by a hash of all that their content depends on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_PARTS = "parts.json"
+
+
+def cache_root() -> Path:
+    """Return $XDG_CACHE_HOME/paretopress, or the same under ~/.cache.
+
+    Source: XDG Base Directory Specification 0.8; a relative $XDG_CACHE_HOME is to be ignored.
+    """
+    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (asked if asked.is_absolute() else Path.home() / ".cache") / "paretopress"
+
+
+@functools.cache
+def code_version() -> str:
+    """Return 16 hex digits that name the content of this package's sources."""
+    package = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One folder of the cache: its kind, where it lies, what it takes, and when it was used last (seconds since 1970)."""
+
+    kind: str
+    place: Path
+    size_bytes: int
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder of folders. Without it everything is computed again: so where it cannot be read or written, nothing is said.
+
+    `common` is part of every key: what all that is kept here depends on.
+    """
+
+    root: Path
+    common: Mapping[str, Any]
+
+    def get(self, kind: str, parts: Mapping[str, Any]) -> Path | None:
+        """Return the folder that was kept for these JSON values, None if there is none."""
+        place = self._place(kind, parts)
+        if not (place / _PARTS).is_file():
+            return None
+        with suppress(OSError):
+            os.utime(place)
+        return place
+
+    def put(self, kind: str, parts: Mapping[str, Any], write: Callable[[Path], object]) -> None:
+        """Have `write` fill a folder, and keep it for these JSON values: whole, or not at all."""
+        place = self._place(kind, parts)
+        part = place.with_name(f".{place.name}.{uuid.uuid4().hex}.part")
+        try:
+            part.mkdir(parents=True)
+            write(part)
+            (part / _PARTS).write_text(_text({**self.common, **parts}))
+            part.rename(place)  # fails where another process was quicker: what it keeps is the same
+        except OSError:
+            pass
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _place(self, kind: str, parts: Mapping[str, Any]) -> Path:
+        return self.root / kind / hashlib.sha256(_text({**self.common, **parts}).encode()).hexdigest()[:32]
+
+
+def _text(parts: Mapping[str, Any]) -> str:
+    return json.dumps(parts, sort_keys=True, indent=1)
+
+
+def entries(root: Path) -> list[Entry]:
+    """Return all that a cache holds, the least recently used first."""
+    found = []
+    for place in root.glob("*/*"):
+        if (place / _PARTS).is_file():
+            size = sum(file.stat().st_size for file in place.iterdir())
+            found.append(Entry(place.parent.name, place, size, place.stat().st_mtime))
+    return sorted(found, key=lambda entry: entry.used_at)
+
+
+def prune(root: Path, most_bytes: int) -> list[Entry]:
+    """Remove what was not used for longest until the rest takes at most `most_bytes`; return what was removed."""
+    held = entries(root)
+    left, removed = sum(entry.size_bytes for entry in held), []
+    for entry in held:
+        if left <= most_bytes:
+            break
+        shutil.rmtree(entry.place, ignore_errors=True)
+        left -= entry.size_bytes
+        removed.append(entry)
+    return removed

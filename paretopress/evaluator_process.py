@@ -1,0 +1,106 @@
+"""The process that evaluates plans for a search: reads calls from its standard input, and writes replies to its standard output.
+
+    python -m paretopress.evaluator_process RUN THREADS
+
+So the death of a trial (no memory, a fault in native code, a loader that hangs) is not the death of the study. It ends when its input does:
+when the search is gone, nobody waits for what it does.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from paretopress.compress.allocator import keep_freed_memory
+from paretopress.config import parse_config
+from paretopress.errors import ParetopressError
+from paretopress.measurement import Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.plan_evaluator import PlanEvaluator
+from paretopress.run_folder import open_run_folder
+from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target
+from paretopress.setup_run import RunState
+from paretopress.targets.capabilities import capabilities_in
+from paretopress.targets.frames import Frame, read_frame, write_frame
+
+# Where memory runs out, Linux ends the process with the highest score: this one, which can be replaced, rather than the search.
+_EXPENDABLE = "800"
+
+
+def answer(evaluate: PlanEvaluator, head: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply to one call: {"outcome": ...}, {"latency": ...} or {"error": ...}."""
+    try:
+        if head["call"] == "evaluate":
+            plan, number, share = Plan.from_json(head["plan"]), int(head["number"]), float(head["share"])
+            outcome = evaluate.recover_in_part(plan, number, share) if share < 1.0 else evaluate(plan, Rung(head["rung"]), number)
+            return {"outcome": outcome.to_json()}
+        return {"latency": evaluate.latency_again(Outcome.from_json(head["outcome"])).to_json()}
+    except Exception as error:  # whatever a trial meets is said, and costs that trial alone
+        return {"error": described(error)}
+
+
+def described(error: Exception) -> dict[str, str]:
+    """Return an error as JSON: its type's name, message and hint."""
+    message, hint = (error.message, error.hint) if isinstance(error, ParetopressError) else (str(error), "")
+    return {"type": type(error).__name__, "message": message, "hint": hint}
+
+
+def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO) -> None:
+    """Answer calls until they end; the first reply says that the process is ready, or why it cannot be."""
+
+    def reply(head: dict[str, Any]) -> None:
+        write_frame(replies.write, head)
+        replies.flush()
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    try:
+        folder = open_run_folder(run)
+        config = parse_config(folder.read(folder.config), str(folder.config))
+        state = RunState.from_json(folder.read(folder.state))
+        intake, data = load_and_trace(config)
+        target = open_run_target(config)
+    except Exception as error:
+        reply({"error": described(error)})
+        return
+    with closing(target):
+        pipeline = make_pipeline(intake, data, target, folder, config, capabilities_in(state.environment), threads=threads)
+        evaluate = make_evaluator(pipeline, config, state)
+        reply({"ready": True})
+        for head, _ in calls:
+            reply(answer(evaluate, head))
+
+
+def read_calls(source: BinaryIO) -> Iterator[Frame]:
+    """Yield calls as they come. A thread reads them, so that the end of the search ends this process in the middle of its work."""
+    waiting: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+
+    def read() -> None:
+        while (frame := read_frame(source)) is not None:
+            waiting.put(frame)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield waiting.get()
+
+
+def main() -> None:
+    """Serve over the standard streams; what the user's code prints goes to standard error."""
+    with suppress(OSError):  # not Linux, or not allowed
+        Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
+    with os.fdopen(os.dup(1), "wb") as replies:
+        os.dup2(2, 1)
+        serve(Path(sys.argv[1]), int(sys.argv[2]), read_calls(sys.stdin.buffer), replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What every process that works on a run needs: its model, data, target and stages, from the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from paretopress.cache import Cache, cache_root, code_version
+from paretopress.compress.students import Shelf, Students
+from paretopress.config import RunConfig
+from paretopress.event_log import read_events
+from paretopress.intake.checks import check_data, check_model
+from paretopress.intake.data import Data, as_data, data_sha256, stack
+from paretopress.intake.data_spec import load_data
+from paretopress.intake.model_spec import load_model
+from paretopress.intake.trace import Intake, take_in
+from paretopress.measurement import Latency
+from paretopress.pipeline import Pipeline
+from paretopress.plan_evaluator import PlanEvaluator
+from paretopress.probing import opener
+from paretopress.run_folder import RunFolder, open_run_folder
+from paretopress.setup_run import RunState, recovery_for, scoring_threads, weights_sha256
+from paretopress.targets.capabilities import Capabilities
+from paretopress.targets.replay import ReplayTarget
+from paretopress.targets.target import Target
+
+_EXAMPLE_IMAGES = 4
+
+
+def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: object | None = None) -> tuple[Intake, Data]:
+    """Return the traced model and the data: those handed over, else those that the configuration names.
+
+    Raises: InputError: they cannot be used.
+    """
+    base = Path(config.base) if config.base else None
+    if model is None and config.model is not None:
+        model = load_model(config.model, trust=config.trust, base=base)
+    check_model(model)
+    assert model is not None
+    split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
+    model.eval()
+    check_data(split, model)
+    images, _ = stack(split.val, _EXAMPLE_IMAGES, config.seed)
+    return take_in(model, images), split
+
+
+def open_run_target(config: RunConfig) -> Target:
+    """Return the target of a run, in reach; the caller closes it. A run that replays another has that one's latencies for a target."""
+    if config.replay is not None:
+        events = read_events(open_run_folder(Path(config.replay)).latencies)
+        return ReplayTarget((event["onnx_sha256"], Latency.from_json(event["latency"])) for event in events)
+    return opener(config.target.spec, config.target.cores)(config.target.threads)
+
+
+def make_pipeline(
+    intake: Intake,
+    data: Data,
+    target: Target,
+    folder: RunFolder,
+    config: RunConfig,
+    capabilities: Capabilities,
+    *,
+    threads: int | None = None,
+    cached: bool = True,
+) -> Pipeline:
+    """Return the stages of a run's trials; `threads` score accuracy, None is all cores. `cached` is whether earlier runs may help."""
+    helped = cached and config.replay is None and config.disk.cache_mb > 0.0
+    return Pipeline(
+        intake,
+        data,
+        target,
+        folder,
+        reduce_range=capabilities.reduce_range,
+        scoring_threads=threads or scoring_threads(),
+        seed=config.seed,
+        score_on_target=config.target.score_on_target,
+        cache=_cache(intake, data, config.seed) if helped else None,
+    )
+
+
+def _cache(intake: Intake, data: Data, seed: int) -> Cache:
+    return Cache(
+        cache_root(),
+        {
+            "code": code_version(),
+            "versions": {"torch": torch.__version__, "onnxruntime": ort.__version__},
+            "weights_sha256": weights_sha256(intake.module),
+            "data_sha256": data_sha256(data, seed),
+        },
+    )
+
+
+def worker_threads(config: RunConfig) -> int:
+    """Return how many threads train and score in each of a run's workers: they divide what torch would use."""
+    return max(torch.get_num_threads() // config.workers.count, 1)
+
+
+def make_evaluator(pipeline: Pipeline, config: RunConfig, state: RunState) -> PlanEvaluator:
+    """Return the evaluator of a run's trials."""
+    recovery = recovery_for(pipeline.intake, pipeline.data, config, state)
+    training = {
+        "recipe": asdict(recovery.recipe),
+        "steps": [state.effort.short_steps, state.effort.long_steps],
+        "seed": config.seed,
+        "device": str(recovery.device),
+        "threads": torch.get_num_threads(),  # sums come out differently in their last bits
+    }
+    shelf = None if pipeline.cache is None else Shelf(pipeline.cache, training)
+    return PlanEvaluator(pipeline, recovery, state.effort, state.bounds(config), students=Students(shelf=shelf))

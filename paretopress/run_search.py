@@ -1,0 +1,287 @@
+"""The search of a run, from its state to front.json."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from paretopress.artifact_shelf import ArtifactShelf, SharedFiles, open_store
+from paretopress.atomic import write_json
+from paretopress.cache import cache_root, prune
+from paretopress.config import RunConfig
+from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.event_log import EventLog
+from paretopress.housekeeping import drop_dominated
+from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
+from paretopress.measurement import Outcome
+from paretopress.pipeline import Pipeline
+from paretopress.plan import Plan
+from paretopress.report.front import front_json, point_json
+from paretopress.report.live import Progress, Reporter
+from paretopress.report.plot import write_front_png
+from paretopress.run_folder import RunFolder
+from paretopress.run_parts import make_evaluator, worker_threads
+from paretopress.run_study import study_place
+from paretopress.search.candidates import Bounds, Candidate, best, front
+from paretopress.search.claims import Claims
+from paretopress.search.journal import create_study
+from paretopress.search.places import StudyPlace
+from paretopress.search.predictor import Known, Predictor
+from paretopress.search.samplers import OURS, PROGRAMME
+from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
+from paretopress.search.study import STOPPED_EARLY, TRIAL, Search, describe
+from paretopress.search.tables import Tables
+from paretopress.setup_run import RunState
+from paretopress.shared_run import identity, publish
+from paretopress.spaces.space import SearchSpace
+
+Helpers = Callable[[str], AbstractContextManager[None]]
+
+# trials between two looks at what the candidates take on disk
+_TIDIED_EVERY = 20
+# what is kept of the time for the front's test accuracy, its picture and its last latencies; points expected on it for each finalist
+_CLOSING_S, _LATENCY_S, _POINTS_A_FINALIST, _CLOSING_SHARE = 3.0, 2.0, 2, 0.1
+
+
+def search_run(
+    folder: RunFolder,
+    config: RunConfig,
+    state: RunState,
+    pipeline: Pipeline,
+    space: SearchSpace,
+    reporter: Reporter,
+    *,
+    with_helpers: Helpers = lambda _: nullcontext(),
+) -> dict[str, Any]:
+    """Search, score the front on test data, and write front.json; return it.
+
+    Args:
+        with_helpers: given the URL that others join a shared run with, a block in which they do.
+
+    Raises: SearchFailedError: no plan met the budget, or all trials failed. TargetLostError: the run is paused.
+    """
+    bounds = state.bounds(config)
+    reporter.message(
+        f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
+        f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
+        f"goes on, {state.effort.final_steps} a finalist"
+    )
+    place = study_place(folder, config)
+    with _searching(folder, config, state, pipeline, space, reporter, place) as search:
+        seeds = _seeds(folder, config, state, space)
+        if isinstance(place, StudyPlace):
+            _invite(search, folder, config, pipeline, place, reporter)
+            with with_helpers(f"{place.url}#{place.name}"):
+                search.run(seeds)
+        else:
+            search.run(seeds)
+        if isinstance(search.evaluate, SharedFiles):  # other hosts made a part of the front
+            for candidate in front(search.candidates(), bounds):
+                search.evaluate.fetch(candidate.outcome)
+    if config.disk.cache_mb > 0.0:
+        prune(cache_root(), int(config.disk.cache_mb * 1e6))
+    value = _finish(folder, config, state, pipeline, search)
+    EventLog(folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
+    return value
+
+
+def work_along(
+    folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, space: SearchSpace, reporter: Reporter, place: StudyPlace
+) -> None:
+    """Work on a shared search that another process started; see `Search.work`."""
+    with _searching(folder, config, state, pipeline, space, reporter, place) as search:
+        search.work()
+
+
+def open_shelf(config: RunConfig, place: Path | StudyPlace) -> ArtifactShelf | None:
+    """Return where a shared run keeps its artifacts; None for a run of one host."""
+    if not isinstance(place, StudyPlace):
+        return None
+    if config.workers.artifacts is None:
+        raise ConfigError("a shared run needs a place for its artifacts, but got none", "Give --artifacts FOLDER or s3://BUCKET.")
+    return ArtifactShelf(open_store(config.workers.artifacts), place.name)
+
+
+@contextmanager
+def _searching(
+    folder: RunFolder,
+    config: RunConfig,
+    state: RunState,
+    pipeline: Pipeline,
+    space: SearchSpace,
+    reporter: Reporter,
+    place: Path | StudyPlace,
+) -> Iterator[Search]:
+    """Yield a search over the study of a place, with all that it needs to evaluate plans here."""
+    bounds, shelf = state.bounds(config), open_shelf(config, place)
+    known = _known(folder, space, bounds) if config.sampler in OURS else None
+    worker = f"{socket.gethostname()}-{os.getpid()}"
+    study = create_study(place, config.sampler, space, config.seed, known)
+    closing_s, val_images = _closing_s(config, state, pipeline), pipeline.data.sizes()["val"]
+    with _evaluator(folder, config, state, pipeline) as inner:
+        evaluate = inner if shelf is None else SharedFiles(inner, shelf, folder)
+        search = Search(
+            study,
+            space,
+            evaluate,
+            bounds,
+            config.limits(),
+            val_images,
+            ladder=state.effort.ladder(),
+            measure_again=evaluate.latency_again,
+            recover_in_part=evaluate.recover_in_part,
+            workers=config.workers.count,
+            claims=Claims(study, worker, place.grace_s) if isinstance(place, StudyPlace) else None,
+            setup_s=state.setup_s,
+            closing_s=closing_s,
+        )
+        if isinstance(inner, Isolation):
+            search.cancel, inner.left_s = inner.close, lambda: search.times.left_s
+        search.on_change = lambda line: reporter.update(_progress(search, line))
+        search.on_event = lambda event, fields: _note(event, fields, search, folder, config, reporter)
+        EventLog(folder.log)("started", {"trials": search.counts().all, "worker": worker, "workers": search.workers})
+        yield search
+
+
+def _invite(search: Search, folder: RunFolder, config: RunConfig, pipeline: Pipeline, place: StudyPlace, reporter: Reporter) -> None:
+    """Publish the run, and say how others join it."""
+    shelf = open_shelf(config, place)
+    assert shelf is not None
+    publish(search.study, folder, shelf, identity(pipeline.intake, pipeline.data, config.seed, pipeline.fingerprint()))
+    reporter.message(f"others join with: paretopress worker '{place}'")
+
+
+def _seeds(folder: RunFolder, config: RunConfig, state: RunState, space: SearchSpace) -> list[Plan]:
+    known = _known(folder, space, state.bounds(config)) if config.sampler == PROGRAMME else None
+    ladder = ladder_plans(space, known.predictor, known.limit_ms) if known is not None else []
+    return with_solved(seed_plans(space, state.removal_order), ladder)
+
+
+def _note(event: str, fields: Mapping[str, Any], search: Search, folder: RunFolder, config: RunConfig, reporter: Reporter) -> None:
+    """Write an event down; say what should stay readable; now and then, drop files that no longer matter."""
+    log = EventLog(folder.log)
+    log(event, fields)
+    if event == STOPPED_EARLY:
+        reporter.message(str(fields["reason"]))
+    if event == TRIAL and fields["trial"] % _TIDIED_EVERY == 0:
+        dropped = drop_dominated(folder, search.records, search.bounds, int(config.disk.keep_mb * 1e6))
+        if dropped:
+            log("files dropped", {"trials": dropped})
+
+
+@contextmanager
+def _evaluator(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline) -> Iterator[Any]:
+    """Yield what evaluates plans: processes of their own where the model and the data can be read again there, else this one."""
+    count = config.workers.count
+    if config.model is None or config.data is None or not config.workers.isolated:
+        if count > 1:
+            raise ConfigError(
+                f"several workers need a model and data that each can load, but got objects and workers={count}",
+                "Give specs (file.py:factory) and leave workers.isolated on, or take one worker.",
+            )
+        yield make_evaluator(pipeline, config, state)
+        return
+    command = evaluator_command(folder.root, worker_threads(config))
+    evaluate = Isolation(lambda: EvaluatorProcess(command, folder.worker_log), lambda: math.inf)
+    try:
+        yield evaluate
+    finally:
+        evaluate.close()
+
+
+def _closing_s(config: RunConfig, state: RunState, pipeline: Pipeline) -> float:
+    """Return how long the run is expected to take after its last finalist; predicted from what scoring the baseline took."""
+    limits, sizes = config.limits(), pipeline.data.sizes()
+    if limits.seconds is None:
+        return 0.0
+    scoring_s = state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
+    predicted_s = _CLOSING_S + limits.finalists * (_LATENCY_S + _POINTS_A_FINALIST * scoring_s)
+    return min(predicted_s, _CLOSING_SHARE * limits.seconds)
+
+
+def _known(folder: RunFolder, space: SearchSpace, bounds: Bounds) -> Known:
+    return Known(Predictor(space, Tables.from_json(folder.read(folder.tables))), bounds.limit_ms, bounds.baseline_accuracy)
+
+
+def _progress(search: Search, line: str) -> Progress:
+    candidates, counts = search.candidates(), search.counts()
+    points = front(candidates, search.bounds)
+    chosen = best(points, search.bounds, search.val_images)
+    finals = search.finals() if search.times.in_finalists else None
+    return Progress(
+        phase="search" if finals is None else "finalists",
+        done=counts.all if finals is None else len(finals),
+        planned=search.limits.trials if finals is None else None if search.limits.seconds else search.limits.finalists,
+        elapsed_s=search.times.elapsed_s,
+        phase_s=search.times.phase_s,
+        budget_s=search.limits.seconds,
+        completed=counts.completed,
+        rejected_early=counts.rejected_early,
+        outraced=counts.outraced,
+        failed=counts.failed,
+        best=describe(chosen.outcome, search.bounds) if chosen else "",
+        front_size=len(points),
+        hypervolume=search.bounds.hypervolume(candidates),
+        last=line,
+    )
+
+
+def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, search: Search) -> dict[str, Any]:
+    """Score the front on test data, once, write the result, and return it."""
+    candidates = search.candidates()
+    points = front(candidates, search.bounds)
+    chosen = best(points, search.bounds, search.val_images)
+    known = _known_test_accuracies(folder)
+
+    def tested(outcome: Outcome) -> Outcome:
+        accuracy = known.get(outcome.onnx_sha256)
+        return Outcome.from_json(
+            outcome.to_json() | {"test_accuracy": pipeline.test_accuracy(outcome.onnx_path) if accuracy is None else accuracy}
+        )
+
+    value = front_json(
+        point_json(None, Plan().to_json(), tested(state.baseline)),
+        [point_json(c.number, c.plan.to_json(), tested(c.outcome)) for c in points],
+        candidates,
+        search.bounds,
+        search.counts(),
+        agreements=search.agreements(),
+        stall=search.stall(),
+        best=chosen.number if chosen else None,
+        seed=config.seed,
+        environment=state.environment,
+        data=pipeline.data.sizes(),
+        elapsed_s=search.times.elapsed_s,
+        seconds=search.seconds(),
+    )
+    write_json(folder.front, value)
+    write_front_png(value, folder.picture)
+    if chosen is None:
+        raise _nothing_feasible(candidates, search.bounds)
+    return value
+
+
+def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
+    """Return sha256 -> test accuracy of what an earlier end of this run scored already."""
+    if not folder.front.is_file():
+        return {}
+    value = folder.read(folder.front)
+    return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"])}
+
+
+def _nothing_feasible(candidates: list[Candidate], bounds: Bounds) -> SearchFailedError:
+    if not candidates:
+        return SearchFailedError("a front needs a completed trial, but none was completed", "`paretopress status RUN` shows the reasons.")
+    fastest = min(candidates, key=lambda c: c.outcome.latency.latency_ms)
+    return SearchFailedError(
+        f"no plan met the budget of {bounds.limit_ms:.3f} ms"
+        + (f" and {bounds.budget.max_drop} points of drop" if bounds.budget.max_drop is not None else "")
+        + f"; the fastest reached {describe(fastest.outcome, bounds)}"
+        + (" before any training" if fastest.outcome.rejected else f", a drop of {bounds.drop(fastest.outcome):.2f} points"),
+        "Raise the budget or --max-drop, or give the search more time.",
+    )

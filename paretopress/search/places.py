@@ -1,0 +1,108 @@
+"""Where studies are kept: in a journal file of one host, or in a storage that workers on many hosts reach."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+
+from paretopress.errors import ConfigError, RunFolderError
+from paretopress.search.records import RETRY_OF
+
+# After so long without a word a worker's trial is given to another; it says four times as often that it lives.
+GRACE_S, _WORDS = 90, 4
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlace:
+    """A study in a storage: `url` is one of SQLAlchemy's, or grpc://HOST:PORT of Optuna's proxy; `name` is the study's.
+
+    `grace_s` is how long a worker may be silent before its trial is another's.
+    """
+
+    url: str
+    name: str
+    grace_s: int = GRACE_S
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the place of URL#NAME; raises ConfigError for anything else."""
+        url, _, name = text.rpartition("#")
+        if "://" not in url or not name:
+            raise ConfigError(f"a shared run is named URL#NAME, but got {text!r}", "`paretopress search --storage URL` prints it.")
+        return cls(url, name)
+
+    def __str__(self) -> str:
+        """Return URL#NAME without the password."""
+        parts = urlsplit(self.url)
+        shown = self.url if parts.password is None else self.url.replace(f":{parts.password}@", ":***@", 1)
+        return f"{shown}#{self.name}"
+
+
+def retry_once(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Have the parameters of a trial that was cut off tried once more."""
+    if RETRY_OF not in trial.user_attrs:
+        study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: trial.number})
+
+
+def open_storage(where: Path | StudyPlace) -> BaseStorage:
+    """Return the storage of a place.
+
+    Raises: ConfigError: it is out of reach, or its driver is not installed. RunFolderError: the journal is damaged.
+    """
+    if isinstance(where, Path):
+        return _journal(where)
+    parts = urlsplit(where.url)
+    if parts.scheme == "grpc":
+        return _proxy(parts.hostname or "localhost", parts.port or 13_000, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat has been "experimental" since 2021
+            return RDBStorage(
+                where.url,
+                engine_kwargs={"pool_pre_ping": True},  # a database that was restarted meanwhile is reached again
+                heartbeat_interval=max(where.grace_s // _WORDS, 1),
+                grace_period=where.grace_s,
+                heartbeat_stale_trial_callback=retry_once,
+            )
+    except ImportError as error:
+        raise ConfigError(f"a storage needs its driver, but got: {error} at {where}", "pip install 'paretopress[postgres]'.") from error
+    except Exception as error:  # of SQLAlchemy, of the driver, or of Optuna for another schema: they share no base class
+        raise _out_of_reach(where, error) from error
+
+
+def _proxy(host: str, port: int, where: StudyPlace) -> BaseStorage:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage = GrpcStorageProxy(host=host, port=port)
+        storage.wait_server_ready(timeout=10.0)
+    except ImportError as error:
+        raise ConfigError(f"a storage needs its driver, but got: {error} at {where}", "pip install grpcio protobuf.") from error
+    except Exception as error:
+        raise _out_of_reach(where, error) from error
+    return storage
+
+
+def _out_of_reach(where: StudyPlace, error: Exception) -> ConfigError:
+    said = str(error.__cause__ if isinstance(error, StorageInternalError) else error).strip().splitlines()
+    return ConfigError(f"the storage must be in reach, but got: {said[0] if said else type(error).__name__} at {where}")
+
+
+def _journal(journal: Path) -> JournalStorage:
+    try:
+        return JournalStorage(JournalFileBackend(str(journal)))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(
+            f"a journal must hold one JSON record a line, but got {error} at {journal}",
+            "Remove the damaged line; the trials around it stay.",
+        ) from error

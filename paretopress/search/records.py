@@ -1,0 +1,178 @@
+"""What a study holds: candidates by their trial and by their full recovery, repeated latencies, how far plans went, how trials ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.search.candidates import Candidate
+from paretopress.search.occasions import drift, pooled
+
+# attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
+# workers that write at the same time do not overwrite one another
+_FINAL, _LATENCY = "final/", "latency/"
+# attributes of a trial
+PLAN, OUTCOME, ACCURACIES, VOLUME = "plan", "outcome", "accuracies", "hypervolume"
+REJECTED, OUTRACED, COPY_OF, ERROR, RETRY_OF = "rejected_early", "outraced", "copy_of", "error", "retry_of"
+DURATION, WORKER = "duration_s", "worker"
+Pooling = Callable[[Outcome], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How the trials ended: recovered, over a bound before any training, out of the race before any training, or failed."""
+
+    completed: int
+    rejected_early: int
+    failed: int
+    outraced: int = 0
+
+    @property
+    def all(self) -> int:
+        """The number of trials."""
+        return self.completed + self.rejected_early + self.outraced + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """How far one plan went: its accuracy at each rung that it saw, and the latency that was measured first."""
+
+    accuracies: Mapping[Rung, float]
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    candidate: Candidate
+    climb: Climb
+
+
+class Records:
+    """The records of one study, which may be growing. A finished trial is read once; several threads may ask at a time."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self.study = study
+        self._evaluated: dict[int, _Evaluated] = {}
+        self._number_of: dict[Plan, int] = {}
+        self._lock = threading.Lock()
+
+    def trial_candidates(self) -> list[Candidate]:
+        """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
+        return self._trial_candidates(self._pooling())
+
+    def candidates(self) -> list[Candidate]:
+        """Return all evaluated candidates, one for each plan, those with a full recovery by its figures."""
+        pooling = self._pooling()
+        finals = self._finals(pooling)
+        return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in self._trial_candidates(pooling)]
+
+    def finals(self) -> dict[int, Outcome]:
+        """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
+        return self._finals(self._pooling())
+
+    def finals_tried(self) -> set[int]:
+        """Return the trials whose full recovery was tried, also those where it failed."""
+        return set(self._stored_finals())
+
+    def add_final(self, number: int, stored: Mapping[str, Any]) -> None:
+        """Keep the outcome of a trial's full recovery as JSON, or {"error": reason}."""
+        self.study.set_user_attr(f"{_FINAL}{number}", dict(stored))
+
+    def latencies(self) -> dict[str, list[Latency]]:
+        """Return sha256 -> latencies of every file that was measured more than once, by occasion."""
+        first = self._first_latencies()
+        found: dict[str, list[Latency]] = {}
+        for name, value in sorted(self.study.user_attrs.items()):
+            sha256 = name.removeprefix(_LATENCY).partition("/")[0]
+            if name.startswith(_LATENCY) and sha256 in first:
+                found.setdefault(sha256, [first[sha256]]).append(Latency.from_json(value))
+        return found
+
+    def add_latency(self, outcome: Outcome, again: Latency) -> None:
+        """Keep one more latency of a candidate's file."""
+        self.study.set_user_attr(f"{_LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
+
+    def copy_of(self, plan: Plan) -> tuple[Candidate, Climb] | None:
+        """Return what is known of a plan that was evaluated, else None."""
+        self._read()
+        number = self._number_of.get(plan)
+        if number is None:
+            return None
+        found = self._evaluated[number]
+        return replace(found.candidate, outcome=self._pooling()(found.candidate.outcome)), found.climb
+
+    def climbs(self) -> list[Climb]:
+        """Return how far the plans that were evaluated went, in the order of their trials."""
+        return [found.climb for found in self._read()]
+
+    def volumes(self) -> list[float]:
+        """Return the hypervolume of the front after each completed trial."""
+        return [float(t.user_attrs[VOLUME]) for t in self._complete() if VOLUME in t.user_attrs]
+
+    def counts(self) -> Counts:
+        """Return how the finished trials ended; those that a dead process left, or that are tried again, are among the failed."""
+        complete = self._complete()
+        untrained = sum(bool(t.user_attrs.get(REJECTED, False)) for t in complete)
+        outraced = sum(bool(t.user_attrs.get(OUTRACED, False)) for t in complete)
+        failed = len(self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+        return Counts(len(complete) - untrained, untrained - outraced, failed, outraced)
+
+    def failure_reasons(self) -> list[str]:
+        """Return the reasons of the failed trials, in order; those that were tried again have none."""
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [t.user_attrs[ERROR] for t in failed if ERROR in t.user_attrs]
+
+    def durations(self) -> list[float | None]:
+        """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
+        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        return [t.user_attrs.get(DURATION) for t in ended if t.state is TrialState.COMPLETE or ERROR in t.user_attrs]
+
+    def _complete(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def _read(self) -> list[_Evaluated]:
+        """Return the evaluated trials in order; a copy only repeats the figures, pooled by then, of the trial that it names."""
+        with self._lock:
+            for t in self._complete():
+                if t.number not in self._evaluated and COPY_OF not in t.user_attrs:
+                    plan, outcome = Plan.from_json(t.user_attrs[PLAN]), Outcome.from_json(t.user_attrs[OUTCOME])
+                    accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
+                    self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
+                    self._number_of.setdefault(plan, t.number)
+            return [found for _, found in sorted(self._evaluated.items())]
+
+    def _trial_candidates(self, pooling: Pooling) -> list[Candidate]:
+        return [replace(found.candidate, outcome=pooling(found.candidate.outcome)) for found in self._read()]
+
+    def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
+        return {int(name.removeprefix(_FINAL)): value for name, value in self.study.user_attrs.items() if name.startswith(_FINAL)}
+
+    def _finals(self, pooling: Pooling) -> dict[int, Outcome]:
+        stored = sorted(self._stored_finals().items())
+        return {number: pooling(Outcome.from_json(value)) for number, value in stored if ERROR not in value}
+
+    def _first_latencies(self) -> dict[str, Latency]:
+        """Return sha256 -> latency, as the evaluation measured it."""
+        finals = [Outcome.from_json(value) for value in self._stored_finals().values() if ERROR not in value]
+        outcomes = [*(found.candidate.outcome for found in self._read()), *finals]
+        return {outcome.onnx_sha256: outcome.latency for outcome in outcomes}
+
+    def _pooling(self) -> Pooling:
+        """Return what replaces an outcome's latency by the one pooled over its occasions; a rejected one was measured once and is left."""
+        repeated = self.latencies()
+        between = drift(repeated.values())
+
+        def pooling(outcome: Outcome) -> Outcome:
+            if outcome.rejected:
+                return outcome
+            return replace(outcome, latency=pooled(repeated.get(outcome.onnx_sha256) or [outcome.latency], between))
+
+        return pooling

@@ -1,0 +1,48 @@
+"""Latencies measured again over a run, so that the order of the front is not that of one state of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import RLock
+
+from paretopress.errors import LatencyError, OutOfTimeError, WorkerDiedError
+from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.search.candidates import Bounds, Candidate, front
+from paretopress.search.records import Records
+
+
+@dataclass(slots=True)
+class Repeats:
+    """Picks files and keeps their latencies; several workers may ask at a time, and measure different files."""
+
+    records: Records
+    bounds: Bounds
+    lock: RLock
+    _under_way: set[str] = field(init=False, default_factory=set)
+
+    def take(self, occasions: int, *, final: bool) -> Candidate | None:
+        """Return the candidate, on the front or astride the budget, whose file was seen on the fewest occasions.
+
+        None if all were seen on so many occasions. `final` looks at full recoveries alone. What is taken must be measured.
+        """
+        with self.lock:
+            candidates = [c for c in self.records.candidates() if not final or c.outcome.rung is Rung.FINAL]
+            unsure = [c for c in candidates if self.bounds.straddles(c.outcome)]
+            pool = [c for c in [*front(candidates, self.bounds), *unsure] if c.outcome.latency.occasions < occasions]
+            free = [c for c in pool if c.outcome.onnx_sha256 not in self._under_way]
+            taken = min(free, key=lambda c: c.outcome.latency.occasions, default=None)
+            if taken is not None:
+                self._under_way.add(taken.outcome.onnx_sha256)
+            return taken
+
+    def measure(self, taken: Candidate, measure_again: Callable[[Outcome], Latency]) -> Latency | str:
+        """Keep and return one more latency of what was taken, or return why it could not be measured: that costs the occasion alone."""
+        try:
+            again = measure_again(taken.outcome)
+        except (LatencyError, OutOfTimeError, WorkerDiedError) as error:
+            return str(error)
+        finally:
+            self._under_way.discard(taken.outcome.onnx_sha256)
+        self.records.add_latency(taken.outcome, again)
+        return again

@@ -1,0 +1,99 @@
+"""How the time of a run is shared out: what has passed, over all processes that worked on it, and what is left for trials and finalists."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import optuna
+
+from paretopress.search.limits import Limits
+
+# where the set-up took the trials' share of a short run, so many plans are tried all the same
+_FEWEST_TRIALS = 5
+_ELAPSED, _BEGAN, _FINALISTS_FROM = "elapsed_s", "began_at", "finalists_from_s"
+
+
+@dataclass(slots=True)
+class Timetable:
+    """The time of one study; all figures are seconds of work.
+
+    `setup_s` passed before the first trial; `closing_s` are kept for what follows the last finalist. `clock` returns seconds. Where
+    several processes work on the study, `shared`, time passes for all of them from the moment that one began: the clock is the wall's.
+    """
+
+    study: optuna.Study
+    limits: Limits
+    setup_s: float = 0.0
+    closing_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    shared: bool = False
+    _started: float = field(init=False)
+    _before: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+        self._before = float(self.study.user_attrs.get(_ELAPSED, self.setup_s))
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of work on this study so far."""
+        if self.shared:
+            return self.clock() - float(self.study.user_attrs.get(_BEGAN, self._started - self.setup_s))
+        return self._before + self.clock() - self._started
+
+    @property
+    def in_finalists(self) -> bool:
+        """Whether the trials are over and finalists are being recovered."""
+        return _FINALISTS_FROM in self.study.user_attrs
+
+    @property
+    def phase_s(self) -> float:
+        """Seconds of work since the phase began: the trials, or the finalists."""
+        return self.elapsed_s - float(self.study.user_attrs.get(_FINALISTS_FROM, self.setup_s))
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the run has to close; infinite where only the number of trials bounds it."""
+        return math.inf if self.limits.seconds is None else self.limits.seconds - self.closing_s - self.elapsed_s
+
+    def begin(self) -> None:
+        """Let the time of a shared study pass from now on, after what passed before."""
+        self.study.set_user_attr(_BEGAN, self.clock() - self._before)
+
+    def note(self) -> None:
+        """Write down how much time has passed, for the process that goes on after this one."""
+        self.study.set_user_attr(_ELAPSED, self.elapsed_s)
+
+    def start_finalists(self) -> None:
+        """End the trials."""
+        self.note()
+        if not self.in_finalists:
+            self.study.set_user_attr(_FINALISTS_FROM, self.elapsed_s)
+
+    def rest_trials(self, durations: Sequence[float | None], under_way: int = 0) -> float:
+        """Return how many more trials the limits allow, infinite if nothing is known yet.
+
+        Args:
+            durations: of the trials that count, see `Records.durations`. under_way: trials that are being evaluated.
+        """
+        rest = math.inf if self.limits.trials is None else float(self.limits.trials - len(durations) - under_way)
+        if self.limits.seconds is None:
+            return rest
+        share = 1.0 - self.limits.finalist_share if len(durations) >= _FEWEST_TRIALS else 1.0
+        left_s = self.limits.seconds * share - self.elapsed_s
+        known = sorted(duration for duration in durations if duration is not None)
+        # three in four trials end sooner
+        expected_s = known[int(0.75 * (len(known) - 1))] if known else 0.0
+        return min(rest, left_s / expected_s if expected_s else math.inf if left_s > 0.0 else 0.0)
+
+    def left_for_finalists_s(self, *, stalled: bool) -> float:
+        """Return the seconds that are left for finalists; where the trials ended early, they get the share that they would have had."""
+        if self.limits.seconds is None:
+            return math.inf
+        if not stalled:
+            return self.left_s
+        ends_s = float(self.study.user_attrs[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds
+        return min(ends_s - self.elapsed_s, self.left_s)

@@ -1,0 +1,77 @@
+"""What a shared run publishes for its workers, and what a worker checks before it joins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from paretopress.artifact_shelf import ArtifactShelf
+from paretopress.atomic import write_json
+from paretopress.cache import code_version
+from paretopress.errors import RunFolderError
+from paretopress.intake.data import Data, data_sha256
+from paretopress.intake.trace import Intake
+from paretopress.run_folder import RunFolder, create_run_folder
+from paretopress.setup_run import weights_sha256
+
+_PUBLISHED, _IDENTITY = "run/", "identity"
+_FILES = ("config.json", "state.json", "tables.json", "graph.json")
+_BINARIES = ("baseline.onnx", "samples.npy")
+
+
+def identity(intake: Intake, data: Data, seed: int, target: Mapping[str, Any]) -> dict[str, str]:
+    """Return what must be the same for all workers of a run: code, weights, data, and the target that is measured on."""
+    return {
+        "code": code_version(),
+        "weights": weights_sha256(intake.module),
+        "data": data_sha256(data, seed),
+        "target": json.dumps(target, sort_keys=True),
+    }
+
+
+def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: Mapping[str, str]) -> None:
+    """Make what was found before the first trial known to workers on other hosts."""
+    for name in _BINARIES:
+        shelf.push(name, folder.root / name)
+    for name in _FILES:
+        study.set_user_attr(_PUBLISHED + name, folder.read(folder.root / name))
+    study.set_user_attr(_PUBLISHED + _IDENTITY, dict(ours))  # the last: a run that has it is ready for workers
+
+
+def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: Mapping[str, Any] | None = None) -> RunFolder:
+    """Return a new run folder of this host with what a run published; `config` replaces its configuration.
+
+    Raises: RunFolderError: the run has not published anything yet, or the folder exists.
+    """
+    attributes = study.user_attrs
+    if _PUBLISHED + _IDENTITY not in attributes:
+        raise RunFolderError("a run must be set up before workers join it, but it is not yet", "Try again in a minute.")
+    folder = create_run_folder(root)
+    for name in _FILES:
+        write_json(folder.root / name, config if name == "config.json" and config is not None else attributes[_PUBLISHED + name])
+    for name in _BINARIES:
+        shelf.pull(name, folder.root / name)
+    return folder
+
+
+def published_config(study: optuna.Study) -> dict[str, Any]:
+    """Return the configuration of a shared run; raises RunFolderError if it has published none yet."""
+    value: dict[str, Any] | None = study.user_attrs.get(_PUBLISHED + "config.json")
+    if value is None:
+        raise RunFolderError("a run must be set up before workers join it, but it is not yet", "Try again in a minute.")
+    return value
+
+
+def demand_same(study: optuna.Study, ours: Mapping[str, str]) -> None:
+    """Raise RunFolderError, with every difference, if this worker is not what the run was started with."""
+    theirs = study.user_attrs[_PUBLISHED + _IDENTITY]
+    differences = [f"{name}: {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
+    if differences:
+        raise RunFolderError(
+            f"a worker must have the run's code, model, data and target, but got another {'; '.join(differences)}",
+            "Check out the same version, hand over the same files, and measure on the same kind of machine.",
+        )

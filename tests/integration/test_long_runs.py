@@ -1,0 +1,174 @@
+"""What keeps a long run going, typed as a user types it: processes that die, several workers, the cache, replays and reruns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretopress.event_log import read_events
+from paretopress.run_folder import RunFolder
+from paretopress.search.journal import open_study
+from paretopress.search.records import Records
+
+QUICK = """
+schema = 1
+model = "user.py:make"
+data = "user.py:{data}"
+[budget]
+speedup = 1.05
+[time]
+trials = {trials}
+finalists = 1
+[recovery]
+learning_rate = 0.01
+short_steps = 1
+final_steps = 1
+batch_size = 32
+[target]
+probe = false
+[space]
+channel_step = 16
+"""
+
+FATAL = """
+
+class Fatal(torch.utils.data.Dataset):
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        import os, pathlib, signal, sys
+        marker = pathlib.Path(__file__).with_name("kill")
+        if "paretopress.evaluator_process" in " ".join(sys.orig_argv) and marker.exists():
+            marker.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner[index]
+
+
+def fatal():
+    train, val, test = data()
+    return Fatal(train), val, test
+"""
+
+
+def typed(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "paretopress", *map(str, arguments)]
+    return subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=300, check=False)
+
+
+def searched(where: Path, name: str, *options: object, trials: int = 6, data: str = "data") -> RunFolder:
+    path = where / f"{name}.toml"
+    path.write_text(QUICK.format(trials=trials, data=data))
+    done = typed(where, "search", path, "--run", name, *options)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(where / name)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, user_module: str) -> Iterator[RunFolder]:
+    """A finished run beside the cache that it filled; the tests that take it share both."""
+    where = tmp_path_factory.mktemp("workplace")
+    (where / "user.py").write_text(user_module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(where / "cache"))
+        yield searched(where, "first")
+
+
+@pytest.fixture
+def its_cache(first: RunFolder, empty_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of the shared run, put in place of the empty one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(first.root.parent / "cache"))
+
+
+def plans(folder: RunFolder) -> list[dict[str, Any]]:
+    return [candidate.plan.to_json() for candidate in Records(open_study(folder.journal)).trial_candidates()]
+
+
+def test_search_goes_on_when_the_process_of_a_trial_is_killed(workplace: Path) -> None:
+    with (workplace / "user.py").open("a") as file:
+        file.write(FATAL)
+    (workplace / "kill").write_text("")
+    folder = searched(workplace, "run", trials=4, data="fatal")
+    assert not (workplace / "kill").exists()
+    events = read_events(folder.log)
+    (retried,) = [event for event in events if event["event"] == "retried"]
+    assert "SIGKILL ended it" in retried["reason"]
+    status = json.loads(typed(workplace, "status", "run", "--json").stdout)
+    assert (status["phase"], status["failed"], status["failures"]) == ("finished", 1, [])
+    assert status["completed"] + status["rejected_early"] + status["outraced"] == 4
+    assert status["front"]
+    assert Path(workplace, status["best_file"]).is_file()
+    assert {event["process"] for event in events} == {events[0]["process"]}
+
+
+def test_search_takes_several_trials_at_a_time_when_it_has_workers(workplace: Path) -> None:
+    folder = searched(workplace, "run", "--workers", 2, trials=6)
+    front = json.loads(folder.front.read_text())
+    assert sum(front["trials"].values()) == 6
+    assert front["trials"]["failed"] == 0
+    assert front["points"]
+    asked = [event["trial"] for event in read_events(folder.log) if event["event"] == "asked"]
+    assert asked == list(range(6))
+
+
+def test_rerun_comes_to_the_recorded_figures(first: RunFolder) -> None:
+    number = max(int(place.name) for place in (first.root / "trials").glob("0*"))
+    before = sorted(path.name for path in first.root.rglob("*"))
+    done = typed(first.root.parent, "rerun", "first", "--trial", number, "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert value["same_bytes"]
+    for name in ("val_accuracy", "macs", "size_bytes"):
+        assert value["figures"][name]["recorded"] == value["figures"][name]["again"]
+    assert sorted(path.name for path in first.root.rglob("*")) == before
+    missing = typed(first.root.parent, "rerun", "first", "--trial", 99)
+    assert missing.returncode == 2
+    assert "0 to" in missing.stderr
+
+
+def test_search_proposes_the_same_plans_when_it_replays_a_run(first: RunFolder) -> None:
+    done = typed(first.root.parent, "search", "--replay", "first", "--run", "again")
+    assert done.returncode == 0, done.stderr
+    again = RunFolder(first.root.parent / "again")
+    assert plans(again) == plans(first)
+    recorded, replayed = (json.loads(run.front.read_text())["points"] for run in (first, again))
+    assert [(p["trial"], p["onnx"]["sha256"], p["latency_ms"]) for p in replayed] == [
+        (p["trial"], p["onnx"]["sha256"], p["latency_ms"]) for p in recorded
+    ]
+
+
+def test_search_takes_from_the_cache_what_an_earlier_run_found(first: RunFolder, its_cache: None) -> None:
+    where = first.root.parent
+    held = json.loads(typed(where, "cache", "--json").stdout)["kinds"]
+    assert held.keys() >= {"setup", "student", "latency"}
+    second = searched(where, "second")
+    again = json.loads(typed(where, "cache", "--json").stdout)["kinds"]
+    # the seeds come first, and are the same whatever the latencies were
+    known, found = (
+        {c.plan: c.outcome.val_accuracy for c in Records(open_study(run.journal)).trial_candidates()} for run in (first, second)
+    )
+    both = known.keys() & found.keys()
+    assert len(both) >= 3
+    assert {plan: known[plan] for plan in both} == {plan: found[plan] for plan in both}
+    assert again["setup"]["entries"] == held["setup"]["entries"] == 1
+    assert again["student"]["entries"] <= held["student"]["entries"] + len(found.keys() - both)
+    removed = json.loads(typed(where, "cache", "--limit-mb", 0, "--json").stdout)
+    assert removed["removed"] == sum(kind["entries"] for kind in again.values())
+    assert removed["kinds"] == {}
+
+
+@pytest.mark.parametrize("run", ["nowhere", "."])
+def test_replay_says_what_is_wrong_when_the_folder_is_no_run(workplace: Path, run: str) -> None:
+    done = typed(workplace, "search", "--replay", run, "--run", "again")
+    assert done.returncode == 2
+    assert "config.json" in done.stderr
+    assert not (workplace / "again").exists()

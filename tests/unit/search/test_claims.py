@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from paretopress.errors import ConfigError
+from paretopress.search.claims import Claims, renewed
+from paretopress.search.places import StudyPlace
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study()
+
+
+def claims(study: optuna.Study, worker: str, now: list[float]) -> Claims:
+    return Claims(study, worker, 90.0, lambda: now[0])
+
+
+def test_take_is_the_first_ones_until_it_is_released(study: optuna.Study) -> None:
+    now = [100.0]
+    one, two = claims(study, "one", now), claims(study, "two", now)
+    assert one.take(7)
+    now[0] = 101.0
+    assert not two.take(7)
+    assert two.take(8)
+    assert (one.others(), two.others()) == ({8}, {7})
+    one.release(7)
+    assert two.others() == set()
+    assert two.take(7)
+
+
+def test_take_goes_by_the_name_when_two_claim_at_once(study: optuna.Study) -> None:
+    now = [100.0]
+    one, two = claims(study, "a", now), claims(study, "b", now)
+    assert one.take(7)
+    assert not two.take(7)
+
+
+def test_claims_of_the_dead_lapse_and_those_of_the_living_do_not(study: optuna.Study) -> None:
+    now = [0.0]
+    dead, living, third = (claims(study, name, now) for name in ("dead", "living", "third"))
+    assert dead.take(1)
+    assert living.take(2)
+    now[0] = 80.0
+    living.renew()
+    now[0] = 100.0
+    assert third.others() == {2}
+    assert third.take(1)
+
+
+def test_renewed_needs_no_claims_when_nobody_shares() -> None:
+    with renewed(None):
+        pass
+
+
+@pytest.mark.parametrize("text", ["postgresql://host/db", "#name", "journal.log#name", ""])
+def test_parse_says_what_a_shared_run_is_called_when_it_is_something_else(text: str) -> None:
+    with pytest.raises(ConfigError, match="URL#NAME"):
+        StudyPlace.parse(text)
+
+
+def test_place_hides_its_password_when_shown() -> None:
+    place = StudyPlace.parse("postgresql+psycopg://me:secret@host:5432/db#night")
+    assert (place.url, place.name) == ("postgresql+psycopg://me:secret@host:5432/db", "night")
+    assert str(place) == "postgresql+psycopg://me:***@host:5432/db#night"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from paretopress.search.crew import crew
+from paretopress.search.limits import Limits
+from paretopress.search.timetable import Timetable
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(directions=["maximize", "minimize", "minimize"])
+
+
+def timetable(study: optuna.Study, limits: Limits, now: list[float], **more: float) -> Timetable:
+    return Timetable(study, limits, clock=lambda: now[0], **more)
+
+
+def test_elapsed_goes_on_where_the_last_process_ended(study: optuna.Study) -> None:
+    now = [100.0]
+    first = timetable(study, Limits(seconds=1_000.0), now, setup_s=5.0)
+    now[0] += 20.0
+    assert first.elapsed_s == 25.0
+    first.note()
+    now[0] += 500.0  # nobody works on it
+    second = timetable(study, Limits(seconds=1_000.0), now, setup_s=5.0)
+    now[0] += 10.0
+    assert second.elapsed_s == 35.0
+    assert second.left_s == 965.0
+
+
+def test_rest_trials_counts_what_is_under_way_when_their_number_is_the_limit(study: optuna.Study) -> None:
+    times = timetable(study, Limits(trials=10), [0.0])
+    assert times.rest_trials([1.0] * 4, under_way=2) == 4.0
+    assert math.isinf(times.left_s)
+    assert math.isinf(times.left_for_finalists_s(stalled=False))
+
+
+def test_rest_trials_expects_the_third_quartile_when_time_is_the_limit(study: optuna.Study) -> None:
+    now = [0.0]
+    times = timetable(study, Limits(seconds=100.0, finalist_share=0.4), now)
+    assert math.isinf(times.rest_trials([]))
+    now[0] = 20.0
+    assert times.rest_trials([2.0, 4.0, 5.0, 20.0, None]) == pytest.approx((60.0 - 20.0) / 5.0)
+    assert times.rest_trials([2.0, 4.0]) == pytest.approx((100.0 - 20.0) / 2.0)  # too few trials to leave time to finalists
+
+
+def test_left_for_finalists_is_their_share_when_the_trials_ended_early(study: optuna.Study) -> None:
+    now = [0.0]
+    times = timetable(study, Limits(seconds=100.0, finalist_share=0.4), now, closing_s=10.0)
+    now[0] = 30.0
+    times.start_finalists()
+    now[0] = 35.0
+    assert times.in_finalists
+    assert times.phase_s == 5.0
+    assert times.left_for_finalists_s(stalled=True) == 35.0
+    assert times.left_for_finalists_s(stalled=False) == 55.0
+
+
+def test_crew_raises_the_first_error_and_stops_the_others(tmp_path: Path) -> None:
+    stopped: list[bool] = []
+    turns = iter((ValueError("first"), None))
+
+    def loop() -> None:
+        error = next(turns)
+        if error is not None:
+            raise error
+
+    with pytest.raises(ValueError, match="first"), crew(2, lambda: stopped.append(True)) as together:
+        together(loop)
+    assert stopped == [True]
+
+
+def test_crew_runs_in_this_thread_when_alone() -> None:
+    done: list[int] = []
+    with crew(1, lambda: None) as together:
+        together(lambda: done.append(1))
+        together(lambda: done.append(2))
+    assert done == [1, 2]

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from paretopress.artifact_shelf import ArtifactShelf, SharedFiles, open_store
+from paretopress.errors import ConfigError, RunError
+from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.run_folder import RunFolder
+
+LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)
+
+
+@dataclass
+class Host:
+    """An evaluator that writes the number of the trial and its rung as the model, and needs the trial's file to recover it."""
+
+    folder: RunFolder
+    started_from: list[str] = field(default_factory=list)
+
+    def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
+        if rung is Rung.COSTS:
+            return Outcome(rung, 10.0, 1, 1, LATENCY, 1, "", "0" * 64)
+        student = self.folder.candidate(number, final=False) / "student.safetensors"
+        self.started_from.append(student.read_text() if student.is_file() else "original")
+        place = self.folder.candidate(number, final=rung is Rung.FINAL)
+        place.mkdir(parents=True, exist_ok=True)
+        content = f"model {number} {int(rung)}".encode()
+        (place / "model.onnx").write_bytes(content)
+        (place / "student.safetensors").write_text(f"student {number} {int(rung)}")
+        path = str((place / "model.onnx").relative_to(self.folder.root))
+        return Outcome(rung, 80.0, 1, 1, LATENCY, len(content), path, hashlib.sha256(content).hexdigest())
+
+    def recover_in_part(self, plan: Plan, number: int, share: float) -> Outcome:
+        return replace(self(plan, Rung.FINAL, number), notes=(str(share),))
+
+    def latency_again(self, outcome: Outcome) -> Latency:
+        assert (self.folder.root / outcome.onnx_path).is_file()
+        return LATENCY
+
+
+def host(tmp_path: Path, name: str) -> tuple[Host, SharedFiles]:
+    root = tmp_path / name
+    root.mkdir()
+    inner = Host(RunFolder(root))
+    return inner, SharedFiles(inner, ArtifactShelf(open_store(str(tmp_path / "artifacts")), "night"), inner.folder)
+
+
+def test_a_finalist_goes_on_where_another_host_left_its_trial(tmp_path: Path) -> None:
+    (_, there), (inner, here) = host(tmp_path, "there"), host(tmp_path, "here")
+    there(Plan(), Rung.COSTS, 3)
+    short = there(Plan(), Rung.SHORT, 3)
+    final = here.recover_in_part(Plan(), 3, 0.5)
+    assert inner.started_from == ["student 3 1"]
+    assert final.notes == ("0.5",)
+    assert here.latency_again(short) == there.latency_again(final) == LATENCY
+    assert (here.folder.root / short.onnx_path).read_bytes() == b"model 3 1"
+
+
+def test_a_finalist_starts_from_the_original_weights_when_its_trial_is_nowhere(tmp_path: Path) -> None:
+    inner, here = host(tmp_path, "here")
+    here(Plan(), Rung.FINAL, 3)
+    assert inner.started_from == ["original"]
+
+
+def test_fetch_refuses_a_file_that_is_not_the_measured_one(tmp_path: Path) -> None:
+    (_, there), (_, here) = host(tmp_path, "there"), host(tmp_path, "here")
+    outcome = there(Plan(), Rung.SHORT, 3)
+    with pytest.raises(RunError, match="another hash"):
+        here.fetch(replace(outcome, onnx_sha256="f" * 64))
+    assert not list((here.folder.root / "trials").rglob("*.onnx*"))
+    with pytest.raises(RunError, match="must be there"):
+        here.fetch(replace(outcome, onnx_path="trials/0009/model.onnx"))
+
+
+def test_open_store_says_what_is_wrong_when_the_folder_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="writable"):
+        open_store(str(tmp_path / "file" / "artifacts"))
