@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
 
-from paretopress.config import parse_config
 from paretopress.run_folder import RunFolder
 from paretopress.run_study import study_place
-from paretopress.search.journal import open_study
+from paretopress.search.places import StudyPlace, open_storage
 
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
@@ -113,12 +115,22 @@ def elsewhere(workplace: Path) -> Path:
     return other
 
 
+def trials_of(workplace: Path) -> list[FrozenTrial]:
+    """Return the trials of the run, and leave no connection open."""
+    place = study_place(RunFolder(workplace / "run"))
+    assert isinstance(place, StudyPlace)
+    storage = open_storage(place)
+    assert isinstance(storage, RDBStorage)
+    try:
+        return optuna.load_study(study_name=place.name, storage=storage).get_trials()
+    finally:
+        storage.engine.dispose()
+
+
 def workers(workplace: Path) -> dict[str, int]:
     """Return worker -> number of trials of the run."""
-    folder = RunFolder(workplace / "run")
-    config = parse_config(folder.read(folder.config), "test")
     counts: dict[str, int] = {}
-    for trial in open_study(study_place(folder, config)).trials:
+    for trial in trials_of(workplace):
         if "worker" in trial.user_attrs:
             counts[trial.user_attrs["worker"]] = counts.get(trial.user_attrs["worker"], 0) + 1
     return counts
@@ -172,8 +184,7 @@ def test_a_workers_trial_goes_to_another_when_it_leaves_or_dies(workplace: Path,
     assert worker.returncode == (0 if how == signal.SIGTERM else -signal.SIGKILL)
     told = search.communicate(timeout=300)[0]
     assert search.returncode == 0, told
-    folder = RunFolder(workplace / "run")
-    trials = open_study(study_place(folder)).trials
+    trials = trials_of(workplace)
     retried = [t for t in trials if "retry_of" in t.user_attrs]
     assert [t.state.name for t in retried] == ["COMPLETE"]
     assert len([t for t in trials if t.state.name == "COMPLETE"]) == 12
