@@ -12,7 +12,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from paretopress.errors import RunError
+
+T = TypeVar("T")
 
 _PARTS = "parts.json"
 
@@ -65,16 +69,28 @@ class Cache:
             os.utime(place)
         return place
 
+    def read(self, kind: str, parts: Mapping[str, Any], read: Callable[[Path], T]) -> T | None:
+        """Return what `read` makes of the folder that was kept for these JSON values; None if there is none, or it is damaged."""
+        place = self.get(kind, parts)
+        if place is None:
+            return None
+        try:
+            return read(place)
+        except Exception:  # whatever a damaged file, or one that another process prunes at this moment, makes a reader raise
+            return None
+
     def put(self, kind: str, parts: Mapping[str, Any], write: Callable[[Path], object]) -> None:
-        """Have `write` fill a folder, and keep it for these JSON values: whole, or not at all."""
+        """Have `write` fill a folder, and keep it for these JSON values: whole, or not at all. What is kept already is left."""
         place = self._place(kind, parts)
+        if place.is_dir():
+            return
         part = place.with_name(f".{place.name}.{uuid.uuid4().hex}.part")
         try:
             part.mkdir(parents=True)
             write(part)
             (part / _PARTS).write_text(_text({**self.common, **parts}))
             part.rename(place)  # fails where another process was quicker: what it keeps is the same
-        except OSError:
+        except (OSError, RunError):  # the disk is full, or not ours to write
             pass
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -90,8 +106,9 @@ def _text(parts: Mapping[str, Any]) -> str:
 def entries(root: Path) -> list[Entry]:
     """Return all that a cache holds, the least recently used first."""
     found = []
-    for place in root.glob("*/*"):
-        if (place / _PARTS).is_file():
+    for parts in root.glob(f"*/*/{_PARTS}"):
+        place = parts.parent
+        with suppress(OSError):  # another process prunes it at this moment
             size = sum(file.stat().st_size for file in place.iterdir())
             found.append(Entry(place.parent.name, place, size, place.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.used_at)

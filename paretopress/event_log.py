@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,16 +22,12 @@ class EventLog:
         """Append {"time", "event", "process", ...}. The log is for people: a disk that is full costs a line, not the run."""
         entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "process": os.getpid(), **fields}
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
-        try:
+        with suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError:
-            return
-        try:
-            os.write(descriptor, line)
-        except OSError:
-            return
-        finally:
-            os.close(descriptor)
+            try:
+                os.write(descriptor, line)
+            finally:
+                os.close(descriptor)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -111,6 +111,7 @@ class Pipeline:
         early_x, early_y = stack(data.val, _EARLY_IMAGES, seed)
         self._early: list[Batch] = [(early_x.numpy(), early_y.numpy())]
         self._fingerprint: dict[str, Any] | None = None
+        self._baseline_sha256: str | None = None
 
     def measure_baseline(self) -> Outcome:
         """Export, measure and score the unchanged model; writes baseline.onnx and samples.npy."""
@@ -184,26 +185,22 @@ class Pipeline:
 
     def _measured_before(self, sha256: str, bounds: Bounds) -> Latency | None:
         """Return the latency that an earlier run measured of the same bytes beside the same baseline, on this run's scale."""
-        kept = self.cache.get(_LATENCY, self._latency_parts(sha256)) if self.cache is not None else None
-        if kept is None:
+        if self.cache is None:
             return None
-        latency = Latency.from_json(json.loads((kept / _LATENCY_FILE).read_text()))
-        low, high = latency.ratio_ci
-        ms = bounds.baseline_ms
-        return replace(
-            latency,
-            latency_ms=latency.ratio * ms,
-            latency_ci_ms=(low * ms, high * ms),
-            duration_s=0.0,
-            foreign_cores=None,
-        )
+        latency = self.cache.read(_LATENCY, self._latency_parts(sha256), _read_latency)
+        if latency is None:
+            return None
+        (low, high), ms = latency.ratio_ci, bounds.baseline_ms
+        return replace(latency, latency_ms=latency.ratio * ms, latency_ci_ms=(low * ms, high * ms), duration_s=0.0, foreign_cores=None)
 
     def _keep_latency(self, sha256: str, latency: Latency) -> None:
         if self.cache is not None:
             self.cache.put(_LATENCY, self._latency_parts(sha256), lambda place: write_json(place / _LATENCY_FILE, latency.to_json()))
 
     def _latency_parts(self, sha256: str) -> dict[str, Any]:
-        return {"onnx_sha256": sha256, "baseline_sha256": file_facts(self.folder.baseline)[1], "target": self.fingerprint()}
+        if self._baseline_sha256 is None:
+            self._baseline_sha256 = file_facts(self.folder.baseline)[1]  # once: it does not change, and can be large
+        return {"onnx_sha256": sha256, "baseline_sha256": self._baseline_sha256, "target": self.fingerprint()}
 
     def bits_by_layer(self, module: nn.Module, plan: Plan) -> dict[str, int]:
         """Return layer -> bits of the layers that a plan quantises and the module still has."""
@@ -238,3 +235,7 @@ def _outcome(path: Path, stored: str, rung: Rung, accuracy: float, macs: Macs, l
         stages_s=dict(watch.seconds),
         uncounted=macs.uncounted,
     )
+
+
+def _read_latency(place: Path) -> Latency:
+    return Latency.from_json(json.loads((place / _LATENCY_FILE).read_text()))

@@ -17,7 +17,6 @@ from paretopress.compress.recover import Recovery
 from paretopress.compress.students import Students
 from paretopress.errors import RunError
 from paretopress.evaluators.macs import Macs, count_macs
-from paretopress.evaluators.size import file_facts
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import INT8_BITS, Plan
@@ -200,7 +199,7 @@ class PlanEvaluator:
 
     def _over_budget(self, latency: Latency, path: Path) -> str:
         """Return why the plan is over the budget, or "". Latency and size do not depend on the weights' values."""
-        size_bytes, _ = file_facts(path)
+        size_bytes = path.stat().st_size
         limit, size_limit = self.bounds.limit_ms, self.bounds.budget.size_bytes
         if latency.latency_ci_ms[1] > limit:
             return f"over the latency budget, {latency.latency_ms:.3f} ms (up to {latency.latency_ci_ms[1]:.3f}) > {limit:.3f} ms"

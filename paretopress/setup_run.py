@@ -189,13 +189,12 @@ def find_state(
         "target": pipeline.fingerprint() if pipeline.cache is not None else None,
         "seed": config.seed,
     }
-    kept = pipeline.cache.get(_SETUP, parts) if pipeline.cache is not None else None
-    if kept is not None:
-        found = Findings.from_json(json.loads((kept / _FOUND).read_text()))
-    else:
-        found = _find(pipeline, intake, data, space, config, baseline.latency.latency_ms)
-        if pipeline.cache is not None:
-            pipeline.cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, found.to_json()))
+    cache = pipeline.cache
+    found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
+    if found is None:
+        made = found = _find(pipeline, intake, data, space, config, baseline.latency.latency_ms)
+        if cache is not None:
+            cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
     tables = found.tables.scaled(baseline.latency.latency_ms / found.baseline_ms)
     spent, epoch = time.monotonic() - started, data.sizes()["train"] // config.recovery.batch_size
     state = RunState(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from paretopress.atomic import write_bytes
 from paretopress.cache import Cache
 from paretopress.measurement import Rung
 from paretopress.plan import Plan
@@ -29,13 +30,12 @@ class Shelf:
 
     def get(self, plan: Plan, rung: Rung) -> State | None:
         """Return the weights of an earlier recovery, None if there was none."""
-        kept = self.cache.get(_KIND, self._parts(plan, rung))
-        return None if kept is None else load_file(kept / _FILE)
+        return self.cache.read(_KIND, self._parts(plan, rung), lambda place: load_file(place / _FILE))
 
     def put(self, plan: Plan, rung: Rung, state: State) -> None:
         """Keep the weights of a recovery."""
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-        self.cache.put(_KIND, self._parts(plan, rung), lambda place: save_file(tensors, place / _FILE))
+        self.cache.put(_KIND, self._parts(plan, rung), lambda place: write_bytes(place / _FILE, save(tensors)))
 
     def _parts(self, plan: Plan, rung: Rung) -> dict[str, Any]:
         return {"training": self.training, "plan": plan.to_json(), "rung": int(rung)}

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from paretopress.atomic import write_json
 from paretopress.cache import Cache, cache_root, code_version, entries, prune
 
 
@@ -37,6 +39,28 @@ def test_put_keeps_nothing_when_writing_fails(tmp_path: Path) -> None:
     cache.put("student", {}, fails)
     assert cache.get("student", {}) is None
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_put_keeps_nothing_and_says_nothing_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    cache = Cache(tmp_path, {})
+    cache.put("setup", {}, lambda place: write_json(place / "found.json", {"learning_rate": 0.1}))  # raises RunError
+    assert cache.get("setup", {}) is None
+
+
+def test_read_finds_nothing_when_the_folder_is_damaged(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, {})
+    cache.put("setup", {}, lambda place: (place / "found.json").write_text('{"learning_rate": 0.1}'))
+    assert cache.read("setup", {}, lambda place: json.loads((place / "found.json").read_text())) == {"learning_rate": 0.1}
+    kept = cache.get("setup", {})
+    assert kept is not None
+    (kept / "found.json").write_text('{"learn')
+    assert cache.read("setup", {}, lambda place: json.loads((place / "found.json").read_text())) is None
+    (kept / "found.json").unlink()
+    assert cache.read("setup", {}, lambda place: json.loads((place / "found.json").read_text())) is None
 
 
 def test_put_keeps_the_first_when_two_write_the_same(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "quiet_logger": set(),
     "pareto": set(),
     "atomic": {"errors"},
-    "cache": set(),
+    "cache": {"errors"},
     "event_log": set(),
     "plan": {"errors"},
     "graph": {"errors"},
