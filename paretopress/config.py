@@ -12,6 +12,7 @@ from paretopress.compress.recover import Optimizer, Recipe, Schedule
 from paretopress.errors import ConfigError
 from paretopress.measurement import Budget
 from paretopress.search.limits import Limits
+from paretopress.search.places import GRACE_S
 from paretopress.search.samplers import DEFAULT_SAMPLER
 from paretopress.spaces.knobs import Knob
 
@@ -116,7 +117,7 @@ class WorkersSection(_Section):
     storage: str | None = None
     artifacts: str | None = None
     study: str | None = None
-    grace_s: int = Field(90, ge=4)
+    grace_s: int = Field(GRACE_S, ge=4)
     ray: str | None = None
     placed: int = Field(1, ge=1)
     cpus: float = Field(1.0, gt=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ from dataclasses import dataclass, field
 
 import optuna
 
+from paretopress.search.places import GRACE_S, WORDS
+
 _CLAIM = "claim/"
-# how often a claim is renewed within the time after which it would be nobody's
-_WORDS = 4
+# the longest of these moments
+_MOMENT_S = 0.2
 
 
 @dataclass(slots=True)
@@ -21,56 +24,52 @@ class Claims:
 
     A claim that was not renewed for `grace_s` is nobody's: its process died.
 
-    Of two that claim at the same moment the earlier wins, by name if need be. Should clocks differ so much that both think they won, a
-    finalist is recovered twice and recorded once.
+    A claim holds for whoever finds, after writing it, no other: of two processes at most one can. Where both see both, neither does, and
+    each tries again after a moment of its own.
     """
 
     study: optuna.Study
     worker: str
-    grace_s: float = 90.0
+    grace_s: float = GRACE_S
     clock: Callable[[], float] = time.time
-    _mine: dict[int, float] = field(init=False, default_factory=dict)
+    _mine: set[int] = field(init=False, default_factory=set)
 
     def take(self, number: int) -> bool:
         """Claim a trial's full recovery; return whether it is this process's."""
-        since = self.clock()
-        self._write(number, since)
-        alive = self._alive().get(number, {})
-        if min(alive, key=lambda worker: (alive[worker], worker), default=self.worker) != self.worker:
+        self._write(number)
+        if number in self.others():
             self.study.set_user_attr(self._name(number), None)
+            time.sleep(_MOMENT_S * random.random())
             return False
-        self._mine[number] = since
+        self._mine.add(number)
         return True
 
     def release(self, number: int) -> None:
         """Give a claim up, because the recovery is recorded or failed."""
-        if self._mine.pop(number, None) is not None:
+        if number in self._mine:
+            self._mine.discard(number)
             self.study.set_user_attr(self._name(number), None)
 
     def renew(self) -> None:
         """Say that this process still works on what it claimed."""
-        for number, since in list(self._mine.items()):
-            self._write(number, since)
+        for number in list(self._mine):
+            self._write(number)
 
     def others(self) -> set[int]:
         """Return the trials that other processes are recovering."""
-        return {number for number, alive in self._alive().items() if set(alive) - {self.worker}}
+        now, found = self.clock(), set()
+        for name, renewed_at in self.study.user_attrs.items():
+            if name.startswith(_CLAIM) and renewed_at is not None and now - renewed_at < self.grace_s:
+                number, _, worker = name.removeprefix(_CLAIM).partition("/")
+                if worker != self.worker:
+                    found.add(int(number))
+        return found
 
     def _name(self, number: int) -> str:
         return f"{_CLAIM}{number}/{self.worker}"
 
-    def _write(self, number: int, since: float) -> None:
-        self.study.set_user_attr(self._name(number), [since, self.clock()])
-
-    def _alive(self) -> dict[int, dict[str, float]]:
-        """Return trial -> worker -> since when, of the claims that were renewed lately."""
-        now = self.clock()
-        found: dict[int, dict[str, float]] = {}
-        for name, value in self.study.user_attrs.items():
-            if name.startswith(_CLAIM) and value is not None and now - value[1] < self.grace_s:
-                number, _, worker = name.removeprefix(_CLAIM).partition("/")
-                found.setdefault(int(number), {})[worker] = float(value[0])
-        return found
+    def _write(self, number: int) -> None:
+        self.study.set_user_attr(self._name(number), self.clock())
 
 
 @contextmanager
@@ -82,7 +81,7 @@ def renewed(claims: Claims | None) -> Iterator[None]:
     ended = threading.Event()
 
     def renew() -> None:
-        while not ended.wait(claims.grace_s / _WORDS):
+        while not ended.wait(claims.grace_s / WORDS):
             claims.renew()
 
     thread = threading.Thread(target=renew, daemon=True)

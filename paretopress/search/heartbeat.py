@@ -25,5 +25,5 @@ def heartbeat(study: optuna.Study, trial: Trial) -> AbstractContextManager[None]
 
 
 def fail_stale(study: optuna.Study) -> None:
-    """End the trials whose processes have not been heard of for long; their plans are tried once more, see `places.retry_once`."""
+    """End the trials whose processes have not been heard of for long; their plans are tried once more, see `records.retry_once`."""
     fail_stale_trials(study)

@@ -17,13 +17,9 @@ from paretopress.spaces.space import SearchSpace
 STUDY_NAME = "paretopress"
 
 
-def create_study(
-    where: Path | StudyPlace, sampler_name: str, space: SearchSpace, seed: int, known: Known | None = None, *, stream: int = 0
-) -> optuna.Study:
+def create_study(where: Path | StudyPlace, sampler_name: str, space: SearchSpace, seed: int, known: Known | None = None) -> optuna.Study:
     """Return the study of a place, new or as it was left.
 
-    Args:
-        stream: a number for each process that works on a shared study, so that they do not all propose alike.
     Objectives: accuracy (maximised), MACs and latency (minimised). The samplers of Optuna start a resumed study with another seed, so
     that they do not propose the first plans again.
     """
@@ -35,8 +31,7 @@ def create_study(
         done = len(optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # metric names and multivariate TPE, "experimental" since 2023 and 2020
-        own = seed + 1_000_000 * stream
-        sampler = make_sampler(sampler_name, space, own if sampler_name in OURS else own + 1_000 * done, known)
+        sampler = make_sampler(sampler_name, space, seed if sampler_name in OURS else seed + 1_000 * done, known)
         study = optuna.create_study(
             storage=storage, study_name=name, directions=["maximize", "minimize", "minimize"], sampler=sampler, load_if_exists=True
         )

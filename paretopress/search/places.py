@@ -16,10 +16,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError, RunFolderError
-from paretopress.search.records import RETRY_OF
+from paretopress.search.records import retry_once
 
-# After so long without a word a worker's trial is given to another; it says four times as often that it lives.
-GRACE_S, _WORDS = 90, 4
+# After so long without a word what a worker is at is given to another; it says four times as often that it lives.
+GRACE_S, WORDS = 90, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,8 @@ class StudyPlace:
         return f"{shown}#{self.name}"
 
 
-def retry_once(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Have the parameters of a trial that was cut off tried once more."""
-    if RETRY_OF not in trial.user_attrs:
-        study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: trial.number})
+def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+    retry_once(study, trial)
 
 
 def open_storage(where: Path | StudyPlace) -> BaseStorage:
@@ -70,9 +68,9 @@ def open_storage(where: Path | StudyPlace) -> BaseStorage:
             return RDBStorage(
                 where.url,
                 engine_kwargs={"pool_pre_ping": True},  # a database that was restarted meanwhile is reached again
-                heartbeat_interval=max(where.grace_s // _WORDS, 1),
+                heartbeat_interval=max(where.grace_s // WORDS, 1),
                 grace_period=where.grace_s,
-                heartbeat_stale_trial_callback=retry_once,
+                heartbeat_stale_trial_callback=_on_stale,
             )
     except ImportError as error:
         raise ConfigError(f"a storage needs its driver, but got: {error} at {where}", "pip install 'paretopress[postgres]'.") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
@@ -53,6 +53,14 @@ class Climb:
 class _Evaluated:
     candidate: Candidate
     climb: Climb
+
+
+def retry_once(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
+    """Have the parameters of a trial that was cut off tried once more; return whether that is to be."""
+    if RETRY_OF in trial.user_attrs:
+        return False
+    study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: trial.number})
+    return True
 
 
 class Records:

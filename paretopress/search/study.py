@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,7 +25,7 @@ from paretopress.search.guided import PREDICTED_ACCURACY
 from paretopress.search.heartbeat import fail_stale, heartbeat
 from paretopress.search.limits import Limits
 from paretopress.search.racing import Agreement, agreement
-from paretopress.search.records import Counts, Records
+from paretopress.search.records import Counts, Records, retry_once
 from paretopress.search.repeats import Repeats
 from paretopress.search.stopping import Stall, stalled
 from paretopress.search.timetable import Timetable
@@ -161,7 +160,7 @@ class Search:
         """Have the trials in flight evaluated by others."""
         for number, trial in list(self._under_way.items()):
             if trial is not None:
-                self._enqueue_again(number, trial.params, trial.user_attrs)
+                retry_once(self.study, trial)
                 self.study.tell(number, state=TrialState.FAIL)
             elif self.claims is not None:
                 self.claims.release(number)
@@ -172,24 +171,18 @@ class Search:
         left = [] if self.claims is not None else self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in left:
             # a process that died left it; its parameters are tried once more under a new number
-            self._enqueue_again(trial.number, trial.params, trial.user_attrs)
+            retry_once(self.study, trial)
             self.study.tell(trial.number, state=TrialState.FAIL)
         if not self.study.user_attrs.get(_SEEDED, False):
             for plan in seeds:
                 self.study.enqueue_trial(dict(self.space.params(plan)), skip_if_exists=True)
             self.study.set_user_attr(_SEEDED, True)
 
-    def _enqueue_again(self, number: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
-        """Have the parameters of a trial that was cut off tried once more; return whether that is to be."""
-        if keys.RETRY_OF in attributes:
-            return False
-        self.study.enqueue_trial(dict(params), user_attrs={keys.RETRY_OF: number})
-        return True
-
     def _trials(self) -> None:
         while (trial := self._ask()) is not None:
-            with self._busy(trial.number), heartbeat(self.study, trial):
+            with heartbeat(self.study, trial):
                 self._trial(trial)
+            del self._under_way[trial.number]  # not in a `finally`: what a process that is told to leave was at is given back
             self._repeat_a_latency(_OCCASIONS)
             self.times.note()
 
@@ -207,17 +200,12 @@ class Search:
             self._event("asked", trial=trial.number, seconds=self.clock() - started)
             return trial
 
-    @contextmanager
-    def _busy(self, number: int) -> Iterator[None]:
-        """What is under way is forgotten when the block ends, but not where the process is told to leave in its middle."""
-        yield
-        self._under_way.pop(number, None)
-
     def _rest_trials(self) -> float:
+        durations = self.records.durations()  # first: a trial that another process ends meanwhile must not count twice
         under_way = len(self._under_way)
         if self.claims is not None:
             under_way = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        return self.times.rest_trials(self.records.durations(), under_way)
+        return self.times.rest_trials(durations, under_way)
 
     def _has_stalled(self, rest: float) -> bool:
         """Return whether to end the trials early; the reason is kept and told."""
@@ -281,7 +269,7 @@ class Search:
     def _record_failure(self, trial: Trial, error: Exception, started: float) -> None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         cut_off = isinstance(error, OutOfTimeError)
-        again = isinstance(error, WorkerDiedError) and self._enqueue_again(trial.number, trial.params, trial.user_attrs)
+        again = isinstance(error, WorkerDiedError) and retry_once(self.study, trial)
         if not cut_off and not again:
             trial.set_user_attr(keys.ERROR, reason)
             trial.set_user_attr(keys.DURATION, self.clock() - started)
@@ -314,8 +302,8 @@ class Search:
     def _finalists(self) -> None:
         while (taken := self._take_finalist()) is not None:
             finalist, share = taken
-            with self._busy(finalist.number):
-                self._recover(finalist, share)
+            self._recover(finalist, share)
+            del self._under_way[finalist.number]
             self.times.note()
             self._repeat_a_latency(_OCCASIONS)
 
@@ -352,16 +340,18 @@ class Search:
         self._event("finalist", trial=finalist.number, share=share, seconds=self.clock() - started, **told)
 
     def _recovered(self, finalist: Candidate, share: float) -> Outcome:
-        for attempt in (1, 2):
-            try:
-                if share < 1.0 and self.recover_in_part is not None:
-                    return self.recover_in_part(finalist.plan, finalist.number, share)
-                return self.evaluate(finalist.plan, Rung.FINAL, finalist.number)
-            except WorkerDiedError as error:
-                if attempt == 2 or self._stopping:
-                    raise
-                self.on_change(f"finalist {finalist.number}: tried once more, {error}")
-        raise AssertionError("unreachable")
+        def recovered() -> Outcome:
+            if share < 1.0 and self.recover_in_part is not None:
+                return self.recover_in_part(finalist.plan, finalist.number, share)
+            return self.evaluate(finalist.plan, Rung.FINAL, finalist.number)
+
+        try:
+            return recovered()
+        except WorkerDiedError as error:
+            if self._stopping:
+                raise
+            self.on_change(f"finalist {finalist.number}: tried once more, {error}")
+            return recovered()
 
     def _next_finalist(self) -> Candidate | None:
         others = self.claims.others() if self.claims is not None else set()  # before the records: who is done records, then releases

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import time
+
 import optuna
 import pytest
 
@@ -30,7 +33,7 @@ def test_take_is_the_first_ones_until_it_is_released(study: optuna.Study) -> Non
     assert two.take(7)
 
 
-def test_take_goes_by_the_name_when_two_claim_at_once(study: optuna.Study) -> None:
+def test_take_is_the_first_ones_when_two_claim_in_the_same_moment(study: optuna.Study) -> None:
     now = [100.0]
     one, two = claims(study, "a", now), claims(study, "b", now)
     assert one.take(7)
@@ -50,8 +53,19 @@ def test_claims_of_the_dead_lapse_and_those_of_the_living_do_not(study: optuna.S
 
 
 def test_renewed_needs_no_claims_when_nobody_shares() -> None:
+    before = threading.active_count()
     with renewed(None):
-        pass
+        assert threading.active_count() == before
+
+
+def test_renewed_keeps_a_claim_alive_past_its_grace(study: optuna.Study) -> None:
+    held, other = Claims(study, "one", 0.2), Claims(study, "two", 0.2)
+    assert held.take(7)
+    with renewed(held):
+        time.sleep(0.5)
+        assert other.others() == {7}
+    time.sleep(0.5)
+    assert other.others() == set()
 
 
 @pytest.mark.parametrize("text", ["postgresql://host/db", "#name", "journal.log#name", ""])
