@@ -6,7 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from paretopress.probing import opener, target_facts
 from paretopress.ray_workers import workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
-from paretopress.run_parts import load_and_trace, make_pipeline, open_run_target
-from paretopress.run_search import open_shelf, search_run
-from paretopress.run_study import study_place
+from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target
+from paretopress.run_search import Helpers, open_shelf, search_run
+from paretopress.run_study import stored_config, study_place
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.records import Records
 from paretopress.search.samplers import check_sampler
-from paretopress.setup_run import RunState, find_state, space_for, weights_sha256
+from paretopress.setup_run import RunState, find_state, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.machine_state import state_warnings
@@ -112,11 +112,11 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
             pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, intake, split, space, config, env, started)
-            return Result(run, search_run(folder, config, state, pipeline, space, reporter, **_helpers(config)))
+            return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config)))
 
 
-def _helpers(config: RunConfig) -> dict[str, Any]:
-    return {} if config.workers.ray is None else {"with_helpers": workers_on_ray(config)}
+def _helpers(config: RunConfig) -> Helpers:
+    return workers_on_ray(config) if config.workers.ray is not None else lambda _: nullcontext()
 
 
 def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
@@ -142,7 +142,7 @@ def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
     Raises: RunFolderError: the run to replay is none, has no trial, or its model is another by now.
     """
     recorded = open_run_folder(source)
-    config = parse_config(recorded.read(recorded.config), str(recorded.config))
+    config = stored_config(recorded)
     state = RunState.from_json(recorded.read(recorded.state))
     records = Records(open_study(study_place(recorded, config)))
     finished = len(records.durations())
@@ -150,10 +150,11 @@ def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
         raise RunFolderError(f"a run to replay must have trials, but {source} has none")
     limits = {"trials": finished, "minutes": None, "hours": None, "finalists": len(records.finals_tried()), "stop_early": False}
     value = config.to_json()
-    asked = parse_config(value | {"replay": str(source.resolve()), "time": value["time"] | limits}, str(recorded.config))
+    alone = {"count": 1, "storage": None, "study": None, "ray": None}  # one worker, and a journal of its own
+    changed = {"replay": str(source.resolve()), "time": value["time"] | limits, "workers": value["workers"] | alone}
+    asked = parse_config(value | changed, str(recorded.config))
     intake, split = load_and_trace(asked)
-    if state.model_sha256 != weights_sha256(intake.module):
-        raise RunFolderError(f"a replayed run needs the same model, but its weights differ from those of {source}")
+    state.demand_model(intake.module)
     capabilities = capabilities_in(state.environment)
     space = space_for(intake.graph, asked, capabilities)
     folder = create_run_folder(run)
@@ -162,7 +163,7 @@ def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
         for mine, theirs in zip(folder.found(), recorded.found(), strict=True):
             shutil.copy(theirs, mine)
         pipeline = make_pipeline(intake, split, target, folder, asked, capabilities)
-        return Result(run, search_run(folder, asked, state, pipeline, space, reporter))
+        return Result(run, search_run(Prepared(folder, asked, state, pipeline, space), reporter, _helpers(asked)))
 
 
 def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
@@ -171,7 +172,7 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
     Raises: RunFolderError: the run was started from Python and no model and data are given, or the model is another.
     """
     folder = open_run_folder(run)
-    config = parse_config(folder.read(folder.config), str(folder.config))
+    config = stored_config(folder)
     if (config.model is None and model is None) or (config.data is None and data is None):
         raise RunFolderError(
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
@@ -187,9 +188,9 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
             state = find_state(pipeline, intake, split, space, config, env, started)
-        elif state.model_sha256 != weights_sha256(intake.module):
-            raise RunFolderError("a resumed run needs the same model, but its weights differ from those the run started with")
-        return Result(run, search_run(folder, config, state, pipeline, space, reporter, **_helpers(config)))
+        else:
+            state.demand_model(intake.module)
+        return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config)))
 
 
 def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:

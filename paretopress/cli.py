@@ -195,7 +195,7 @@ def cache(
     removed = [] if limit_mb is None else prune(root, int(limit_mb * 1e6))
     held = entries(root)
     kinds = {kind: [entry for entry in held if entry.kind == kind] for kind in sorted({entry.kind for entry in held})}
-    value = {
+    value: dict[str, Any] = {
         "folder": str(root),
         "kinds": {kind: {"entries": len(of), "bytes": sum(entry.size_bytes for entry in of)} for kind, of in kinds.items()},
         "removed": len(removed),
@@ -204,8 +204,8 @@ def cache(
         print(json.dumps(value, indent=2))
         return
     out.print(f"folder: {root}", markup=False, highlight=False)
-    for kind, of in kinds.items():
-        out.print(f"{kind}: {len(of)} entries, {sum(entry.size_bytes for entry in of) / 1e6:.1f} MB")
+    for kind, of in value["kinds"].items():
+        out.print(f"{kind}: {of['entries']} entries, {of['bytes'] / 1e6:.1f} MB")
     if limit_mb is not None:
         out.print(f"removed: {len(removed)} entries, {sum(entry.size_bytes for entry in removed) / 1e6:.1f} MB")
 

@@ -20,13 +20,13 @@ from typing import Any, BinaryIO
 import torch
 
 from paretopress.compress.allocator import keep_freed_memory
-from paretopress.config import parse_config
 from paretopress.errors import ParetopressError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.run_folder import open_run_folder
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target
+from paretopress.run_study import stored_config
 from paretopress.setup_run import RunState
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.frames import Frame, read_frame, write_frame
@@ -64,7 +64,7 @@ def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO) ->
     keep_freed_memory()
     try:
         folder = open_run_folder(run)
-        config = parse_config(folder.read(folder.config), str(folder.config))
+        config = stored_config(folder)
         state = RunState.from_json(folder.read(folder.state))
         intake, data = load_and_trace(config)
         target = open_run_target(config)

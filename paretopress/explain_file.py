@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from paretopress.config import parse_config
 from paretopress.errors import ConfigError, ModelError, RunFolderError
 from paretopress.evaluators.explain import Explanation, explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
 from paretopress.evaluators.rates import measure_rates
 from paretopress.run_folder import MODEL_FILE, RunFolder, open_run_folder
-from paretopress.run_study import study_place
-from paretopress.search.journal import open_study
+from paretopress.run_study import find_trial, stored_config
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget, SessionSettings, random_feed
@@ -36,7 +34,7 @@ def explain_path(path: Path, *, trial: int | None, baseline: Path | None, thread
     folder = open_run_folder(path)
     if trial is None:
         raise ConfigError(f"a run is explained by trial, but got none at {path}", "Give --trial; `paretopress front RUN` lists them.")
-    config = parse_config(folder.read(folder.config), str(folder.config))
+    config = stored_config(folder)
     settings = SessionSettings(threads or config.target.threads)
     return explain_file(trial_file(folder, trial), baseline or folder.baseline, settings, runs)
 
@@ -73,19 +71,21 @@ def trial_file(folder: RunFolder, number: int) -> Path:
 
     Raises: RunFolderError: there is no such trial, or it was rejected, failed or is still running, so that no file was kept.
     """
-    for final in (True, False):
-        path = folder.candidate(number, final=final) / MODEL_FILE
-        if path.is_file():
-            return path
-    trials = {trial.number: trial for trial in open_study(study_place(folder)).get_trials(deepcopy=False)}
-    if number not in trials:
-        known = f"0 to {max(trials)}" if trials else "none yet"
-        raise RunFolderError(f"a trial of the run must be named ({known}), but got trial={number} at {folder.root}")
-    attributes = trials[number].user_attrs
-    if "copy_of" in attributes:
-        return trial_file(folder, attributes["copy_of"])
-    reason = attributes.get("outcome", {}).get("rejected") or attributes.get("error") or f"it is {trials[number].state.name.lower()}"
+    path = _kept(folder, number)
+    if path is not None:
+        return path
+    trial = find_trial(folder, number)
+    path = _kept(folder, trial.number)
+    if path is not None:
+        return path
+    attributes = trial.user_attrs
+    reason = attributes.get("outcome", {}).get("rejected") or attributes.get("error") or f"it is {trial.state.name.lower()}"
     raise RunFolderError(
         f"a trial must have kept its file, but trial {number} has none: {reason}",
         "Only trials that were trained keep theirs; `paretopress front RUN` lists the best.",
     )
+
+
+def _kept(folder: RunFolder, number: int) -> Path | None:
+    paths = (folder.candidate(number, final=final) / MODEL_FILE for final in (True, False))
+    return next((path for path in paths if path.is_file()), None)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paretopress.config import parse_config
 from paretopress.errors import BudgetError
 from paretopress.graph import ModelGraph
 from paretopress.run_folder import open_run_folder
-from paretopress.run_study import study_place
+from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import Bounds
 from paretopress.search.guided import measured_trials
 from paretopress.search.journal import open_study
@@ -29,7 +28,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     Raises: RunFolderError: the run has no tables yet. BudgetError: no plan is predicted to be as fast.
     """
     folder = open_run_folder(run)
-    config = parse_config(folder.read(folder.config), str(folder.config))
+    config = stored_config(folder)
     state = RunState.from_json(folder.read(folder.state))
     bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
     limit_ms = bounds.limit_ms if latency_ms is None else latency_ms

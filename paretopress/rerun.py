@@ -10,17 +10,15 @@ from typing import Any
 
 import torch
 
-from paretopress.config import parse_config
 from paretopress.errors import RunFolderError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.run_folder import RunFolder, open_run_folder
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
-from paretopress.run_study import study_place
+from paretopress.run_study import find_trial, stored_config
 from paretopress.search import records as keys
-from paretopress.search.journal import open_study
-from paretopress.setup_run import RunState, weights_sha256
+from paretopress.setup_run import RunState
 from paretopress.targets.capabilities import capabilities_in
 
 
@@ -32,13 +30,12 @@ def rerun_trial(run: Path, number: int) -> dict[str, Any]:
     Raises: RunFolderError: there is no such trial, it failed, or the model is another than the run's.
     """
     folder = open_run_folder(run)
-    config, state = parse_config(folder.read(folder.config), str(folder.config)), RunState.from_json(folder.read(folder.state))
+    config, state = stored_config(folder), RunState.from_json(folder.read(folder.state))
     plan, recorded = _recorded(folder, number)
     threads = worker_threads(config)
     torch.set_num_threads(threads)  # as the search did: sums come out differently in their last bits
     intake, data = load_and_trace(config)
-    if state.model_sha256 != weights_sha256(intake.module):
-        raise RunFolderError("a trial is evaluated again on the model of its run, but the weights differ from those it was started with")
+    state.demand_model(intake.module)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary, closing(open_run_target(config)) as target:
         apart = RunFolder(Path(temporary))
         shutil.copy(folder.baseline, apart.baseline)
@@ -60,15 +57,10 @@ def rerun_trial(run: Path, number: int) -> dict[str, Any]:
 
 
 def _recorded(folder: RunFolder, number: int) -> tuple[Plan, Outcome]:
-    trials = {trial.number: trial for trial in open_study(study_place(folder)).get_trials(deepcopy=False)}
-    if number not in trials:
-        known = f"0 to {max(trials)}" if trials else "none yet"
-        raise RunFolderError(f"a trial of the run must be named ({known}), but got trial={number} at {folder.root}")
-    attributes = trials[number].user_attrs
-    if keys.COPY_OF in attributes:
-        return _recorded(folder, attributes[keys.COPY_OF])
+    trial = find_trial(folder, number)
+    attributes = trial.user_attrs
     if keys.OUTCOME not in attributes:
-        reason = attributes.get(keys.ERROR) or f"it is {trials[number].state.name.lower()}"
+        reason = attributes.get(keys.ERROR) or f"it is {trial.state.name.lower()}"
         raise RunFolderError(f"a trial must have been evaluated, but trial {number} was not: {reason}")
     return Plan.from_json(attributes[keys.PLAN]), Outcome.from_json(attributes[keys.OUTCOME])
 

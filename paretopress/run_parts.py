@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnxruntime as ort
@@ -23,12 +23,30 @@ from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.probing import opener
 from paretopress.run_folder import RunFolder, open_run_folder
+from paretopress.search.candidates import Bounds
 from paretopress.setup_run import RunState, recovery_for, scoring_threads, weights_sha256
+from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.replay import ReplayTarget
 from paretopress.targets.target import Target
 
 _EXAMPLE_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that is ready for its first trial."""
+
+    folder: RunFolder
+    config: RunConfig
+    state: RunState
+    pipeline: Pipeline
+    space: SearchSpace
+
+    @property
+    def bounds(self) -> Bounds:
+        """The budget on the scale of the run's baseline."""
+        return self.state.bounds(self.config)
 
 
 def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: object | None = None) -> tuple[Intake, Data]:
@@ -86,12 +104,15 @@ def _cache(intake: Intake, data: Data, seed: int) -> Cache:
     return Cache(
         cache_root(),
         {
-            "code": code_version(),
+            **identity(intake, data, seed),
             "versions": {"torch": torch.__version__, "onnxruntime": ort.__version__},
-            "weights_sha256": weights_sha256(intake.module),
-            "data_sha256": data_sha256(data, seed),
         },
     )
+
+
+def identity(intake: Intake, data: Data, seed: int) -> dict[str, str]:
+    """Return what all that is computed in a run depends on: hashes of code, weights and data."""
+    return {"code": code_version(), "weights": weights_sha256(intake.module), "data": data_sha256(data, seed)}
 
 
 def worker_threads(config: RunConfig) -> int:

@@ -6,11 +6,10 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from paretopress.artifact_shelf import ArtifactShelf, SharedFiles, open_store
+from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, open_store
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
@@ -19,13 +18,12 @@ from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
-from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder
-from paretopress.run_parts import make_evaluator, worker_threads
+from paretopress.run_parts import Prepared, make_evaluator, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
@@ -36,9 +34,7 @@ from paretopress.search.samplers import OURS, PROGRAMME
 from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import STOPPED_EARLY, TRIAL, Search, describe
 from paretopress.search.tables import Tables
-from paretopress.setup_run import RunState
-from paretopress.shared_run import identity, publish
-from paretopress.spaces.space import SearchSpace
+from paretopress.shared_run import publish, worker_identity
 
 Helpers = Callable[[str], AbstractContextManager[None]]
 
@@ -48,164 +44,145 @@ _TIDIED_EVERY = 20
 _CLOSING_S, _LATENCY_S, _POINTS_A_FINALIST, _CLOSING_SHARE = 3.0, 2.0, 2, 0.1
 
 
-def search_run(
-    folder: RunFolder,
-    config: RunConfig,
-    state: RunState,
-    pipeline: Pipeline,
-    space: SearchSpace,
-    reporter: Reporter,
-    *,
-    with_helpers: Helpers = lambda _: nullcontext(),
-) -> dict[str, Any]:
+def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict[str, Any]:
     """Search, score the front on test data, and write front.json; return it.
 
     Args:
         with_helpers: given the URL that others join a shared run with, a block in which they do.
-
     Raises: SearchFailedError: no plan met the budget, or all trials failed. TargetLostError: the run is paused.
     """
-    bounds = state.bounds(config)
+    state, bounds = run.state, run.bounds
     reporter.message(
         f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
         f"goes on, {state.effort.final_steps} a finalist"
     )
-    place = study_place(folder, config)
-    with _searching(folder, config, state, pipeline, space, reporter, place) as search:
-        seeds = _seeds(folder, config, state, space)
-        if isinstance(place, StudyPlace):
-            _invite(search, folder, config, pipeline, place, reporter)
+    known = _known(run)
+    with _searching(run, known, reporter) as search:
+        seeds, shared = _seeds(run, known), search.evaluate
+        if isinstance(shared, SharedFiles):
+            place = _invite(run, search, shared.shelf, reporter)
             with with_helpers(f"{place.url}#{place.name}"):
                 search.run(seeds)
+            for candidate in front(search.candidates(), bounds):
+                shared.fetch(candidate.outcome)  # other hosts made a part of the front
         else:
             search.run(seeds)
-        if isinstance(search.evaluate, SharedFiles):  # other hosts made a part of the front
-            for candidate in front(search.candidates(), bounds):
-                search.evaluate.fetch(candidate.outcome)
-    if config.disk.cache_mb > 0.0:
-        prune(cache_root(), int(config.disk.cache_mb * 1e6))
-    value = _finish(folder, config, state, pipeline, search)
-    EventLog(folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
+    if run.config.disk.cache_mb > 0.0:
+        prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
+    value = _finish(run, search)
+    EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
     return value
 
 
-def work_along(
-    folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, space: SearchSpace, reporter: Reporter, place: StudyPlace
-) -> None:
+def work_along(run: Prepared, reporter: Reporter) -> None:
     """Work on a shared search that another process started; see `Search.work`."""
-    with _searching(folder, config, state, pipeline, space, reporter, place) as search:
+    with _searching(run, _known(run), reporter) as search:
         search.work()
 
 
-def open_shelf(config: RunConfig, place: Path | StudyPlace) -> ArtifactShelf | None:
-    """Return where a shared run keeps its artifacts; None for a run of one host."""
-    if not isinstance(place, StudyPlace):
-        return None
+def open_shelf(config: RunConfig, place: StudyPlace) -> ArtifactShelf:
+    """Return where a shared run keeps its artifacts; raises ConfigError if it is not said."""
     if config.workers.artifacts is None:
         raise ConfigError("a shared run needs a place for its artifacts, but got none", "Give --artifacts FOLDER or s3://BUCKET.")
     return ArtifactShelf(open_store(config.workers.artifacts), place.name)
 
 
 @contextmanager
-def _searching(
-    folder: RunFolder,
-    config: RunConfig,
-    state: RunState,
-    pipeline: Pipeline,
-    space: SearchSpace,
-    reporter: Reporter,
-    place: Path | StudyPlace,
-) -> Iterator[Search]:
-    """Yield a search over the study of a place, with all that it needs to evaluate plans here."""
-    bounds, shelf = state.bounds(config), open_shelf(config, place)
-    known = _known(folder, space, bounds) if config.sampler in OURS else None
+def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterator[Search]:
+    """Yield a search over the run's study, with all that it needs to evaluate plans here."""
+    config, state, place = run.config, run.state, study_place(run.folder, run.config)
     worker = f"{socket.gethostname()}-{os.getpid()}"
-    study = create_study(place, config.sampler, space, config.seed, known)
-    closing_s, val_images = _closing_s(config, state, pipeline), pipeline.data.sizes()["val"]
-    with _evaluator(folder, config, state, pipeline) as inner:
-        evaluate = inner if shelf is None else SharedFiles(inner, shelf, folder)
+    study = create_study(place, config.sampler, run.space, config.seed, known)
+    with _evaluator(run) as inner:
+        evaluate, claims = inner, None
+        if isinstance(place, StudyPlace):
+            evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
         search = Search(
             study,
-            space,
+            run.space,
             evaluate,
-            bounds,
+            run.bounds,
             config.limits(),
-            val_images,
+            run.pipeline.data.sizes()["val"],
             ladder=state.effort.ladder(),
             measure_again=evaluate.latency_again,
             recover_in_part=evaluate.recover_in_part,
             workers=config.workers.count,
-            claims=Claims(study, worker, place.grace_s) if isinstance(place, StudyPlace) else None,
+            claims=claims,
             setup_s=state.setup_s,
-            closing_s=closing_s,
+            closing_s=_closing_s(run),
         )
         if isinstance(inner, Isolation):
             search.cancel, inner.left_s = inner.close, lambda: search.times.left_s
         search.on_change = lambda line: reporter.update(_progress(search, line))
-        search.on_event = lambda event, fields: _note(event, fields, search, folder, config, reporter)
-        EventLog(folder.log)("started", {"trials": search.counts().all, "worker": worker, "workers": search.workers})
+        search.on_event = lambda event, fields: _note(event, fields, run, search, reporter)
+        EventLog(run.folder.log)("started", {"trials": search.counts().all, "worker": worker, "workers": search.workers})
         yield search
 
 
-def _invite(search: Search, folder: RunFolder, config: RunConfig, pipeline: Pipeline, place: StudyPlace, reporter: Reporter) -> None:
-    """Publish the run, and say how others join it."""
-    shelf = open_shelf(config, place)
-    assert shelf is not None
-    publish(search.study, folder, shelf, identity(pipeline.intake, pipeline.data, config.seed, pipeline.fingerprint()))
+def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Reporter) -> StudyPlace:
+    """Publish the run, say how others join it, and return where."""
+    place, pipeline = study_place(run.folder, run.config), run.pipeline
+    assert isinstance(place, StudyPlace)
+    publish(search.study, run.folder, shelf, worker_identity(pipeline.intake, pipeline.data, run.config.seed, pipeline.fingerprint()))
     reporter.message(f"others join with: paretopress worker '{place}'")
+    return place
 
 
-def _seeds(folder: RunFolder, config: RunConfig, state: RunState, space: SearchSpace) -> list[Plan]:
-    known = _known(folder, space, state.bounds(config)) if config.sampler == PROGRAMME else None
-    ladder = ladder_plans(space, known.predictor, known.limit_ms) if known is not None else []
-    return with_solved(seed_plans(space, state.removal_order), ladder)
+def _seeds(run: Prepared, known: Known | None) -> list[Plan]:
+    ladder = ladder_plans(run.space, known.predictor, known.limit_ms) if known is not None and run.config.sampler == PROGRAMME else []
+    return with_solved(seed_plans(run.space, run.state.removal_order), ladder)
 
 
-def _note(event: str, fields: Mapping[str, Any], search: Search, folder: RunFolder, config: RunConfig, reporter: Reporter) -> None:
+def _note(event: str, fields: Mapping[str, Any], run: Prepared, search: Search, reporter: Reporter) -> None:
     """Write an event down; say what should stay readable; now and then, drop files that no longer matter."""
-    log = EventLog(folder.log)
+    log = EventLog(run.folder.log)
     log(event, fields)
     if event == STOPPED_EARLY:
         reporter.message(str(fields["reason"]))
     if event == TRIAL and fields["trial"] % _TIDIED_EVERY == 0:
-        dropped = drop_dominated(folder, search.records, search.bounds, int(config.disk.keep_mb * 1e6))
+        dropped = drop_dominated(run.folder, search.records, search.bounds, int(run.config.disk.keep_mb * 1e6))
         if dropped:
             log("files dropped", {"trials": dropped})
 
 
 @contextmanager
-def _evaluator(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline) -> Iterator[Any]:
+def _evaluator(run: Prepared) -> Iterator[Evaluator]:
     """Yield what evaluates plans: processes of their own where the model and the data can be read again there, else this one."""
-    count = config.workers.count
+    config, count = run.config, run.config.workers.count
     if config.model is None or config.data is None or not config.workers.isolated:
         if count > 1:
             raise ConfigError(
                 f"several workers need a model and data that each can load, but got objects and workers={count}",
                 "Give specs (file.py:factory) and leave workers.isolated on, or take one worker.",
             )
-        yield make_evaluator(pipeline, config, state)
+        yield make_evaluator(run.pipeline, config, run.state)
         return
-    command = evaluator_command(folder.root, worker_threads(config))
-    evaluate = Isolation(lambda: EvaluatorProcess(command, folder.worker_log), lambda: math.inf)
+    command = evaluator_command(run.folder.root, worker_threads(config))
+    evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf)
     try:
         yield evaluate
     finally:
         evaluate.close()
 
 
-def _closing_s(config: RunConfig, state: RunState, pipeline: Pipeline) -> float:
+def _closing_s(run: Prepared) -> float:
     """Return how long the run is expected to take after its last finalist; predicted from what scoring the baseline took."""
-    limits, sizes = config.limits(), pipeline.data.sizes()
+    limits, sizes = run.config.limits(), run.pipeline.data.sizes()
     if limits.seconds is None:
         return 0.0
-    scoring_s = state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
+    scoring_s = run.state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
     predicted_s = _CLOSING_S + limits.finalists * (_LATENCY_S + _POINTS_A_FINALIST * scoring_s)
     return min(predicted_s, _CLOSING_SHARE * limits.seconds)
 
 
-def _known(folder: RunFolder, space: SearchSpace, bounds: Bounds) -> Known:
-    return Known(Predictor(space, Tables.from_json(folder.read(folder.tables))), bounds.limit_ms, bounds.baseline_accuracy)
+def _known(run: Prepared) -> Known | None:
+    """Return what the run's sampler may know before the first trial; None for one that cannot use it."""
+    if run.config.sampler not in OURS:
+        return None
+    predictor = Predictor(run.space, Tables.from_json(run.folder.read(run.folder.tables)))
+    return Known(predictor, run.bounds.limit_ms, run.bounds.baseline_accuracy)
 
 
 def _progress(search: Search, line: str) -> Progress:
@@ -231,8 +208,9 @@ def _progress(search: Search, line: str) -> Progress:
     )
 
 
-def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pipeline, search: Search) -> dict[str, Any]:
+def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     """Score the front on test data, once, write the result, and return it."""
+    folder, state, pipeline = run.folder, run.state, run.pipeline
     candidates = search.candidates()
     points = front(candidates, search.bounds)
     chosen = best(points, search.bounds, search.val_images)
@@ -253,7 +231,7 @@ def _finish(folder: RunFolder, config: RunConfig, state: RunState, pipeline: Pip
         agreements=search.agreements(),
         stall=search.stall(),
         best=chosen.number if chosen else None,
-        seed=config.seed,
+        seed=run.config.seed,
         environment=state.environment,
         data=pipeline.data.sizes(),
         elapsed_s=search.times.elapsed_s,

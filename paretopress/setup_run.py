@@ -112,6 +112,11 @@ class RunState:
             value["setup_s"],
         )
 
+    def demand_model(self, module: nn.Module) -> None:
+        """Raise RunFolderError if a model's weights are not those that the run was started with."""
+        if weights_sha256(module) != self.model_sha256:
+            raise RunFolderError("the model must be the one that the run was started with, but its weights differ")
+
     def bounds(self, config: RunConfig) -> Bounds:
         """Return the budget of a run on the scale of this baseline."""
         return Bounds(config.checked_budget(), self.baseline.latency.latency_ms, self.baseline.val_accuracy)

@@ -11,26 +11,20 @@ import optuna
 
 from paretopress.artifact_shelf import ArtifactShelf
 from paretopress.atomic import write_json
-from paretopress.cache import code_version
 from paretopress.errors import RunFolderError
-from paretopress.intake.data import Data, data_sha256
+from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.run_folder import RunFolder, create_run_folder
-from paretopress.setup_run import weights_sha256
+from paretopress.run_parts import identity
 
 _PUBLISHED, _IDENTITY = "run/", "identity"
 _FILES = ("config.json", "state.json", "tables.json", "graph.json")
 _BINARIES = ("baseline.onnx", "samples.npy")
 
 
-def identity(intake: Intake, data: Data, seed: int, target: Mapping[str, Any]) -> dict[str, str]:
+def worker_identity(intake: Intake, data: Data, seed: int, target: Mapping[str, Any]) -> dict[str, str]:
     """Return what must be the same for all workers of a run: code, weights, data, and the target that is measured on."""
-    return {
-        "code": code_version(),
-        "weights": weights_sha256(intake.module),
-        "data": data_sha256(data, seed),
-        "target": json.dumps(target, sort_keys=True),
-    }
+    return identity(intake, data, seed) | {"target": json.dumps(target, sort_keys=True)}
 
 
 def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: Mapping[str, str]) -> None:
@@ -42,17 +36,13 @@ def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: 
     study.set_user_attr(_PUBLISHED + _IDENTITY, dict(ours))  # the last: a run that has it is ready for workers
 
 
-def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: Mapping[str, Any] | None = None) -> RunFolder:
-    """Return a new run folder of this host with what a run published; `config` replaces its configuration.
-
-    Raises: RunFolderError: the run has not published anything yet, or the folder exists.
-    """
+def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: Mapping[str, Any]) -> RunFolder:
+    """Return a new run folder of this host with what a run published, and this host's `config`; see `published_config`."""
     attributes = study.user_attrs
-    if _PUBLISHED + _IDENTITY not in attributes:
-        raise RunFolderError("a run must be set up before workers join it, but it is not yet", "Try again in a minute.")
     folder = create_run_folder(root)
     for name in _FILES:
-        write_json(folder.root / name, config if name == "config.json" and config is not None else attributes[_PUBLISHED + name])
+        write_json(folder.root / name, attributes[_PUBLISHED + name])
+    write_json(folder.config, config)
     for name in _BINARIES:
         shelf.pull(name, folder.root / name)
     return folder
@@ -60,10 +50,11 @@ def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: Ma
 
 def published_config(study: optuna.Study) -> dict[str, Any]:
     """Return the configuration of a shared run; raises RunFolderError if it has published none yet."""
-    value: dict[str, Any] | None = study.user_attrs.get(_PUBLISHED + "config.json")
-    if value is None:
+    attributes = study.user_attrs
+    if _PUBLISHED + _IDENTITY not in attributes:
         raise RunFolderError("a run must be set up before workers join it, but it is not yet", "Try again in a minute.")
-    return value
+    config: dict[str, Any] = attributes[_PUBLISHED + "config.json"]
+    return config
 
 
 def demand_same(study: optuna.Study, ours: Mapping[str, str]) -> None:

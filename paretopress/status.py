@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paretopress.config import parse_config
 from paretopress.event_log import read_events
 from paretopress.run_folder import open_run_folder
-from paretopress.run_study import study_place
+from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import best, front
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
@@ -23,7 +22,7 @@ def run_status(run: Path) -> dict[str, Any]:
     Raises: RunFolderError: the path is not a run.
     """
     folder = open_run_folder(run)
-    config = parse_config(folder.read(folder.config), str(folder.config))
+    config = stored_config(folder)
     place = study_place(folder, config)
     if not folder.state.is_file() or (isinstance(place, Path) and not place.is_file()):
         return {"run": str(run), "phase": "preparing"}

@@ -6,19 +6,18 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from paretopress.config import parse_config
 from paretopress.report.live import Reporter
-from paretopress.run_parts import load_and_trace, make_pipeline, open_run_target
+from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target
 from paretopress.run_search import open_shelf, work_along
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace
 from paretopress.setup_run import RunState, space_for
-from paretopress.shared_run import demand_same, identity, published_config, taken_over
+from paretopress.shared_run import demand_same, published_config, taken_over, worker_identity
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.probe_report import probe_fingerprint
 
@@ -35,20 +34,18 @@ def run_worker(url: str, reporter: Reporter, *, overrides: dict[str, Any] | None
     value = published_config(study) | (overrides or {})
     shared = {"storage": place.url, "study": place.name} | ({"artifacts": artifacts} if artifacts is not None else {})
     config = parse_config(value | {"workers": value["workers"] | shared}, str(place))
-    place = replace(place, grace_s=config.workers.grace_s)
     shelf = open_shelf(config, place)
-    assert shelf is not None
     reporter.message("reading model and data")
     intake, data = load_and_trace(config)
     with closing(open_run_target(config)) as target, tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
-        demand_same(study, identity(intake, data, config.seed, probe_fingerprint(target.name, target.environment())))
+        demand_same(study, worker_identity(intake, data, config.seed, probe_fingerprint(target.name, target.environment())))
         folder = taken_over(study, shelf, Path(temporary, "run"), config.to_json())
         state = RunState.from_json(folder.read(folder.state))
         capabilities = capabilities_in(state.environment)
         space = space_for(intake.graph, config, capabilities)
         pipeline = make_pipeline(intake, data, target, folder, config, capabilities)
         with _leaving_on_sigterm():
-            work_along(folder, config, state, pipeline, space, reporter, place)
+            work_along(Prepared(folder, config, state, pipeline, space), reporter)
 
 
 class Leaving(SystemExit):

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError
@@ -118,6 +117,8 @@ def _weights_to_4_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.Mo
     for name in layers:
         _gemm_to_matmul(model.graph, name)
     with _quiet():
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # half a second that few trials need
+
         quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=_INT4_BLOCK, is_symmetric=True, nodes_to_include=list(layers))
         quantizer.process()
     result: onnx.ModelProto = quantizer.model.model

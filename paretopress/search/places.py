@@ -55,13 +55,19 @@ def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
 def open_storage(where: Path | StudyPlace) -> BaseStorage:
     """Return the storage of a place.
 
-    Raises: ConfigError: it is out of reach, or its driver is not installed. RunFolderError: the journal is damaged.
+    Raises: ConfigError: it is out of reach, its driver is not installed, or it is SQLite. RunFolderError: the journal is damaged.
     """
     if isinstance(where, Path):
         return _journal(where)
     parts = urlsplit(where.url)
     if parts.scheme == "grpc":
         return _proxy(parts.hostname or "localhost", parts.port or 13_000, where)
+    if parts.scheme.startswith("sqlite"):
+        # it has no SELECT ... FOR UPDATE, with which Optuna keeps a waiting trial from being taken twice
+        raise ConfigError(
+            f"a shared run needs a database that locks rows, but got SQLite at {where}",
+            "Use PostgreSQL; on one host, `--workers N` needs no storage.",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat has been "experimental" since 2021

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
+import scipy  # loads its parts at their first use
 
 from paretopress.errors import ConfigError
 from paretopress.spaces.variables import Value
@@ -75,17 +74,17 @@ class Programme:
         equalities = self._equalities(columns)
         rows, cols, weights, right = zip(*equalities, strict=True)
         count = max(rows) + 1
-        matrix = coo_array((weights, (rows, cols)), shape=(count, len(columns))).tocsr()
+        matrix = scipy.sparse.coo_array((weights, (rows, cols)), shape=(count, len(columns))).tocsr()
         totals = np.zeros(count)
         for row, total in zip(rows, right, strict=True):
             totals[row] = total
-        found = milp(
+        found = scipy.optimize.milp(
             c=np.array(objective + [0.0] * (len(columns) - binaries)),
             integrality=np.array([1] * binaries + [0] * (len(columns) - binaries)),
-            bounds=Bounds(0.0, 1.0),
+            bounds=scipy.optimize.Bounds(0.0, 1.0),
             constraints=[
-                LinearConstraint(matrix, totals, totals),
-                LinearConstraint(np.array(prices)[None, :], -np.inf, budget - self.fixed),
+                scipy.optimize.LinearConstraint(matrix, totals, totals),
+                scipy.optimize.LinearConstraint(np.array(prices)[None, :], -np.inf, budget - self.fixed),
             ],
             options={"time_limit": _TIME_LIMIT_S, "mip_rel_gap": _GAP},
         )

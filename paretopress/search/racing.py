@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr, t
+import scipy  # loads its parts at their first use
 
 from paretopress.measurement import Rung
 
@@ -35,7 +35,7 @@ def agreement(lower: Rung, higher: Rung, pairs: Sequence[Pair]) -> Agreement:
     """Return how the drops (lower rung, higher rung) of the same plans agree."""
     correlation = None
     if len(pairs) >= 3 and all(len(set(values)) > 1 for values in zip(*pairs, strict=True)):
-        correlation = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+        correlation = float(scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic)
     return Agreement(lower, higher, len(pairs), correlation)
 
 
@@ -69,7 +69,7 @@ def _predicted_drop(drop: float, pairs: Sequence[Pair], chance: float) -> float 
     variance = float((residuals**2).sum()) / degrees
     leverage = 1.0 + 1.0 / len(pairs) + ((at - centre) ** 2 / spread if spread > 0.0 else 0.0)
     expected = float(y.mean()) + slope * (at - centre)
-    return math.exp(expected + float(t.ppf(chance, degrees)) * math.sqrt(variance * leverage))
+    return math.exp(expected + float(scipy.stats.t.ppf(chance, degrees)) * math.sqrt(variance * leverage))
 
 
 def cannot_join(drop: float, latency_ms: float, pairs: Sequence[Pair], rivals: Iterable[tuple[float, float]], max_drop: float) -> str:

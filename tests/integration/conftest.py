@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typed import quick, typed
+
+from paretopress.run_folder import RunFolder
 
 INSTALL_TIMEOUT_S = 900
 
@@ -120,9 +125,23 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory, fonts: Path, monkeypat
 
 
 @pytest.fixture(scope="session")
-def user_module() -> str:
-    """The text of user.py: models and data."""
-    return MODEL
+def first(tmp_path_factory: pytest.TempPathFactory, fonts: Path) -> RunFolder:
+    """A finished run beside user.py and the cache that it filled; the tests that take it share all three."""
+    where = tmp_path_factory.mktemp("workplace")
+    (where / "user.py").write_text(MODEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(where / "cache"))
+        patch.setenv("MPLCONFIGDIR", str(fonts))
+        done = typed(where, "search", quick(where / "first.toml", trials=6), "--run", "first")
+    assert done.returncode == 0, done.stderr
+    return RunFolder(where / "first")
+
+
+@pytest.fixture
+def known_setup(first: RunFolder, empty_cache: None) -> None:
+    """A cache that holds what a search of `quick` finds out before its first trial, which takes it ten seconds, and nothing else."""
+    kind = Path("paretopress", "setup")
+    shutil.copytree(first.root.parent / "cache" / kind, Path(os.environ["XDG_CACHE_HOME"], kind))
 
 
 @pytest.fixture

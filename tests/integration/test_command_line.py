@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,44 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-
-QUICK = """
-schema = 1
-model = "user.py:make"
-data = "user.py:data"
-[budget]
-speedup = 1.05
-[time]
-trials = {trials}
-finalists = {finalists}
-[recovery]
-learning_rate = 0.01
-short_steps = {steps}
-final_steps = {steps}
-batch_size = 32
-[target]
-probe = false
-[space]
-channel_step = 16
-"""
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "paretopress", *map(str, arguments)]
-
-
-def typed(where: Path, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=where, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
-
-
-def config(where: Path, *, trials: int = 5, finalists: int = 1, steps: int = 1) -> Path:
-    path = where / "quick.toml"
-    path.write_text(QUICK.format(trials=trials, finalists=finalists, steps=steps))
-    return path
+from typed import command, quick, typed, typed_here
 
 
 def test_search_leads_to_a_verified_bundle_when_all_goes_well(workplace: Path) -> None:
-    done = typed(workplace, "search", config(workplace, trials=6), "--run", "run")
+    done = typed(workplace, "search", quick(workplace / "quick.toml", trials=6), "--run", "run")
     assert done.returncode == 0, done.stderr
     front = json.loads((workplace / "run/front.json").read_text())
     assert front["schema"] == 1
@@ -66,17 +32,17 @@ def test_search_leads_to_a_verified_bundle_when_all_goes_well(workplace: Path) -
     assert any(sha in json.dumps(manifest) for sha in shipped)
     assert typed(workplace, "verify", "bundle").returncode == 0
     assert subprocess.run([sys.executable, "bundle/run.py", "--check"], cwd=workplace, check=False).returncode == 0
-    assert json.loads(typed(workplace, "front", "run", "--json").stdout) == front
-    assert json.loads(typed(workplace, "status", "run", "--json").stdout)["phase"] == "finished"
-    again = typed(workplace, "export", "run", "--to", "bundle")
+    assert json.loads(typed_here(workplace, "front", "run", "--json").stdout) == front
+    assert json.loads(typed_here(workplace, "status", "run", "--json").stdout)["phase"] == "finished"
+    again = typed_here(workplace, "export", "run", "--to", "bundle")
     assert again.returncode == 2
     assert "Traceback" not in again.stderr
 
 
-def test_search_loses_one_trial_at_most_when_killed_and_resumed(workplace: Path) -> None:
+def test_search_loses_one_trial_at_most_when_killed_and_resumed(workplace: Path, known_setup: None) -> None:
     run = workplace / "run"
     process = subprocess.Popen(
-        command("search", config(workplace, trials=8, finalists=1, steps=3), "--run", run), cwd=workplace, stdout=subprocess.DEVNULL
+        command("search", quick(workplace / "quick.toml", trials=6, steps=3), "--run", run), cwd=workplace, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while len(list((run / "trials").glob("0*"))) < 2:
@@ -85,14 +51,14 @@ def test_search_loses_one_trial_at_most_when_killed_and_resumed(workplace: Path)
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = json.loads(typed(workplace, "status", "run", "--json").stdout)
+    before = json.loads(typed_here(workplace, "status", "run", "--json").stdout)
     finished = before["completed"] + before["rejected_early"]
 
     resumed = typed(workplace, "resume", "run")
     assert resumed.returncode == 0, resumed.stderr
-    after = json.loads(typed(workplace, "status", "run", "--json").stdout)
+    after = json.loads(typed_here(workplace, "status", "run", "--json").stdout)
     assert after["failed"] <= 1
-    assert after["completed"] + after["rejected_early"] == 8
+    assert after["completed"] + after["rejected_early"] == 6
     assert finished >= 2
     assert not list((run / "trials").glob(".*.part"))
 
@@ -132,7 +98,7 @@ def test_search_says_what_is_wrong_on_one_screen_when_the_input_is_bad(workplace
     given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
     if "--latency-ms" not in given:
         given.setdefault("--speedup", "1.1")
-    done = typed(workplace, "search", "--no-probe", *(word for pair in given.items() for word in pair), env=os.environ | {"COLUMNS": "100"})
+    done = typed_here(workplace, "search", "--no-probe", *(word for pair in given.items() for word in pair))
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -142,8 +108,8 @@ def test_search_says_what_is_wrong_on_one_screen_when_the_input_is_bad(workplace
 
 
 def test_search_refuses_a_configuration_when_a_key_is_unknown(workplace: Path) -> None:
-    path = config(workplace)
+    path = quick(workplace / "quick.toml")
     path.write_text(path.read_text().replace("speedup = 1.05", "speedup = 1.05\nspeed = 3"))
-    done = typed(workplace, "search", path, "--run", "run")
+    done = typed_here(workplace, "search", path, "--run", "run")
     assert done.returncode == 2
     assert "budget.speed" in done.stderr

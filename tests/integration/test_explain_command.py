@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
+from typed import typed_here
 
 from paretopress.atomic import write_json
 from paretopress.config import parse_config
 from paretopress.run_folder import MODEL_FILE, RunFolder
 from paretopress.search.journal import STUDY_NAME
-
-
-def typed(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "paretopress", "explain", *map(str, arguments)]
-    return subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=300, check=False)
 
 
 def write(path: Path, channels: int = 32, op: str = "Conv") -> Path:
@@ -63,7 +57,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_explain_names_the_odd_channels_when_a_file_has_them(tmp_path: Path) -> None:
-    done = typed(tmp_path, write(tmp_path / "odd.onnx", channels=31), "--runs", 5)
+    done = typed_here(tmp_path, "explain", write(tmp_path / "odd.onnx", channels=31), "--runs", 5)
     assert done.returncode == 0, done.stderr
     assert "odd channels" in done.stdout
     assert "first, second" in done.stdout
@@ -71,7 +65,7 @@ def test_explain_names_the_odd_channels_when_a_file_has_them(tmp_path: Path) -> 
 
 def test_explain_compares_with_the_baseline_when_a_second_file_is_given(tmp_path: Path) -> None:
     files = write(tmp_path / "odd.onnx"), write(tmp_path / "even.onnx")
-    done = typed(tmp_path, files[0], "--baseline", files[1], "--runs", 5, "--json")
+    done = typed_here(tmp_path, "explain", files[0], "--baseline", files[1], "--runs", 5, "--json")
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
     assert value["predicted_ratio"] == pytest.approx(1.0)
@@ -86,7 +80,7 @@ def test_explain_compares_with_the_baseline_when_a_second_file_is_given(tmp_path
 
 @pytest.mark.parametrize("trial", [0, 3], ids=["trained", "copy"])
 def test_explain_compares_with_the_runs_baseline_when_a_trial_is_named(run: Path, trial: int) -> None:
-    done = typed(run.parent, run, "--trial", trial, "--runs", 5)
+    done = typed_here(run.parent, "explain", run, "--trial", trial, "--runs", 5)
     assert done.returncode == 0, done.stderr
     assert "Against the baseline: measured" in done.stdout
     assert "second" in done.stdout
@@ -113,7 +107,7 @@ def test_explain_says_what_is_wrong_when_there_is_nothing_to_explain(run: Path, 
     (where / "text.onnx").write_text("no protobuf")
     write(where / "unknown.onnx", op="Convolve")
     write(where / "good.onnx")
-    done = typed(where, *arguments)
+    done = typed_here(where, "explain", *arguments)
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr + done.stdout

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typed import quick, typed, typed_here
 
 from paretopress.event_log import read_events
 from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
-
-QUICK = """
-schema = 1
-model = "user.py:make"
-data = "user.py:{data}"
-[budget]
-speedup = 1.05
-[time]
-trials = {trials}
-finalists = 1
-[recovery]
-learning_rate = 0.01
-short_steps = 1
-final_steps = 1
-batch_size = 32
-[target]
-probe = false
-[space]
-channel_step = 16
-"""
 
 FATAL = """
 
@@ -60,27 +38,10 @@ def fatal():
 """
 
 
-def typed(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "paretopress", *map(str, arguments)]
-    return subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=300, check=False)
-
-
 def searched(where: Path, name: str, *options: object, trials: int = 6, data: str = "data") -> RunFolder:
-    path = where / f"{name}.toml"
-    path.write_text(QUICK.format(trials=trials, data=data))
-    done = typed(where, "search", path, "--run", name, *options)
+    done = typed(where, "search", quick(where / f"{name}.toml", trials=trials, data=data), "--run", name, *options)
     assert done.returncode == 0, done.stderr
     return RunFolder(where / name)
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, user_module: str) -> Iterator[RunFolder]:
-    """A finished run beside the cache that it filled; the tests that take it share both."""
-    where = tmp_path_factory.mktemp("workplace")
-    (where / "user.py").write_text(user_module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(where / "cache"))
-        yield searched(where, "first")
 
 
 @pytest.fixture
@@ -93,7 +54,7 @@ def plans(folder: RunFolder) -> list[dict[str, Any]]:
     return [candidate.plan.to_json() for candidate in Records(open_study(folder.journal)).trial_candidates()]
 
 
-def test_search_goes_on_when_the_process_of_a_trial_is_killed(workplace: Path) -> None:
+def test_search_goes_on_when_the_process_of_a_trial_is_killed(workplace: Path, known_setup: None) -> None:
     with (workplace / "user.py").open("a") as file:
         file.write(FATAL)
     (workplace / "kill").write_text("")
@@ -102,7 +63,7 @@ def test_search_goes_on_when_the_process_of_a_trial_is_killed(workplace: Path) -
     events = read_events(folder.log)
     (retried,) = [event for event in events if event["event"] == "retried"]
     assert "SIGKILL ended it" in retried["reason"]
-    status = json.loads(typed(workplace, "status", "run", "--json").stdout)
+    status = json.loads(typed_here(workplace, "status", "run", "--json").stdout)
     assert (status["phase"], status["failed"], status["failures"]) == ("finished", 1, [])
     assert status["completed"] + status["rejected_early"] + status["outraced"] == 4
     assert status["front"]
@@ -110,7 +71,7 @@ def test_search_goes_on_when_the_process_of_a_trial_is_killed(workplace: Path) -
     assert {event["process"] for event in events} == {events[0]["process"]}
 
 
-def test_search_takes_several_trials_at_a_time_when_it_has_workers(workplace: Path) -> None:
+def test_search_takes_several_trials_at_a_time_when_it_has_workers(workplace: Path, known_setup: None) -> None:
     folder = searched(workplace, "run", "--workers", 2, trials=6)
     front = json.loads(folder.front.read_text())
     assert sum(front["trials"].values()) == 6
@@ -130,7 +91,7 @@ def test_rerun_comes_to_the_recorded_figures(first: RunFolder) -> None:
     for name in ("val_accuracy", "macs", "size_bytes"):
         assert value["figures"][name]["recorded"] == value["figures"][name]["again"]
     assert sorted(path.name for path in first.root.rglob("*")) == before
-    missing = typed(first.root.parent, "rerun", "first", "--trial", 99)
+    missing = typed_here(first.root.parent, "rerun", "first", "--trial", 99)
     assert missing.returncode == 2
     assert "0 to" in missing.stderr
 
@@ -148,10 +109,10 @@ def test_search_proposes_the_same_plans_when_it_replays_a_run(first: RunFolder) 
 
 def test_search_takes_from_the_cache_what_an_earlier_run_found(first: RunFolder, its_cache: None) -> None:
     where = first.root.parent
-    held = json.loads(typed(where, "cache", "--json").stdout)["kinds"]
+    held = json.loads(typed_here(where, "cache", "--json").stdout)["kinds"]
     assert held.keys() >= {"setup", "student", "latency"}
     second = searched(where, "second")
-    again = json.loads(typed(where, "cache", "--json").stdout)["kinds"]
+    again = json.loads(typed_here(where, "cache", "--json").stdout)["kinds"]
     # the seeds come first, and are the same whatever the latencies were
     known, found = (
         {c.plan: c.outcome.val_accuracy for c in Records(open_study(run.journal)).trial_candidates()} for run in (first, second)
@@ -161,14 +122,14 @@ def test_search_takes_from_the_cache_what_an_earlier_run_found(first: RunFolder,
     assert {plan: known[plan] for plan in both} == {plan: found[plan] for plan in both}
     assert again["setup"]["entries"] == held["setup"]["entries"] == 1
     assert again["student"]["entries"] <= held["student"]["entries"] + len(found.keys() - both)
-    removed = json.loads(typed(where, "cache", "--limit-mb", 0, "--json").stdout)
+    removed = json.loads(typed_here(where, "cache", "--limit-mb", 0, "--json").stdout)
     assert removed["removed"] == sum(kind["entries"] for kind in again.values())
     assert removed["kinds"] == {}
 
 
 @pytest.mark.parametrize("run", ["nowhere", "."])
 def test_replay_says_what_is_wrong_when_the_folder_is_no_run(workplace: Path, run: str) -> None:
-    done = typed(workplace, "search", "--replay", run, "--run", "again")
+    done = typed_here(workplace, "search", "--replay", run, "--run", "again")
     assert done.returncode == 2
     assert "config.json" in done.stderr
     assert not (workplace / "again").exists()

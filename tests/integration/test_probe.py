@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typed import typed_here
 
 from paretopress.targets.local import LocalTarget, SessionSettings
 from paretopress.targets.probe import quantised_comparisons, run_probe, width_comparisons
@@ -83,7 +84,7 @@ def test_run_probe_finds_everything_when_run_on_this_host() -> None:
 
 
 def test_probe_prints_the_kept_report_when_this_host_was_probed(tmp_path: Path, kept_report: ProbeReport) -> None:
-    as_json = typed(tmp_path, "probe", "--json")
+    as_json = typed_here(tmp_path, "probe", "--json")
     assert as_json.returncode == 0, as_json.stderr
     assert json.loads(as_json.stdout) == kept_report.to_json()
     as_table = typed(tmp_path, "probe")
@@ -95,7 +96,7 @@ def test_probe_prints_the_kept_report_when_this_host_was_probed(tmp_path: Path, 
     ("arguments", "says"), [(["--threads", "9999"], "cores of the target, but got threads=9999"), (["--target", "moon"], "moon")]
 )
 def test_probe_says_what_is_wrong_when_the_target_cannot_be(tmp_path: Path, arguments: list[str], says: str) -> None:
-    done = typed(tmp_path, "probe", *arguments)
+    done = typed_here(tmp_path, "probe", *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,32 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from four_layers import BOUNDS, SPACE, made_up
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
 from paretopress.errors import ConfigError
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph
-from paretopress.measurement import Budget, Latency, Outcome, Rung
+from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.search.candidates import Bounds
+from paretopress.search import journal
 from paretopress.search.claims import Claims
 from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
-from paretopress.search.places import StudyPlace
+from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.study import Search
-from paretopress.spaces.space import SearchSpace, SpaceOptions
-
-NAMES = ("a", "b", "c", "d")
-LAYERS = tuple(Layer(name, LayerKind.CONV, 64, 64, (3, 3), (1, 1), 1, 1_000_000, 9_216, (64, 8, 8)) for name in NAMES)
-GROUPS = tuple(ChannelGroup(name, 64, (name,)) for name in NAMES)
-GRAPH = ModelGraph((3, 8, 8), (10,), LAYERS, GROUPS, (), tuple(BitGroup(name, (name,), (32, 8)) for name in NAMES), ())
-SPACE = SearchSpace(GRAPH, SpaceOptions(channel_step=8))
-BOUNDS = Bounds(Budget(speedup=1.1), 10.0, 90.0)
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +33,20 @@ def quiet() -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> StudyPlace:
-    return StudyPlace(f"sqlite:///{tmp_path / 'study.db'}?timeout=60", "night")
+def place(database: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StudyPlace]:
+    """A study of this test's own; no connection to it is left open."""
+    opened: list[RDBStorage] = []
 
+    def noted(where: Path | StudyPlace) -> BaseStorage:
+        storage = open_storage(where)
+        assert isinstance(storage, RDBStorage)
+        opened.append(storage)
+        return storage
 
-def made_up(plan: Plan, rung: Rung, number: int) -> Outcome:
-    left = sum(1.0 - kept / 64 for kept in plan.kept.values())
-    ms = 10.0 - 2.0 * left - 0.5 * len(plan.bits)
-    latency = Latency(ms, (0.99 * ms, 1.01 * ms), ms / 10.0, (0.099 * ms, 0.101 * ms), ms, ms, 10.0, 8, 100, 0.1)
-    return Outcome(rung, 90.0 - left - 0.1 * len(plan.bits), 100, 10, latency, 1_000, "model.onnx", f"{number:064d}")
+    monkeypatch.setattr(journal, "open_storage", noted)
+    yield StudyPlace(database, request.node.name)
+    for storage in opened:
+        storage.engine.dispose()
 
 
 def joined(place: StudyPlace, worker: str, evaluate: Any, limits: Limits) -> Search:
@@ -124,4 +123,10 @@ def test_open_study_says_what_is_missing(place: StudyPlace) -> None:
     with pytest.raises(Exception, match="must hold the study that is named"):
         open_study(StudyPlace(place.url, "another"))
     with pytest.raises(ConfigError, match="in reach"):
-        open_study(StudyPlace("sqlite:////no/such/folder/study.db", "night"))
+        open_study(StudyPlace("postgresql+psycopg://press@127.0.0.1:9/none", "night"))
+
+
+def test_open_study_refuses_a_storage_in_which_two_workers_can_take_one_trial(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"locks rows.*PostgreSQL"):
+        open_study(StudyPlace(f"sqlite:///{tmp_path / 'study.db'}", "night"))
+    assert not list(tmp_path.iterdir())
