@@ -28,8 +28,8 @@ def run_status(run: Path) -> dict[str, Any]:
         return {"run": str(run), "phase": "preparing"}
     state = RunState.from_json(folder.read(folder.state))
     bounds, limits = state.bounds(config), config.limits()
-    study = open_study(place)
-    records, times = Records(study), Timetable(study, limits, state.setup_s)
+    records = Records(open_study(place))
+    times = Timetable(records, limits, state.setup_s)
     points, counts = front(records.candidates(), bounds), records.counts()
     chosen = best(points, bounds, state.data_sizes["val"])
     phase = "finished" if folder.front.is_file() else "finalists" if times.in_finalists else "searching"

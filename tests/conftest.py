@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from database import database_server
+from loopback_database import database_server
 from torch import Tensor, nn
 
 from paretopress.plan import Plan

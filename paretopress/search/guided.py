@@ -60,11 +60,13 @@ class GuidedSampler(BaseSampler):
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """Return the parameters of the next trial."""
         rng = np.random.default_rng((self._seed, trial.number))
-        done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.params.keys() == self._distributions.keys()]
+        known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        ours = [t for t in known if t.params.keys() == self._distributions.keys()]
+        done = [t for t in ours if t.state is TrialState.COMPLETE]
         parents = self._parents(done)
         if not parents:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        seen = {self._plan(t) for t in [*done, *self._under_way(study)]}
+        seen = {self._plan(t) for t in ours}  # also those that other workers are evaluating
         if self._known is not None and self._solves and rng.random() < _SOLVED_SHARE:
             solved = self._solved(self._known, done, parents, rng)
             if solved is not None and self._space.plan(solved) not in seen:
@@ -113,11 +115,6 @@ class GuidedSampler(BaseSampler):
             drop = None if accuracy is None else baseline - accuracy
             seen.append(Seen(self._plan(t), t.values[2], drop, _trained(t) and _violation(t) <= 0.0))
         return seen
-
-    def _under_way(self, study: Study) -> list[FrozenTrial]:
-        """Return the trials that other workers are evaluating: their plans are not proposed again."""
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [t for t in running if t.params.keys() == self._distributions.keys()]
 
     def _plan(self, trial: FrozenTrial) -> Plan:
         """Return the plan of a finished trial."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,6 @@ _FINAL, _LATENCY = "final/", "latency/"
 PLAN, OUTCOME, ACCURACIES, VOLUME = "plan", "outcome", "accuracies", "hypervolume"
 REJECTED, OUTRACED, COPY_OF, ERROR, RETRY_OF = "rejected_early", "outraced", "copy_of", "error", "retry_of"
 DURATION, WORKER = "duration_s", "worker"
-Pooling = Callable[[Outcome], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,23 @@ class _Evaluated:
     climb: Climb
 
 
+@dataclass(frozen=True, slots=True)
+class _Pooling:
+    """Replaces an outcome's latency by the one pooled over its occasions; a rejected one was measured once and is left."""
+
+    repeated: Mapping[str, list[Latency]]
+    between: float
+
+    def __call__(self, outcome: Outcome) -> Outcome:
+        if outcome.rejected:
+            return outcome
+        return replace(outcome, latency=pooled(self.repeated.get(outcome.onnx_sha256) or [outcome.latency], self.between))
+
+    def depends_on(self, outcome: Outcome) -> tuple[int, float]:
+        """Return what the pooled latency of an outcome changes with."""
+        return len(self.repeated.get(outcome.onnx_sha256, ())), self.between
+
+
 def retry_once(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
     """Have the parameters of a trial that was cut off tried once more; return whether that is to be."""
     if RETRY_OF in trial.user_attrs:
@@ -63,28 +79,75 @@ def retry_once(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
     return True
 
 
+@dataclass(slots=True)
+class _Reading:
+    """A study at one moment; what it takes long to derive is kept beside it."""
+
+    trials: Mapping[TrialState, list[FrozenTrial]]
+    attributes: Mapping[str, Any]
+    pooling: _Pooling | None = None
+    candidates: list[Candidate] | None = None
+
+
 class Records:
-    """The records of one study, which may be growing. A finished trial is read once; several threads may ask at a time."""
+    """The records of one study, as it was at the last `refresh`; a first one is made when it is needed.
+
+    What this process adds itself is there at once. Several threads may ask at a time. A reading costs: in a storage that many share it
+    fetches all trials in flight, with all their parameters.
+    """
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
         self._evaluated: dict[int, _Evaluated] = {}
         self._number_of: dict[Plan, int] = {}
-        self._lock = threading.Lock()
+        self._pooled: dict[int, tuple[tuple[int, float], Candidate]] = {}
+        self._last: _Reading | None = None
+        self._lock = threading.RLock()
+
+    def refresh(self) -> None:
+        """Read what was added to the study since, by others or past these records."""
+        with self._lock:
+            trials: dict[TrialState, list[FrozenTrial]] = {}
+            for trial in self.study.get_trials(deepcopy=False):
+                trials.setdefault(trial.state, []).append(trial)
+            # as Study.user_attrs, which copies all of them in depth: of a long run that takes longer than to read them
+            self._last = _Reading(trials, dict(self.study._storage.get_study_user_attrs(self.study._study_id)))
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The study's own attributes."""
+        return self._reading().attributes
+
+    def add_attribute(self, name: str, value: Any) -> None:
+        """Set one of the study's own attributes, to what can be written as JSON."""
+        self.study.set_user_attr(name, value)
+        with self._lock:
+            reading = self._reading()
+            reading.attributes = {**reading.attributes, name: value}  # a copy: other threads may be going through it
+            if name.startswith(_LATENCY):
+                reading.pooling = reading.candidates = None
+
+    def running(self) -> int:
+        """Return how many trials are being evaluated."""
+        return len(self._trials(TrialState.RUNNING))
 
     def trial_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
-        return self._trial_candidates(self._pooling())
+        with self._lock:
+            reading = self._reading()
+            if reading.candidates is None:
+                reading.candidates = [self._pooled_candidate(found.candidate) for found in self._read()]
+            return list(reading.candidates)
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates, one for each plan, those with a full recovery by its figures."""
-        pooling = self._pooling()
-        finals = self._finals(pooling)
-        return [Candidate(c.number, c.plan, finals.get(c.number, c.outcome)) for c in self._trial_candidates(pooling)]
+        finals = self.finals()
+        return [replace(c, outcome=finals[c.number]) if c.number in finals else c for c in self.trial_candidates()]
 
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
-        return self._finals(self._pooling())
+        pooling, stored = self._pooling(), sorted(self._stored_finals().items())
+        return {number: pooling(Outcome.from_json(value)) for number, value in stored if ERROR not in value}
 
     def finals_tried(self) -> set[int]:
         """Return the trials whose full recovery was tried, also those where it failed."""
@@ -92,13 +155,13 @@ class Records:
 
     def add_final(self, number: int, stored: Mapping[str, Any]) -> None:
         """Keep the outcome of a trial's full recovery as JSON, or {"error": reason}."""
-        self.study.set_user_attr(f"{_FINAL}{number}", dict(stored))
+        self.add_attribute(f"{_FINAL}{number}", dict(stored))
 
     def latencies(self) -> dict[str, list[Latency]]:
         """Return sha256 -> latencies of every file that was measured more than once, by occasion."""
         first = self._first_latencies()
         found: dict[str, list[Latency]] = {}
-        for name, value in sorted(self.study.user_attrs.items()):
+        for name, value in sorted(self.attributes.items()):
             sha256 = name.removeprefix(_LATENCY).partition("/")[0]
             if name.startswith(_LATENCY) and sha256 in first:
                 found.setdefault(sha256, [first[sha256]]).append(Latency.from_json(value))
@@ -106,7 +169,7 @@ class Records:
 
     def add_latency(self, outcome: Outcome, again: Latency) -> None:
         """Keep one more latency of a candidate's file."""
-        self.study.set_user_attr(f"{_LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
+        self.add_attribute(f"{_LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
 
     def copy_of(self, plan: Plan) -> tuple[Candidate, Climb] | None:
         """Return what is known of a plan that was evaluated, else None."""
@@ -123,33 +186,39 @@ class Records:
 
     def volumes(self) -> list[float]:
         """Return the hypervolume of the front after each completed trial."""
-        return [float(t.user_attrs[VOLUME]) for t in self._complete() if VOLUME in t.user_attrs]
+        return [float(t.user_attrs[VOLUME]) for t in self._trials(TrialState.COMPLETE) if VOLUME in t.user_attrs]
 
     def counts(self) -> Counts:
         """Return how the finished trials ended; those that a dead process left, or that are tried again, are among the failed."""
-        complete = self._complete()
+        complete = self._trials(TrialState.COMPLETE)
         untrained = sum(bool(t.user_attrs.get(REJECTED, False)) for t in complete)
         outraced = sum(bool(t.user_attrs.get(OUTRACED, False)) for t in complete)
-        failed = len(self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+        failed = len(self._trials(TrialState.FAIL))
         return Counts(len(complete) - untrained, untrained - outraced, failed, outraced)
 
     def failure_reasons(self) -> list[str]:
         """Return the reasons of the failed trials, in order; those that were tried again have none."""
-        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return [t.user_attrs[ERROR] for t in failed if ERROR in t.user_attrs]
+        return [t.user_attrs[ERROR] for t in self._trials(TrialState.FAIL) if ERROR in t.user_attrs]
 
     def durations(self) -> list[float | None]:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
-        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        ended = [*self._trials(TrialState.COMPLETE), *self._trials(TrialState.FAIL)]
         return [t.user_attrs.get(DURATION) for t in ended if t.state is TrialState.COMPLETE or ERROR in t.user_attrs]
 
-    def _complete(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    def _reading(self) -> _Reading:
+        with self._lock:
+            if self._last is None:
+                self.refresh()
+            assert self._last is not None
+            return self._last
+
+    def _trials(self, state: TrialState) -> list[FrozenTrial]:
+        return self._reading().trials.get(state, [])
 
     def _read(self) -> list[_Evaluated]:
         """Return the evaluated trials in order; a copy only repeats the figures, pooled by then, of the trial that it names."""
         with self._lock:
-            for t in self._complete():
+            for t in self._trials(TrialState.COMPLETE):
                 if t.number not in self._evaluated and COPY_OF not in t.user_attrs:
                     plan, outcome = Plan.from_json(t.user_attrs[PLAN]), Outcome.from_json(t.user_attrs[OUTCOME])
                     accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
@@ -157,15 +226,8 @@ class Records:
                     self._number_of.setdefault(plan, t.number)
             return [found for _, found in sorted(self._evaluated.items())]
 
-    def _trial_candidates(self, pooling: Pooling) -> list[Candidate]:
-        return [replace(found.candidate, outcome=pooling(found.candidate.outcome)) for found in self._read()]
-
     def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
-        return {int(name.removeprefix(_FINAL)): value for name, value in self.study.user_attrs.items() if name.startswith(_FINAL)}
-
-    def _finals(self, pooling: Pooling) -> dict[int, Outcome]:
-        stored = sorted(self._stored_finals().items())
-        return {number: pooling(Outcome.from_json(value)) for number, value in stored if ERROR not in value}
+        return {int(name.removeprefix(_FINAL)): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
 
     def _first_latencies(self) -> dict[str, Latency]:
         """Return sha256 -> latency, as the evaluation measured it."""
@@ -173,14 +235,19 @@ class Records:
         outcomes = [*(found.candidate.outcome for found in self._read()), *finals]
         return {outcome.onnx_sha256: outcome.latency for outcome in outcomes}
 
-    def _pooling(self) -> Pooling:
-        """Return what replaces an outcome's latency by the one pooled over its occasions; a rejected one was measured once and is left."""
-        repeated = self.latencies()
-        between = drift(repeated.values())
+    def _pooled_candidate(self, candidate: Candidate) -> Candidate:
+        pooling = self._pooling()
+        now = pooling.depends_on(candidate.outcome)
+        known = self._pooled.get(candidate.number)
+        if known is None or known[0] != now:
+            known = self._pooled[candidate.number] = now, replace(candidate, outcome=pooling(candidate.outcome))
+        return known[1]
 
-        def pooling(outcome: Outcome) -> Outcome:
-            if outcome.rejected:
-                return outcome
-            return replace(outcome, latency=pooled(repeated.get(outcome.onnx_sha256) or [outcome.latency], between))
-
-        return pooling
+    def _pooling(self) -> _Pooling:
+        with self._lock:
+            reading = self._reading()
+            if reading.pooling is None:
+                repeated = self.latencies()
+                # to a thousandth: what was pooled before stays as it is until the drift is known better
+                reading.pooling = _Pooling(repeated, round(drift(repeated.values()), 3))
+            return reading.pooling

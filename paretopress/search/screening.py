@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from paretopress.pareto import hypervolume_2d, non_dominated
 from paretopress.plan import Plan
@@ -48,16 +49,21 @@ class Screen:
     def __init__(self, space: SearchSpace, known: Known | None) -> None:
         self._space, self._known = space, known
         self._features: dict[Plan, tuple[Floats, Floats]] = {}
+        self._proposed: dict[Plan, tuple[Floats, Floats]] = {}
+        self._pools = ThreadpoolController()
 
     def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen]) -> Floats:
         """Return for each proposal (P,) the hypervolume it would add; where that is nothing, less than 0, the least dominated highest.
 
         The hypervolume is that of (drop, latency), from 10 points (or the worst known drop, if that is more) and the latency bound.
         """
+        self._proposed = {}  # most of them are never tried: their features are kept for this call alone
+        self._features |= {s.plan: self._of(s.plan) for s in seen if s.plan not in self._features}
         judged = [s for s in seen if s.drop is not None]
-        latencies = np.exp(self._ridge(0, [s.plan for s in seen], np.log([s.latency_ms for s in seen]), proposals))
         lost = np.log1p(np.maximum([s.drop or 0.0 for s in judged], 0.0))
-        drops = np.expm1(self._ridge(1, [s.plan for s in judged], lost, proposals))
+        with self._pools.limit(limits=1, user_api="blas"):  # beside a training worker, BLAS's threads would wait for one another
+            latencies = np.exp(self._ridge(0, [s.plan for s in seen], np.log([s.latency_ms for s in seen]), proposals))
+            drops = np.expm1(self._ridge(1, [s.plan for s in judged], lost, proposals))
         points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
         limit_ms = self._known.limit_ms if self._known is not None else 1.05 * max(ms for _, ms in points)
         worst = (max(_WORST_DROP, min(drop for drop, _ in points) + 1.0), limit_ms)
@@ -84,12 +90,13 @@ class Screen:
 
     def _of(self, plan: Plan) -> tuple[Floats, Floats]:
         """Return the features of a plan for its latency and for its drop."""
-        if plan not in self._features:
+        found = self._features.get(plan) or self._proposed.get(plan)
+        if found is None:
             params = self._space.params(plan)
             choices = [x for variable in self._space.variables for x in variable.features(params[variable.name])]
             for_latency, for_drop = self._predicted(plan, params)
-            self._features[plan] = np.array([*choices, *for_latency]), np.array([*choices, *for_drop])
-        return self._features[plan]
+            found = self._proposed[plan] = np.array([*choices, *for_latency]), np.array([*choices, *for_drop])
+        return found
 
     def _predicted(self, plan: Plan, params: Params) -> tuple[list[float], list[float]]:
         if self._known is None:

@@ -82,7 +82,7 @@ class Search:
         self._repeats = Repeats(self.records, self.bounds, self._lock)
         shared = self.claims is not None
         clock = time.time if shared and self.clock is time.monotonic else self.clock
-        self.times = Timetable(self.study, self.limits, self.setup_s, self.closing_s, clock, shared)
+        self.times = Timetable(self.records, self.limits, self.setup_s, self.closing_s, clock, shared)
 
     def run(self, seeds: Sequence[Plan]) -> None:
         """Search, then recover the finalists in full.
@@ -94,6 +94,7 @@ class Search:
         self.work()
         while self.claims is not None and self.claims.others() and self.times.left_s > 0.0:
             time.sleep(_LOOKS_EVERY_S)  # other processes are at their last finalists
+        self.records.refresh()
 
     def work(self) -> None:
         """Evaluate trials, then finalists, until there are no more: what every process does that works on a shared study.
@@ -149,7 +150,7 @@ class Search:
 
     def stall(self) -> Stall | None:
         """Return why the trials ended early, or None if they did not."""
-        stored = self.study.user_attrs.get(_STALL)
+        stored = self.records.attributes.get(_STALL)
         return None if stored is None else Stall(**stored)
 
     def _stop(self) -> None:
@@ -173,10 +174,10 @@ class Search:
             # a process that died left it; its parameters are tried once more under a new number
             retry_once(self.study, trial)
             self.study.tell(trial.number, state=TrialState.FAIL)
-        if not self.study.user_attrs.get(_SEEDED, False):
+        if not self.records.attributes.get(_SEEDED, False):
             for plan in seeds:
                 self.study.enqueue_trial(dict(self.space.params(plan)), skip_if_exists=True)
-            self.study.set_user_attr(_SEEDED, True)
+            self.records.add_attribute(_SEEDED, True)
 
     def _trials(self) -> None:
         while (trial := self._ask()) is not None:
@@ -189,11 +190,12 @@ class Search:
     def _ask(self) -> Trial | None:
         """Return the next trial, or None when the trials are over."""
         with self._lock:
+            if self.claims is not None:
+                fail_stale(self.study)
+            self.records.refresh()
             rest = 0.0 if self._stopping or self.times.in_finalists else self._rest_trials()
             if rest < 1.0 or self._has_stalled(rest):
                 return None
-            if self.claims is not None:
-                fail_stale(self.study)
             started = self.clock()
             trial = self.study.ask(fixed_distributions=self.space.distributions())
             self._under_way[trial.number] = trial
@@ -201,11 +203,8 @@ class Search:
             return trial
 
     def _rest_trials(self) -> float:
-        durations = self.records.durations()  # first: a trial that another process ends meanwhile must not count twice
-        under_way = len(self._under_way)
-        if self.claims is not None:
-            under_way = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        return self.times.rest_trials(durations, under_way)
+        under_way = len(self._under_way) if self.claims is None else self.records.running()
+        return self.times.rest_trials(self.records.durations(), under_way)
 
     def _has_stalled(self, rest: float) -> bool:
         """Return whether to end the trials early; the reason is kept and told."""
@@ -216,7 +215,7 @@ class Search:
         stall = stalled(self.records.volumes(), int(rest * self.workers))
         if stall is None:
             return False
-        self.study.set_user_attr(_STALL, asdict(stall))
+        self.records.add_attribute(_STALL, asdict(stall))
         self.on_change(stall.describe())
         self._event(STOPPED_EARLY, reason=stall.describe())
         return True
@@ -238,6 +237,7 @@ class Search:
                     self._record_failure(trial, error, started)
             return
         with self._lock:
+            self.records.refresh()
             self._record(trial, Candidate(trial.number, plan, outcome), accuracies, climber, started)
 
     def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: Climber, started: float) -> None:
@@ -254,6 +254,7 @@ class Search:
         duration_s = self.clock() - started
         trial.set_user_attr(keys.DURATION, duration_s)
         self.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms])
+        self.records.refresh()
         self.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, self.bounds)}")
         self._event(TRIAL, trial=trial.number, seconds=duration_s, **told_of(outcome))
 
@@ -274,6 +275,7 @@ class Search:
             trial.set_user_attr(keys.ERROR, reason)
             trial.set_user_attr(keys.DURATION, self.clock() - started)
         self.study.tell(trial, state=TrialState.FAIL)
+        self.records.refresh()
         self.on_change(f"trial {trial.number}: {'tried once more' if again else 'failed'}, {reason}")
         self._event("retried" if again else "failed", trial=trial.number, seconds=self.clock() - started, reason=reason)
         failures = self.records.failure_reasons()
@@ -355,6 +357,7 @@ class Search:
 
     def _next_finalist(self) -> Candidate | None:
         others = self.claims.others() if self.claims is not None else set()  # before the records: who is done records, then releases
+        self.records.refresh()
         tried = self.records.finals_tried() | set(self._under_way) | others
         if len(tried) >= self.limits.finalists and (self.limits.seconds is None or not tried):
             return None  # where time bounds the run, what is left of it goes to further finalists
@@ -364,6 +367,7 @@ class Search:
         if finalist is None or self.claims is None:
             return finalist
         if self.claims.take(finalist.number):
+            self.records.refresh()
             if finalist.number not in self.records.finals_tried():
                 return finalist
             self.claims.release(finalist.number)  # another was done with it meanwhile

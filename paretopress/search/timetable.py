@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import optuna
-
 from paretopress.search.limits import Limits
+from paretopress.search.records import Records
 
 # where the set-up took the trials' share of a short run, so many plans are tried all the same
 _FEWEST_TRIALS = 5
@@ -24,7 +23,7 @@ class Timetable:
     several processes work on the study, `shared`, time passes for all of them from the moment that one began: the clock is the wall's.
     """
 
-    study: optuna.Study
+    records: Records
     limits: Limits
     setup_s: float = 0.0
     closing_s: float = 0.0
@@ -35,24 +34,24 @@ class Timetable:
 
     def __post_init__(self) -> None:
         self._started = self.clock()
-        self._before = float(self.study.user_attrs.get(_ELAPSED, self.setup_s))
+        self._before = float(self.records.attributes.get(_ELAPSED, self.setup_s))
 
     @property
     def elapsed_s(self) -> float:
         """Seconds of work on this study so far."""
         if self.shared:
-            return self.clock() - float(self.study.user_attrs.get(_BEGAN, self._started - self.setup_s))
+            return self.clock() - float(self.records.attributes.get(_BEGAN, self._started - self.setup_s))
         return self._before + self.clock() - self._started
 
     @property
     def in_finalists(self) -> bool:
         """Whether the trials are over and finalists are being recovered."""
-        return _FINALISTS_FROM in self.study.user_attrs
+        return _FINALISTS_FROM in self.records.attributes
 
     @property
     def phase_s(self) -> float:
         """Seconds of work since the phase began: the trials, or the finalists."""
-        return self.elapsed_s - float(self.study.user_attrs.get(_FINALISTS_FROM, self.setup_s))
+        return self.elapsed_s - float(self.records.attributes.get(_FINALISTS_FROM, self.setup_s))
 
     @property
     def left_s(self) -> float:
@@ -61,17 +60,17 @@ class Timetable:
 
     def begin(self) -> None:
         """Let the time of a shared study pass from now on, after what passed before."""
-        self.study.set_user_attr(_BEGAN, self.clock() - self._before)
+        self.records.add_attribute(_BEGAN, self.clock() - self._before)
 
     def note(self) -> None:
         """Write down how much time has passed, for the process that goes on after this one."""
-        self.study.set_user_attr(_ELAPSED, self.elapsed_s)
+        self.records.add_attribute(_ELAPSED, self.elapsed_s)
 
     def start_finalists(self) -> None:
         """End the trials."""
         self.note()
         if not self.in_finalists:
-            self.study.set_user_attr(_FINALISTS_FROM, self.elapsed_s)
+            self.records.add_attribute(_FINALISTS_FROM, self.elapsed_s)
 
     def rest_trials(self, durations: Sequence[float | None], under_way: int = 0) -> float:
         """Return how many more trials the limits allow, infinite if nothing is known yet.
@@ -95,5 +94,5 @@ class Timetable:
             return math.inf
         if not stalled:
             return self.left_s
-        ends_s = float(self.study.user_attrs[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds
+        ends_s = float(self.records.attributes[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds
         return min(ends_s - self.elapsed_s, self.left_s)

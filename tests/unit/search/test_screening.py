@@ -77,3 +77,12 @@ def test_promises_are_the_same_when_asked_again(known: Known | None) -> None:
     screen = Screen(SPACE, known)
     proposals = [Plan(bits={"head": 8}), Plan(kept={"a.conv1": 0})]
     assert np.array_equal(screen.promises(proposals, trials), screen.promises(proposals, trials))
+
+
+def test_promises_do_not_pile_up_what_was_only_proposed() -> None:
+    trials = [seen(Plan(), 2.9, 0.0), seen(Plan(bits={"stem": 8}), 2.8, 1.0)]
+    screen = Screen(SPACE, KNOWN)
+    for channels in (0, 16):
+        screen.promises([Plan(kept={"a.conv1": channels}, bits={name: 8}) for name in NAMES], trials)
+    assert set(screen._features) == {s.plan for s in trials}
+    assert len(screen._proposed) == len(NAMES)

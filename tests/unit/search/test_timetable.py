@@ -8,6 +8,7 @@ import pytest
 
 from paretopress.search.crew import crew
 from paretopress.search.limits import Limits
+from paretopress.search.records import Records
 from paretopress.search.timetable import Timetable
 
 
@@ -17,7 +18,7 @@ def study() -> optuna.Study:
 
 
 def timetable(study: optuna.Study, limits: Limits, now: list[float], **more: float) -> Timetable:
-    return Timetable(study, limits, clock=lambda: now[0], **more)
+    return Timetable(Records(study), limits, clock=lambda: now[0], **more)
 
 
 def test_elapsed_goes_on_where_the_last_process_ended(study: optuna.Study) -> None:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests of shared runs."""
+"""A PostgreSQL server of this user on loopback, for benchmarks and tests of shared runs; needs Debian's postgresql."""
 
 from __future__ import annotations
 

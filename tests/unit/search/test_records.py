@@ -1,0 +1,55 @@
+"""What a study holds, at one moment and at the next."""
+
+from __future__ import annotations
+
+import optuna
+from four_layers import BOUNDS, SPACE, made_up
+
+from paretopress.measurement import Rung
+from paretopress.plan import Plan
+from paretopress.search import records as keys
+from paretopress.search.records import Records
+
+PLANS = [Plan(kept={name: 32}) for name in "abcd"]
+
+
+def add(study: optuna.Study, plan: Plan) -> None:
+    """Evaluate a plan past all records, as another process does."""
+    trial = study.ask(fixed_distributions=SPACE.distributions())
+    outcome = made_up(plan, Rung.SHORT, trial.number)
+    trial.set_user_attr(keys.PLAN, plan.to_json())
+    trial.set_user_attr(keys.OUTCOME, outcome.to_json())
+    study.tell(trial, [outcome.val_accuracy, outcome.macs, outcome.latency.latency_ms])
+
+
+def test_records_are_those_of_the_last_reading_until_they_are_refreshed() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    records = Records(study)
+    add(study, PLANS[0])
+    assert [c.plan for c in records.trial_candidates()] == PLANS[:1]
+    add(study, PLANS[1])
+    study.ask()
+    assert [c.plan for c in records.trial_candidates()] == PLANS[:1]
+    assert (records.counts().all, records.running(), len(records.durations())) == (1, 0, 1)
+    records.refresh()
+    assert [c.plan for c in records.trial_candidates()] == PLANS[:2]
+    assert (records.counts().all, records.running(), len(records.durations())) == (2, 1, 2)
+
+
+def test_what_is_added_through_the_records_is_there_at_once() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    for plan in PLANS:
+        add(study, plan)
+    records = Records(study)
+    before = records.trial_candidates()
+    first = before[0].outcome
+    records.add_latency(first, made_up(PLANS[0], Rung.SHORT, 0).latency)
+    after = records.trial_candidates()
+    assert [c.outcome.latency.occasions for c in after] == [2, 1, 1, 1]
+    assert after[0].outcome.latency.ratio_ci[0] > first.latency.ratio_ci[0]  # seen twice, so known better
+    assert BOUNDS.hypervolume(after) == BOUNDS.hypervolume(before)
+    records.add_final(2, made_up(PLANS[2], Rung.FINAL, 2).to_json())
+    assert [c.outcome.rung for c in records.candidates()] == [Rung.SHORT, Rung.SHORT, Rung.FINAL, Rung.SHORT]
+    records.add_attribute("note", 1)
+    assert Records(study).attributes["note"] == records.attributes["note"] == 1
+    assert [c.outcome for c in Records(study).candidates()] == [c.outcome for c in records.candidates()]
