@@ -13,36 +13,53 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+START_S = 60.0
+
+
+class Database:
+    """A server on a free port of the loopback, with its data in `folder`; it can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        assert SERVERS, "this needs a PostgreSQL server: apt-get install postgresql"
+        self._folder, self._binaries = folder, SERVERS[-1].parent
+        self._owner = {"user": "postgres"} if os.getuid() == 0 else {}  # the server refuses to be root
+        if self._owner:
+            account = pwd.getpwnam("postgres")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            for above in folder.parents:
+                if above.stat().st_uid == 0 and above != Path("/") and above != Path("/tmp"):
+                    above.chmod(above.stat().st_mode | 0o011)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        initdb = [self._binaries / "initdb", "-D", folder / "data", "-U", "press", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **self._owner)  # type: ignore[call-overload]
+        self.url = f"postgresql+psycopg://press@127.0.0.1:{self._port}/postgres"
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        server = [self._binaries / "postgres", "-D", self._folder / "data", "-p", str(self._port)]
+        server += ["-k", self._folder, "-h", "127.0.0.1", "-F"]
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(server, cwd=self._folder, stdout=log, stderr=log, **self._owner)  # type: ignore[call-overload]
+        ready = [self._binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(self._port)]
+        deadline = time.monotonic() + START_S
+        while subprocess.run(ready, capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, (self._folder / "log").read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop the server at once; what is connected is cut off."""
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(30.0)
 
 
 @contextmanager
 def database_server(folder: Path) -> Iterator[str]:
-    """A server on a free port of the loopback, with its data in `folder`, for as long as the block lasts; yields its URL."""
-    assert SERVERS, "these tests need a PostgreSQL server: apt-get install postgresql"
-    owner = {"user": "postgres"} if os.getuid() == 0 else {}  # the server refuses to be root
-    if owner:
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        for above in folder.parents:
-            if above.stat().st_uid == 0 and above != Path("/") and above != Path("/tmp"):
-                above.chmod(above.stat().st_mode | 0o011)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    binaries = SERVERS[-1].parent
-    data = folder / "data"
-    initdb = [binaries / "initdb", "-D", data, "-U", "press", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **owner)  # type: ignore[call-overload]
-    options = ["-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", "-F"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([binaries / "postgres", *options], cwd=folder, stdout=log, stderr=log, **owner)  # type: ignore[call-overload]
+    """A server for as long as the block lasts; yields its URL."""
+    database = Database(folder)
     try:
-        ready = [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-        deadline = time.monotonic() + 60.0
-        while subprocess.run(ready, capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield f"postgresql+psycopg://press@127.0.0.1:{port}/postgres"
+        yield database.url
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30.0)
+        database.stop()

@@ -44,7 +44,7 @@ from paretopress.spaces.space import SearchSpace
 CHECKPOINTS = (50, 100, 200, 400)
 # the Gaussian process takes seconds an ask: it runs for fewer trials, of fewer seeds; the ablations for fewer trials
 LAST = {"gp": 200, "without seeds": 200, "without tables": 200, "without refitting": 200}
-FEWER_SEEDS = {"gp": 4}
+FEWER_SEEDS = {"gp": 2}
 RANDOM_TRIALS = 400
 
 

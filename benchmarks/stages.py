@@ -1,0 +1,66 @@
+"""Which stage of a run a process is in, read off its stack while it is stopped."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import paretopress
+
+PACKAGE = Path(paretopress.__file__).parent
+# functions of the search's own process, outermost last, and what they stand for
+SEARCH = {
+    "load_and_trace": "read model and data",
+    "measure_baseline": "measure the baseline",
+    "find_state": "set-up",
+    "create_study": "open the study",
+    "_ask": "ask",
+    "_record": "record",
+    "_repeat_a_latency": "latency again",
+    "_finish": "score and write the front",
+}
+
+
+def stage_of(search: int, evaluator: int | None) -> str:
+    """Return the stage that a stopped search is in: that of its evaluating process where it waits for one."""
+    found = None if evaluator is None else _evaluator_stage(evaluator)
+    if found is not None:
+        return found
+    names = [frame["name"] for frame in _frames(search)]
+    return next((stage for name, stage in SEARCH.items() if name in names), "start" if "_trials" not in names else "start of an evaluator")
+
+
+def _evaluator_stage(pid: int) -> str | None:
+    """Return the name given to the stopwatch around what the process is at."""
+    for frame in _frames(pid):
+        path = Path(frame["filename"])
+        if path.is_relative_to(PACKAGE):
+            for first, last, stage in _stages(path):
+                if first <= frame["line"] <= last:
+                    return stage
+    return None
+
+
+def _frames(pid: int) -> list[dict[str, object]]:
+    command = [Path(sys.executable).with_name("py-spy"), "dump", "--nonblocking", "--json", "--pid", str(pid)]
+    dump = subprocess.run(command, capture_output=True, check=False)
+    if dump.returncode:  # it ended, or has not yet begun to run Python
+        return []
+    return [frame for thread in json.loads(dump.stdout) for frame in thread["frames"]]
+
+
+@cache
+def _stages(path: Path) -> list[tuple[int, int, str]]:
+    """Return (first line, last line, stage) of the blocks of a file that a stopwatch is held at, the innermost first."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.With):
+            for item in node.items:
+                call = item.context_expr
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "stage":
+                    found.append((node.lineno, node.end_lineno or node.lineno, ast.literal_eval(call.args[0])))
+    return sorted(found, key=lambda block: block[1] - block[0])
