@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from loopback_database import Database
@@ -76,9 +78,11 @@ Trials = dict[int, tuple[object, ...]]
 class Run:
     """One run in a folder of its own."""
 
-    def __init__(self, where: Path, trials: int = 6, steps: int = 10, marker: str = "") -> None:
+    def __init__(self, where: Path, trials: int = 6, steps: int = 10, marker: str = "", path: Path | None = None) -> None:
+        """Write its configuration; `path` is the checkout that its processes come from, None for this one."""
         where.mkdir(parents=True)
         self.where, self.folder = where, RunFolder(where / "run")
+        self._environment = None if path is None else os.environ | {"PYTHONPATH": str(path)}
         shutil.copy(USER, where / "user.py")
         (where / "run.toml").write_text(CONFIG.format(trials=trials, steps=steps))
         if marker:
@@ -86,7 +90,8 @@ class Run:
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "paretopress", *map(str, arguments)]
-        return subprocess.Popen(command, cwd=self.where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        options = {"cwd": self.where, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=self._environment, **options)
 
     def begin(self, *options: object) -> subprocess.Popen[str]:
         """Start the search, or go on with it."""
@@ -279,7 +284,7 @@ def dead_evaluator(folder: Path) -> tuple[Run, Trials]:
     return run, before
 
 
-def shared(folder: Path, database: Database, **more: int) -> tuple[Run, subprocess.Popen[str], str]:
+def shared(folder: Path, database: Database, **more: Any) -> tuple[Run, subprocess.Popen[str], str]:
     """Start a search that others can join; return it and the URL that they join with."""
     run = Run(folder / "run", **more)
     search = run.begin("--storage", database.url, "--artifacts", folder / "artifacts")

@@ -1,0 +1,172 @@
+"""What a second worker buys on one host, whether latencies agree beside its training, and workers on Ray and from another checkout.
+
+    pip install 'paretopress[ray]'
+    python benchmarks/workers.py [--minutes 10] [--parts host ray checkouts]
+
+`host`: the search of the CIFAR-10 (JPEG) ResNet-20 with one and with two workers, for so many minutes each; afterwards every file of the
+two-worker run is measured again with nothing else running. `ray`: a small shared run with two workers that a local Ray places. `checkouts`:
+two clones of this repository, each with a process of its own, on one PostgreSQL run. Nothing else may run meanwhile. Writes
+results/workers.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from faults import Run, ended, shared
+from loopback_database import Database
+from results_file import Headline, write_result
+
+from paretopress.api import start_run
+from paretopress.config import parse_config, read_config
+from paretopress.event_log import read_events
+from paretopress.lower.export import INPUT
+from paretopress.measurement import Latency
+from paretopress.report.live import LiveView
+from paretopress.run_folder import RunFolder
+from paretopress.run_study import study_place
+from paretopress.search.journal import open_study
+from paretopress.search.records import WORKER, Records
+from paretopress.targets.local import LocalTarget
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "runs" / "cifar10_resnet20.toml"
+AGREE_BAR = 90.0
+
+
+def searched(folder: Path, minutes: float, count: int) -> RunFolder:
+    """Return the run of a search with so many workers."""
+    asked = read_config(CONFIG).to_json()
+    asked["time"] |= {"minutes": minutes, "stop_early": False}
+    asked["workers"] |= {"count": count}
+    asked["disk"] = {"cache_mb": 0}
+    run = folder / f"{count}-workers"
+    with LiveView() as view:
+        start_run(parse_config(asked, str(CONFIG)), run, view)
+    return RunFolder(run)
+
+
+def host(folder: Path, minutes: float) -> list[dict[str, object]]:
+    """Return a row per number of workers, and one per file that was measured beside training and alone."""
+    rows: list[dict[str, object]] = []
+    for count in (1, 2):
+        run = searched(folder, minutes, count)
+        trials = [event for event in read_events(run.log) if event["event"] == "trial"]
+        busy_s = sum(event["seconds"] for event in trials) / count
+        rows.append({"part": "host", "workers": count, "trials": len(trials), "trials_per_hour": 3600.0 * len(trials) / busy_s})
+    first = {}
+    for event in read_events(run.latencies):
+        first.setdefault(event["onnx_sha256"], Latency.from_json(event["latency"]))
+    outcomes = [candidate.outcome for candidate in Records(open_study(run.journal)).trial_candidates()]
+    return rows + [compared(run, outcome.onnx_path, first[outcome.onnx_sha256]) for outcome in outcomes if outcome.onnx_path]
+
+
+def compared(run: RunFolder, onnx_path: str, beside: Latency) -> dict[str, object]:
+    """Return the row of a file: its first latency in the run, and one of now."""
+    alone = LocalTarget().measure(
+        run.root / onnx_path,
+        run.baseline,
+        baseline_ms=beside.latency_ms / beside.ratio,
+        limit_ms=None,
+        feed={INPUT: np.load(run.samples)[:1]},
+        rng=np.random.default_rng(0),
+    )
+    agree = beside.ratio_ci[0] <= alone.ratio_ci[1] and alone.ratio_ci[0] <= beside.ratio_ci[1]
+    figures = {"beside": beside.ratio, "beside_ci": beside.ratio_ci, "alone": alone.ratio, "alone_ci": alone.ratio_ci}
+    return {"part": "latency", "file": onnx_path} | figures | {"agree": agree}
+
+
+def on_ray(folder: Path) -> list[dict[str, object]]:
+    """Return the row of a shared run with two workers on a local Ray."""
+    (folder / "database").mkdir()
+    database = Database(folder / "database")
+    try:
+        run = Run(folder / "run", trials=24, steps=40)
+        with (run.where / "run.toml").open("a") as file:
+            file.write("placed = 2\n")
+        options = ("--storage", database.url, "--artifacts", folder / "artifacts", "--ray", "local")
+        ended(run.begin(*options), 0)
+        return [{"part": "ray", "trials_by_worker": by_worker(run), "wrong": run.wrong({})}]
+    finally:
+        database.stop()
+
+
+def of_two_checkouts(folder: Path) -> list[dict[str, object]]:
+    """Return the row of a run that a process from another clone of this repository joins."""
+    (folder / "database").mkdir()
+    database = Database(folder / "database")
+    try:
+        clones = [folder / name for name in ("here", "there")]
+        for clone in clones:
+            subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        run, search, url = shared(folder, database, trials=16, steps=40, path=clones[0])
+        other = Run(folder / "other", path=clones[1])
+        worker = other.start("worker", url, "--model", "user.py:model", "--data", "user.py:data")
+        for process in (search, worker):
+            ended(process, 0)
+        return [{"part": "checkouts", "trials_by_worker": by_worker(run), "wrong": run.wrong({})}]
+    finally:
+        database.stop()
+
+
+def by_worker(run: Run) -> dict[str, int]:
+    """Return worker -> trials."""
+    trials = open_study(study_place(run.folder)).get_trials(deepcopy=False)
+    return dict(Counter(t.user_attrs[WORKER] for t in trials if WORKER in t.user_attrs))
+
+
+def headlines(rows: list[dict[str, object]]) -> list[Headline]:
+    """Return the figures of the parts that were run."""
+    lines = []
+    rates = {row["workers"]: row["trials_per_hour"] for row in rows if row["part"] == "host"}
+    if rates:
+        lines += [Headline(f"trials per hour, {count} workers", round(rate, 1), "") for count, rate in rates.items()]
+        lines.append(Headline("two workers against one", round(rates[2] / rates[1], 2), "x"))
+    files = [row for row in rows if row["part"] == "latency"]
+    if files:
+        share = 100.0 * float(np.mean([row["agree"] for row in files]))
+        apart = 100.0 * float(np.median([abs(row["beside"] / row["alone"] - 1.0) for row in files]))
+        lines.append(
+            Headline(
+                f"files whose intervals beside training and alone agree, of {len(files)}",
+                round(share, 1),
+                "%",
+                AGREE_BAR,
+                share >= AGREE_BAR,
+            )
+        )
+        lines.append(Headline("median difference of the ratio", round(apart, 2), "%"))
+    for row in rows:
+        if "trials_by_worker" in row:
+            working, met = len(row["trials_by_worker"]), not row["wrong"]
+            least = 3 if row["part"] == "ray" else 2  # the search works too
+            lines.append(
+                Headline(f"{row['part']}: processes that evaluated trials of one run", working, "", least, met and working >= least)
+            )
+    return lines
+
+
+PARTS = {"ray": on_ray, "checkouts": of_two_checkouts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--parts", nargs="+", choices=["host", *PARTS], default=["host", *PARTS])
+    args = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
+        for name in args.parts:
+            (folder := Path(temporary, name)).mkdir()
+            rows += host(folder, args.minutes) if name == "host" else PARTS[name](folder)
+            print(rows[-1], flush=True)
+    write_result("workers", headlines(rows), rows)
+
+
+if __name__ == "__main__":
+    main()
