@@ -28,9 +28,9 @@ SEARCH = {
 def stage_of(search: int, evaluator: int | None) -> str:
     """Return the stage that a stopped search is in: that of its evaluating process where it waits for one."""
     found = None if evaluator is None else _evaluator_stage(evaluator)
-    if found is not None:
-        return found
     names = [frame["name"] for frame in _frames(search)]
+    if found is not None:
+        return "latency again" if "_repeat_a_latency" in names else found
     return next((stage for name, stage in SEARCH.items() if name in names), "start" if "_trials" not in names else "start of an evaluator")
 
 
