@@ -32,10 +32,12 @@ def workers_on_ray(config: RunConfig) -> Callable[[str], Any]:
             import ray
         except ImportError as error:
             raise ConfigError("workers on Ray need it, but it is not installed", "pip install 'paretopress[ray]'.") from error
+        artifacts = config.workers.artifacts
+        assert artifacts is not None  # a shared run is refused without
         ray.init(address=None if config.workers.ray == "local" else config.workers.ray, log_to_driver=False, configure_logging=False)
         try:
             remote = ray.remote(num_cpus=config.workers.cpus, num_gpus=config.workers.gpus, max_retries=-1)(work_on)
-            placed = [remote.remote(url, config.workers.artifacts) for _ in range(config.workers.placed)]
+            placed = [remote.remote(url, artifacts) for _ in range(config.workers.placed)]
             yield
             ray.wait(placed, num_returns=len(placed), timeout=_LEAVES_S)
         finally:
