@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from loopback_database import Database
+from loopback_database import Database, running_database
 from optuna.trial import TrialState
 from results_file import Headline, write_result
 from stages import stage_of
@@ -38,7 +38,7 @@ from paretopress.run_folder import RunFolder
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import front
 from paretopress.search.journal import open_study
-from paretopress.search.records import OUTCOME, PLAN, Records
+from paretopress.search.records import OUTCOME, PLAN, WORKER, Records
 from paretopress.setup_run import RunState
 
 USER = Path(__file__).with_name("faulty_user.py")
@@ -73,6 +73,7 @@ STAGES = (
 )  # fmt: skip
 MOST_RUNS, TIMEOUT_S = 30, 600.0
 Trials = dict[int, tuple[object, ...]]
+Found = dict[str, object]
 
 
 class Run:
@@ -134,6 +135,15 @@ class Run:
     def evaluator(self) -> int | None:
         """Return the number of the evaluating process."""
         return next((p.pid for p in self.processes() if "paretopress.evaluator_process" in p.info["cmdline"]), None)
+
+    def by_worker(self) -> dict[str, int]:
+        """Return worker -> trials."""
+        trials = open_study(study_place(self.folder)).get_trials(deepcopy=False)
+        return dict(Counter(t.user_attrs[WORKER] for t in trials if WORKER in t.user_attrs))
+
+    def found(self, before: Trials) -> Found:
+        """Return how many trials there were before the fault, and what is not as it must be."""
+        return {"completed_before": len(before), "wrong": self.wrong(before)}
 
     def wrong(self, before: Trials) -> list[str]:
         """Return what is not as it must be after the run has ended."""
@@ -229,7 +239,7 @@ def looked_at(run: Run, process: subprocess.Popen[str], wanted: set[str] | None)
     return stage if chosen else None
 
 
-def full_disk(folder: Path) -> tuple[Run, Trials]:
+def full_disk(folder: Path) -> Found:
     place = folder / "disk"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=True)
@@ -240,15 +250,12 @@ def full_disk(folder: Path) -> tuple[Run, Trials]:
         before = run.trials()
         subprocess.run(["mount", "-o", "remount,size=200m", place], check=True)
         run.finish()
-        shutil.copytree(run.where, folder / "kept")
-        kept = Run.__new__(Run)
-        kept.where, kept.folder = folder / "kept", RunFolder(folder / "kept" / "run")
+        return run.found(before)
     finally:
         subprocess.run(["umount", place], check=True)
-    return kept, before
 
 
-def truncated_journal(folder: Path) -> tuple[Run, Trials]:
+def truncated_journal(folder: Path) -> Found:
     run = Run(folder / "run")
     process = run.begin()
     run.wait_for(3, process)
@@ -257,31 +264,31 @@ def truncated_journal(folder: Path) -> tuple[Run, Trials]:
     before, content = run.trials(), run.folder.journal.read_bytes()
     run.folder.journal.write_bytes(content + content.splitlines(keepends=True)[-1][:20])  # a power cut in the middle of a record
     run.finish()
-    return run, before
+    return run.found(before)
 
 
-def loader_raises(folder: Path) -> tuple[Run, Trials]:
+def loader_raises(folder: Path) -> Found:
     run = Run(folder / "run", trials=4, steps=1_100, marker="raise")
     run.finish()
     assert not (run.where / "raise").exists()
-    return run, {}
+    return run.found({})
 
 
-def out_of_memory(folder: Path) -> tuple[Run, Trials]:
+def out_of_memory(folder: Path) -> Found:
     run = Run(folder / "run", marker="devour")
     run.finish()
     assert not (run.where / "devour").exists()
-    return run, {}
+    return run.found({})
 
 
-def dead_evaluator(folder: Path) -> tuple[Run, Trials]:
+def dead_evaluator(folder: Path) -> Found:
     run = Run(folder / "run")
     process = run.begin()
     run.wait_for(3, process)
     before = run.trials()
     psutil.Process(run.evaluator()).kill()
     ended(process, 0)
-    return run, before
+    return run.found(before)
 
 
 def shared(folder: Path, database: Database, **more: Any) -> tuple[Run, subprocess.Popen[str], str]:
@@ -297,10 +304,8 @@ def shared(folder: Path, database: Database, **more: Any) -> tuple[Run, subproce
     raise SystemExit("".join(said))
 
 
-def restarted_database(folder: Path) -> tuple[Run, Trials]:
-    (folder / "database").mkdir()
-    database = Database(folder / "database")
-    try:
+def restarted_database(folder: Path) -> Found:
+    with running_database(folder / "database") as database:
         run, search, _ = shared(folder, database, trials=10)
         run.wait_for(4, search)
         before = run.trials()
@@ -310,33 +315,15 @@ def restarted_database(folder: Path) -> tuple[Run, Trials]:
         ended(search, None)
         if search.returncode:
             run.finish()
-        wrong = run.wrong(before)
-    finally:
-        database.stop()
-    return Judged(run, wrong), before
+        return run.found(before)
 
 
-class Judged(Run):
-    """A run that was checked while its database was up."""
-
-    def __init__(self, run: Run, found: list[str]) -> None:
-        self.where, self.folder, self._found = run.where, run.folder, found
-
-    def wrong(self, before: Trials) -> list[str]:
-        return self._found
-
-
-def lost_worker(how: signal.Signals) -> Callable[[Path], tuple[Run, Trials]]:
-    def lose(folder: Path) -> tuple[Run, Trials]:
-        (folder / "database").mkdir()
-        database = Database(folder / "database")
-        try:
+def lost_worker(how: signal.Signals) -> Callable[[Path], Found]:
+    def lose(folder: Path) -> Found:
+        with running_database(folder / "database") as database:
             run, search, url = shared(folder, database, trials=16, steps=60)
             worker = run.start("worker", url)
-            names = set()
-            while len(names) < 2:
-                trials = open_study(study_place(run.folder)).get_trials(deepcopy=False)
-                names = {t.user_attrs["worker"] for t in trials if "worker" in t.user_attrs}
+            while len(run.by_worker()) < 2:
                 assert search.poll() is None, search.communicate()[0]
                 time.sleep(0.3)
             before = run.trials()
@@ -345,15 +332,12 @@ def lost_worker(how: signal.Signals) -> Callable[[Path], tuple[Run, Trials]]:
             if how is signal.SIGSTOP:
                 worker.send_signal(signal.SIGCONT)  # it comes back when all is over
             worker.communicate(timeout=60.0)
-            wrong = run.wrong(before)
-        finally:
-            database.stop()
-        return Judged(run, wrong), before
+            return run.found(before)
 
     return lose
 
 
-CASES: dict[str, Callable[[Path], tuple[Run, Trials]]] = {
+CASES: dict[str, Callable[[Path], Found]] = {
     "a full disk": full_disk,
     "a record cut in the middle": truncated_journal,
     "a data loader that raises": loader_raises,
@@ -375,8 +359,7 @@ def main() -> None:
         for index, (name, case) in enumerate(CASES.items()):
             if name in args.only:
                 (folder := Path(temporary, str(index))).mkdir()
-                run, before = case(folder)
-                rows.append({"fault": name, "stage": "", "completed_before": len(before), "wrong": run.wrong(before)})
+                rows.append({"fault": name, "stage": ""} | case(folder))
                 print(rows[-1], flush=True)
         if "kills" in args.only:
             rows += kills(Path(temporary, "kills"), args.kills)

@@ -56,10 +56,11 @@ class Database:
 
 
 @contextmanager
-def database_server(folder: Path) -> Iterator[str]:
-    """A server for as long as the block lasts; yields its URL."""
+def running_database(folder: Path) -> Iterator[Database]:
+    """A server with its data in a new folder, for as long as the block lasts."""
+    folder.mkdir()
     database = Database(folder)
     try:
-        yield database.url
+        yield database
     finally:
         database.stop()

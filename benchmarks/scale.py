@@ -30,11 +30,12 @@ import numpy as np
 import optuna
 import psutil
 import psycopg
-from loopback_database import database_server
+from loopback_database import running_database
 from optuna.storages import get_storage, run_grpc_proxy_server
 from optuna.trial import TrialState
 from results_file import Headline, write_result
 
+from paretopress.event_log import EventLog, read_events
 from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
@@ -45,6 +46,7 @@ from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
 from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.predictor import Known, Predictor
+from paretopress.search.records import COPY_OF
 from paretopress.search.samplers import DEFAULT_SAMPLER
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Search
@@ -91,17 +93,10 @@ class Notes:
     """One process's log: a JSON line for each timing; several threads may write."""
 
     def __init__(self, path: Path) -> None:
-        self._file, self._lock, self._ended = path.open("a", buffering=1), threading.Lock(), threading.local()
+        self._log, self._ended = EventLog(path), threading.local()
 
-    def __call__(self, kind: str, **fields: object) -> None:
-        with self._lock:
-            self._file.write(json.dumps({"kind": kind, "at": time.time(), **fields}) + "\n")
-
-    @contextmanager
-    def timed(self, kind: str, size: int) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self(kind, s=time.monotonic() - started, size=size)
+    def __call__(self, event: str, **fields: object) -> None:
+        self._log(event, fields)
 
     @contextmanager
     def evaluation(self, number: int, rung: Rung) -> Iterator[None]:
@@ -141,8 +136,10 @@ def work(where: Path | StudyPlace, log: Path, name: str, workers: int, trials: i
         return trial
 
     def timed_tell(trial: optuna.Trial, *args: object, **kwargs: object) -> object:
-        with notes.timed("tell", trial.number):
-            return tell(trial, *args, **kwargs)
+        started = time.monotonic()
+        told = tell(trial, *args, **kwargs)
+        notes("tell", s=time.monotonic() - started, size=trial.number)
+        return told
 
     study.ask, study.tell = timed_ask, timed_tell
     search.run(seed_plans(space, ())) if name == "0" else search.work()
@@ -161,7 +158,7 @@ def part(name: str, where: Path | StudyPlace, folder: Path, args: argparse.Names
     for process in running:
         if process.wait():
             raise SystemExit(f"a process of the part {name} ended with {process.returncode}")
-    notes = [json.loads(line) for log in logs.iterdir() for line in log.read_text().splitlines()]
+    notes = [note for log in logs.iterdir() for note in read_events(log)]
     asked = {"storage": name, "processes": processes, "workers": processes * args.workers, "whole_s": time.monotonic() - started}
     return asked | {"storage_mb": storage_mb(where)} | checked(notes, where)
 
@@ -194,13 +191,13 @@ def checked(notes: list[dict[str, object]], where: Path | StudyPlace) -> dict[st
     """Return the figures of a part by study size, and what was lost or done twice."""
     trials = open_study(where).get_trials(deepcopy=False)
     complete = {t.number for t in trials if t.state is TrialState.COMPLETE}
-    copies = {t.number for t in trials if "copy_of" in t.user_attrs}
-    evaluated = Counter((n["trial"], n["rung"]) for n in notes if n["kind"] == "evaluated")
+    copies = {t.number for t in trials if COPY_OF in t.user_attrs}
+    evaluated = Counter((n["trial"], n["rung"]) for n in notes if n["event"] == "evaluated")
     sizes = defaultdict(lambda: defaultdict(list))
     for note in notes:
         if "size" in note:
             size = next((step for step in STEPS if note["size"] < step), STEPS[-1])
-            sizes[size][note["kind"]].append(note["s"])
+            sizes[size][note["event"]].append(note["s"])
             if "rss" in note:
                 sizes[size]["rss"].append(note["rss"])
     return {
@@ -242,9 +239,8 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         folder = Path(temporary)
-        (folder / "database").mkdir()
-        served = database_server(folder / "database") if set(args.parts) - {"journal"} else nullcontext("")
-        with served as url:
+        with running_database(folder / "database") if set(args.parts) - {"journal"} else nullcontext() as database:
+            url = database.url if database else ""
             for name in args.parts:
                 with proxy(url) if name == "proxy" else nullcontext(url) as reached:
                     where = folder / "journal.log" if name == "journal" else StudyPlace(reached, name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import paretopress
 
 PACKAGE = Path(paretopress.__file__).parent
-# functions of the search's own process, outermost last, and what they stand for
+# what functions of the search's own process stand for; the first of these that is on the stack counts
 SEARCH = {
     "load_and_trace": "read model and data",
     "measure_baseline": "measure the baseline",

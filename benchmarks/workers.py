@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from faults import Run, ended, shared
-from loopback_database import Database
+from loopback_database import running_database
 from results_file import Headline, write_result
 
 from paretopress.api import start_run
@@ -29,9 +28,8 @@ from paretopress.lower.export import INPUT
 from paretopress.measurement import Latency
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
-from paretopress.run_study import study_place
 from paretopress.search.journal import open_study
-from paretopress.search.records import WORKER, Records
+from paretopress.search.records import Records
 from paretopress.targets.local import LocalTarget
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,41 +81,27 @@ def compared(run: RunFolder, onnx_path: str, beside: Latency) -> dict[str, objec
 
 def on_ray(folder: Path) -> list[dict[str, object]]:
     """Return the row of a shared run with two workers on a local Ray."""
-    (folder / "database").mkdir()
-    database = Database(folder / "database")
-    try:
+    with running_database(folder / "database") as database:
         run = Run(folder / "run", trials=24, steps=40)
         with (run.where / "run.toml").open("a") as file:
             file.write("placed = 2\n")
         options = ("--storage", database.url, "--artifacts", folder / "artifacts", "--ray", "local")
         ended(run.begin(*options), 0)
-        return [{"part": "ray", "trials_by_worker": by_worker(run), "wrong": run.wrong({})}]
-    finally:
-        database.stop()
+        return [{"part": "ray", "trials_by_worker": run.by_worker()} | run.found({})]
 
 
 def of_two_checkouts(folder: Path) -> list[dict[str, object]]:
     """Return the row of a run that a process from another clone of this repository joins."""
-    (folder / "database").mkdir()
-    database = Database(folder / "database")
-    try:
-        clones = [folder / name for name in ("here", "there")]
-        for clone in clones:
-            subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    clones = [folder / name for name in ("here", "there")]
+    for clone in clones:
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    with running_database(folder / "database") as database:
         run, search, url = shared(folder, database, trials=16, steps=40, path=clones[0])
         other = Run(folder / "other", path=clones[1])
         worker = other.start("worker", url, "--model", "user.py:model", "--data", "user.py:data")
         for process in (search, worker):
             ended(process, 0)
-        return [{"part": "checkouts", "trials_by_worker": by_worker(run), "wrong": run.wrong({})}]
-    finally:
-        database.stop()
-
-
-def by_worker(run: Run) -> dict[str, int]:
-    """Return worker -> trials."""
-    trials = open_study(study_place(run.folder)).get_trials(deepcopy=False)
-    return dict(Counter(t.user_attrs[WORKER] for t in trials if WORKER in t.user_attrs))
+        return [{"part": "checkouts", "trials_by_worker": run.by_worker()} | run.found({})]
 
 
 def headlines(rows: list[dict[str, object]]) -> list[Headline]:

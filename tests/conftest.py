@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from loopback_database import database_server
+from loopback_database import running_database
 from torch import Tensor, nn
 
 from paretopress.plan import Plan
@@ -75,8 +75,8 @@ def images() -> Tensor:
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL server."""
-    with database_server(tmp_path_factory.mktemp("postgres")) as url:
-        yield url
+    with running_database(tmp_path_factory.mktemp("postgres") / "server") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

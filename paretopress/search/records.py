@@ -136,7 +136,8 @@ class Records:
         with self._lock:
             reading = self._reading()
             if reading.candidates is None:
-                reading.candidates = [self._pooled_candidate(found.candidate) for found in self._read()]
+                pooling = self._pooling()
+                reading.candidates = [self._pooled_candidate(found.candidate, pooling) for found in self._read()]
             return list(reading.candidates)
 
     def candidates(self) -> list[Candidate]:
@@ -235,8 +236,7 @@ class Records:
         outcomes = [*(found.candidate.outcome for found in self._read()), *finals]
         return {outcome.onnx_sha256: outcome.latency for outcome in outcomes}
 
-    def _pooled_candidate(self, candidate: Candidate) -> Candidate:
-        pooling = self._pooling()
+    def _pooled_candidate(self, candidate: Candidate, pooling: _Pooling) -> Candidate:
         now = pooling.depends_on(candidate.outcome)
         known = self._pooled.get(candidate.number)
         if known is None or known[0] != now:

@@ -237,10 +237,10 @@ class Search:
                     self._record_failure(trial, error, started)
             return
         with self._lock:
-            self.records.refresh()
             self._record(trial, Candidate(trial.number, plan, outcome), accuracies, climber, started)
 
     def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: Climber, started: float) -> None:
+        self.records.refresh()
         outcome, before = candidate.outcome, self.short_candidates()
         trial.set_user_attr(keys.OUTCOME, outcome.to_json())
         trial.set_user_attr(keys.ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
