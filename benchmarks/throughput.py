@@ -2,11 +2,11 @@
 
     python benchmarks/throughput.py [--minutes 12]
 
-The trials of an hour's search of the CIFAR-10 (JPEG) ResNet-20, with the same seed, sampler, baseline and steps, for some minutes each.
-First as a plain loop (every plan is trained for as long as the longest rung, on batches and teacher logits made anew), then with one saving
-more at a time. The final hypervolume is that of the plans trained for as many steps as a plan of the plain loop: with rungs, a fifth of the
-time takes the most promising plans there, and trials per hour are counted over the whole time all the same. About an hour on two cores,
-with nothing else running.
+A search of the CIFAR-10 (JPEG) ResNet-20 with the same seed, sampler, seed plans, tables and baseline, for some minutes each. First as a
+plain loop: without rungs nothing tells which plans deserve it, so each is trained for as many steps as a finalist has had in all, on
+batches and teacher logits made anew. Then with one saving more at a time; with rungs, half of the time is the finalists', as in every
+search, and trials per hour are counted over the whole time all the same. The final hypervolume is that of the plans with all their steps.
+About an hour on two cores, with nothing else running.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,20 +30,22 @@ from paretopress.plan_evaluator import Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.run_parts import load_and_trace
 from paretopress.search import racing
-from paretopress.search.candidates import Bounds, Candidate
+from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS
 from paretopress.search.journal import create_study
+from paretopress.search.predictor import Known, Predictor
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Search
+from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, find_state, scoring_threads, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
 
-CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
+CONFIG = Path(__file__).resolve().parent.parent / "runs" / "search_hour.toml"
 MEASURED = ("reconstruct", "recover", "accuracy", "latency")
-FACTOR_BAR, OUTSIDE_BAR, FINALIST_SHARE = 5.0, 5.0, 0.2
+FACTOR_BAR, OUTSIDE_BAR = 5.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Bench:
     pipeline: Pipeline
     space: SearchSpace
     state: RunState
+    tables: Tables
 
     def run(self, variant: Variant, root: Path, seconds: float) -> dict[str, object]:
         """Return the row of one variant."""
@@ -85,20 +87,21 @@ class Bench:
         bounds = Bounds(self.config.checked_budget(), self.state.baseline.latency.latency_ms, self.state.baseline.val_accuracy)
         effort = self.state.effort
         climbs = Rung.SHORT in variant.ladder
-        if climbs:  # a finalist from the short rung has been trained for as long as a plan of the plain loop
-            effort = replace(effort, final_steps=effort.long_steps)
-        else:  # the same training, in one go
-            effort = Effort(0, effort.short_steps + effort.long_steps, effort.final_steps, effort.scoring_threads)
+        if not climbs:  # the same training, in one go
+            effort = Effort(0, effort.short_steps + effort.long_steps + effort.final_steps, effort.final_steps, effort.scoring_threads)
         recipe = self.config.recovery.recipe(self.state.learning_rate)
         kept = {} if variant.keeps_lessons else {"kept_bytes": 0}
         recovery = Recovery(self.pipeline.intake.module, self.pipeline.data.train, recipe, **kept)
         students = Students() if variant.shares_students else None
         evaluate = PlanEvaluator(self.pipeline, recovery, effort, bounds, students=students)
-        study = create_study(folder.journal, self.config.sampler, self.space, self.config.seed)
-        share, finalists = (FINALIST_SHARE, 1) if climbs else (0.0, 0)
-        limits = replace(self.config.limits(), seconds=seconds, finalist_share=share, finalists=finalists, stop_early=False)
-        search = Search(study, self.space, evaluate, bounds, limits, self.pipeline.data.sizes()["val"], ladder=variant.ladder)
-        search.measure_again = evaluate.latency_again
+        known = Known(Predictor(self.space, self.tables), bounds.limit_ms, bounds.baseline_accuracy)
+        study = create_study(folder.journal, self.config.sampler, self.space, self.config.seed, known)
+        limits = replace(self.config.limits(), seconds=seconds)
+        if not climbs:
+            limits = replace(limits, finalist_share=0.0, finalists=0)
+        images = self.pipeline.data.sizes()["val"]
+        search = Search(study, self.space, evaluate, bounds, limits, images, ladder=variant.ladder)
+        search.measure_again, search.recover_in_part = evaluate.latency_again, evaluate.recover_in_part
         asked_from = racing.LEAST_PAIRS
         racing.LEAST_PAIRS = asked_from if variant.races else 10**9
         try:
@@ -111,9 +114,8 @@ class Bench:
 
     def _row(self, variant: Variant, search: Search, whole_s: float) -> dict[str, object]:
         counts, candidates = search.counts(), search.candidates()
-        at_end = {c.number: c for c in candidates if c.outcome.rung is Rung.FINAL}
-        # a plan that was at the long rung already is judged there: its full recovery is more training than the plain loop gives
-        trained = [c if c.outcome.rung is Rung.LONG else at_end[c.number] for c in search.short_candidates() if in_full(c, at_end)]
+        last = Rung.FINAL if Rung.SHORT in variant.ladder else Rung.LONG
+        trained = [candidate for candidate in candidates if candidate.outcome.rung is last]
         seconds = search.seconds()
         outside_s = sum(value for name, value in seconds.items() if name not in (*MEASURED, "setup"))
         return {
@@ -133,11 +135,6 @@ class Bench:
         }
 
 
-def in_full(candidate: Candidate, at_end: Mapping[int, Candidate]) -> bool:
-    """Return whether a plan was trained for as many steps as one of the plain loop."""
-    return candidate.outcome.rung is Rung.LONG or candidate.number in at_end
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=12.0)
@@ -145,7 +142,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     keep_freed_memory()
     config = read_config(CONFIG).to_json()
-    config["time"] |= {"minutes": 60.0}  # plans the steps of each rung
+    config["time"] |= {"minutes": args.minutes}  # plans the steps of each rung
     timed = parse_config(config, str(CONFIG))
     intake, data = load_and_trace(timed)
     env = environment()
@@ -158,7 +155,7 @@ def main() -> None:
             intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=timed.seed
         )
         state = find_state(pipeline, intake, data, space, timed, env, time.monotonic())
-        bench = Bench(timed, pipeline, space, state)
+        bench = Bench(timed, pipeline, space, state, Tables.from_json(folder.read(folder.tables)))
         for index, variant in enumerate(VARIANTS):
             rows.append(bench.run(variant, Path(temporary, str(index)), 60.0 * args.minutes))
             print({name: value for name, value in rows[-1].items() if name not in ("rungs", "seconds")}, flush=True)
