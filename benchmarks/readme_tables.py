@@ -68,6 +68,7 @@ PAGES: dict[str, dict[str, Table]] = {
         "recovery": headlines,
         "scale": headlines,
         "faults": headlines,
+        "fuzz": headlines,
         "workers": headlines,
         "latency_aa": headlines,
         "latency_order": headlines,

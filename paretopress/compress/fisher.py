@@ -112,10 +112,11 @@ def _weight(layer: nn.Module) -> Tensor:
 def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, Sequence[int]]) -> dict[str, dict[int, _Product]]:
     example = torch.zeros(2, *graph.input_shape)
     groups = {group.name: group for group in graph.channel_groups}
+    layers = dict(module.named_modules())
 
     def product(lost: Mapping[str, list[int]]) -> _Product:
         return lambda calls: sum(
-            (_input_product(call, indices) for name, indices in lost.items() for call in calls[name]), start=torch.zeros(1)
+            (_input_product(layers[name], call, indices) for name, indices in lost.items() for call in calls[name]), start=torch.zeros(1)
         )
 
     return {
@@ -124,10 +125,11 @@ def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, 
     }
 
 
-def _input_product(call: _Call, channels: list[int]) -> Tensor:
+def _input_product(layer: nn.Module, call: _Call, channels: list[int]) -> Tensor:
     """Return (N,): gradient times input, over some input channels; minus this is the first-order change when they are silenced."""
     assert call.input.grad is not None
-    return (call.input.grad[:, channels] * call.input.detach()[:, channels]).flatten(1).sum(1)
+    product = call.input.grad * call.input.detach()
+    return product.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.tensor(channels)).flatten(1).sum(1)
 
 
 def _weight_products(

@@ -10,6 +10,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from paretopress.compress.shuffle import ChannelShuffle, ShuffleBarrier
 from paretopress.errors import CompressError
 from paretopress.graph import ChannelGroup
 
@@ -26,7 +27,7 @@ def dependency_graph(module: nn.Module, example: Tensor) -> tp.DependencyGraph:
     """Return torch-pruning's dependency graph of a module; `example` is (N, C, H, W) float32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of parameters that it leaves alone; intake lists those itself
-        return tp.DependencyGraph().build_dependency(module, example_inputs=example)
+        return tp.DependencyGraph().build_dependency(module, example_inputs=example, customized_pruners={ChannelShuffle: ShuffleBarrier()})
 
 
 def pruning_function(layer: nn.Module) -> object:

@@ -7,13 +7,16 @@ must give the same outputs as removing it. A group that fails the proof is froze
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import torch_pruning as tp
 from torch import Tensor, fx, nn
 
 from paretopress.compress.pruning import channels_of, dependency_graph, pruning_function
+from paretopress.compress.shuffle import ChannelShuffle
 from paretopress.graph import ChannelGroup, Frozen, Layer, LayerKind
 
 _TOLERANCE = 1e-3
@@ -44,7 +47,7 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor)
     frozen: dict[str, Frozen] = {}
     outputs = _output_layers(module)
     order = {layer.name: i for i, layer in enumerate(layers)}
-    for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
+    for raw in _raw_groups(graph, module, layers, frozen):
         ordered, fed = (
             tuple(sorted(_touched(raw, handler, names) & by_name.keys(), key=order.__getitem__))
             for handler in ("prune_out_channels", "prune_in_channels")
@@ -52,12 +55,32 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor)
         if not ordered:
             continue
         group = ChannelGroup(ordered[0], by_name[ordered[0]].out_channels, ordered, fed)
-        reason = _refusal(group, by_name, outputs)
+        shuffled = any(isinstance(dependency.target.module, ChannelShuffle) for dependency, _ in raw)
+        reason = "its channels are shuffled with others" if shuffled else _refusal(group, by_name, outputs)
         if reason:
             frozen[group.name] = Frozen(group.name, reason)
         else:
             found[group.name] = group
     return sorted(found.values(), key=lambda g: order[g.name]), sorted(frozen.values(), key=lambda f: order[f.name])
+
+
+def _raw_groups(
+    graph: tp.DependencyGraph, module: fx.GraphModule, layers: tuple[Layer, ...], frozen: dict[str, Frozen]
+) -> Iterator[Iterable[tuple[Any, list[int]]]]:
+    """Yield the raw group that each layer leads, unless an earlier one holds it; freeze a layer that torch-pruning cannot follow."""
+    seen: set[str] = set()
+    names = {id(child): name for name, child in module.named_modules()}
+    for layer in layers:
+        if layer.name in seen:
+            continue
+        root = module.get_submodule(layer.name)
+        try:
+            raw = list(graph.get_pruning_group(root, pruning_function(root), list(range(layer.out_channels))))
+        except Exception as error:  # torch-pruning raises whatever its handlers meet
+            frozen[layer.name] = Frozen(layer.name, f"its channels cannot be followed through the model: {_one_line(error)}")
+            continue
+        seen |= _touched(raw, "prune_out_channels", names)
+        yield raw
 
 
 def _touched(raw: Iterable[tuple[Any, list[int]]], handler: str, names: dict[int, str]) -> set[str]:
@@ -72,7 +95,7 @@ def _touched(raw: Iterable[tuple[Any, list[int]]], handler: str, names: dict[int
 def _refusal(group: ChannelGroup, layers: dict[str, Layer], outputs: set[str]) -> str:
     if outputs & set(group.layers):
         return "its output channels are the model's outputs"
-    grouped = [name for name in group.layers if layers[name].kind is LayerKind.GROUPED]
+    grouped = [name for name in (*group.layers, *group.feeds) if layers[name].kind is LayerKind.GROUPED]
     if grouped:
         return f"{grouped[0]} is a grouped convolution: its channels cannot be removed one by one"
     widths = {layers[name].out_channels for name in group.layers}
@@ -100,19 +123,24 @@ def _output_layers(module: fx.GraphModule) -> set[str]:
 
 def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example: Tensor) -> str:
     """Return "" if pruning half of each group equals silencing the same channels, else what went wrong."""
-    halves = {group.name: (group, _every_other(group.channels)) for group in groups if group.channels > 1}
+    halves = {group.name: (group, _any_half(group.channels)) for group in groups if group.channels > 1}
     silenced, pruned = copy.deepcopy(module), copy.deepcopy(module)
     try:
         dependencies = dependency_graph(pruned, example)
         layers = dict(pruned.named_modules())
-        for name, (_, drop) in halves.items():
-            coupled = dependencies.get_pruning_group(layers[name], pruning_function(layers[name]), drop)
-            _silence(silenced, coupled, {id(child): path for path, child in layers.items()})
-            coupled.prune()
+        names = {id(child): path for path, child in layers.items()}
+
+        def coupled(name: str) -> Any:
+            return dependencies.get_pruning_group(layers[name], pruning_function(layers[name]), halves[name][1])
+
+        for name in halves:  # before anything is pruned: the positions behind a concatenation shift
+            _silence(silenced, coupled(name), names)
+        for name in halves:
+            coupled(name).prune()
         with torch.inference_mode():
             expected, actual = silenced(example), pruned(example)
     except Exception as error:  # torch-pruning raises whatever its handlers meet
-        return f"pruning it breaks the model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+        return f"pruning it breaks the model: {_one_line(error)}"
     if expected.shape != actual.shape:
         return f"pruning it changes the output shape from {tuple(expected.shape)} to {tuple(actual.shape)}"
     difference = float((expected - actual).abs().max())
@@ -123,8 +151,15 @@ def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example
     return f"{wrong[0]} would not be pruned with it" if wrong else ""
 
 
-def _every_other(channels: int) -> list[int]:
-    return list(range(0, channels, 2))[: channels // 2]
+def _one_line(error: Exception) -> str:
+    """Return an error's class and the first line of its text."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def _any_half(channels: int) -> list[int]:
+    """Return half of the channels, always the same, without a pattern: one could suit a layer that others do not."""
+    return sorted(random.Random(channels).sample(range(channels), channels // 2))
 
 
 def _silence(module: nn.Module, coupled: Iterable[tuple[object, list[int]]], names: dict[int, str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
@@ -14,6 +16,7 @@ from paretopress.graph import Frozen, Layer, LayerKind, ModelGraph
 from paretopress.intake.bit_groups import find_bit_groups
 from paretopress.intake.channel_groups import find_channel_groups
 from paretopress.intake.residual import find_branches
+from paretopress.intake.rewrites import rewrite
 
 _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU
 
@@ -32,10 +35,10 @@ def take_in(model: nn.Module, example: Tensor) -> Intake:
     Args:
         model: a trained module; it is copied, not changed.
         example: (N, C, H, W) float32, N >= 2, of real inputs: the groups are checked on it.
-    Raises: ModelError: the model does not trace, holds a layer type that is not supported, or its output is not (N, classes).
+    Raises: ModelError: the model does not trace, has nothing to compress, or its output is not (N, classes).
     """
     module = trace(model)
-    _check_types(module)
+    rewrite(module, example)
     ShapeProp(module).propagate(example)
     output = _shape(next(node for node in module.graph.nodes if node.op == "output").args[0])
     if len(output) != 2 or output[0] != len(example):
@@ -52,15 +55,27 @@ def take_in(model: nn.Module, example: Tensor) -> Intake:
         channel_groups=groups,
         branches=branches,
         bit_groups=find_bit_groups(module, layers),
-        frozen=(*frozen, *_reused(module)),
+        frozen=(*frozen, *_reused(module), *_left_alone(module)),
     )
     return Intake(module, graph)
+
+
+class _Tracer(fx.Tracer):
+    """Traces through modules that are made in a forward, as a slice of an nn.Sequential is: their children belong to the model."""
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            self.path_of_module(m)
+        except NameError:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
     """Return the model as an fx graph in eval mode; raises ModelError with the line where tracing stopped."""
     try:
-        return fx.symbolic_trace(copy.deepcopy(model).eval())
+        root = copy.deepcopy(model).eval()
+        return fx.GraphModule(root, _Tracer().trace(root), type(model).__name__)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
@@ -69,25 +84,21 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def _check_types(module: fx.GraphModule) -> None:
+def _left_alone(module: fx.GraphModule) -> list[Frozen]:
+    """Return the weights that no plan changes; recovery trains them with the others."""
     modules = dict(module.named_modules())
+    found: dict[str, Frozen] = {}
     for node in module.graph.nodes:
-        if node.op == "get_attr":
-            value = _attribute(module, str(node.target))
-            if isinstance(value, nn.Parameter):
-                raise ModelError(
-                    f"trained weights must belong to a Conv2d, Linear or normalisation layer, but got the bare parameter {node.target}",
-                    "Wrap it in such a layer, or register it as a buffer if it is constant.",
-                )
+        name = str(node.target)
+        if node.op == "get_attr" and isinstance(_attribute(module, name), nn.Parameter):
+            found[name] = Frozen(name, "a parameter outside of a Conv2d or Linear")
         if node.op != "call_module":
             continue
-        layer = modules[str(node.target)]
+        layer = modules[name]
         holds_weights = any(True for _ in layer.parameters())
         if holds_weights and not isinstance(layer, nn.Conv2d | nn.Linear | _NORMALISATION):
-            raise ModelError(
-                f"layers with weights must be Conv2d, Linear or a normalisation, but got {type(layer).__name__} at {node.target}",
-                "Recurrent, attention, transposed and 1-D or 3-D layers are not supported yet.",
-            )
+            found[name] = Frozen(name, f"{type(layer).__name__} is neither a Conv2d nor a Linear")
+    return list(found.values())
 
 
 def _attribute(module: nn.Module, path: str) -> object:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from paretopress.atomic import write_bytes
@@ -19,6 +19,8 @@ from paretopress.errors import LoweringError, ParityError
 
 INPUT, OUTPUT = "input", "output"
 OPSET = 17
+# stands between the name of a layer and the number of a further call of it
+CALL = "#"
 _PARITY_TOLERANCE = 1e-3
 
 
@@ -37,9 +39,9 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
         scratch = Path(folder, "exported.onnx")
         warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement; `dynamo=True` takes 15 times as long
         try:
-            fused = _fused(module)
+            plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
             torch.onnx.export(
-                fused,
+                _fused(plain),
                 (example,),
                 str(scratch),
                 input_names=[INPUT],
@@ -54,13 +56,32 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
     _inline_identities(model.graph)
     _name_nodes(model.graph)
     write_bytes(path, model.SerializeToString())
-    check_parity(fused, path, example)
+    check_parity(plain, path, example)
 
 
 def _fused(module: nn.Module) -> nn.Module:
-    plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
-    fused: nn.Module = fuse(plain)
+    traced = fx.symbolic_trace(module)
+    _unshare(traced)
+    fused: nn.Module = fuse(traced, no_trace=True)
     return fused.eval()
+
+
+def _unshare(module: fx.GraphModule) -> None:
+    """Give each call of a layer that is called more than once, before a batch norm, weights of its own: folding would change the others."""
+    calls: dict[str, list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    for name, nodes in calls.items():
+        if len(nodes) > 1 and any(_is_norm(module, user) for node in nodes for user in node.users):
+            for count, node in enumerate(nodes[1:], 1):
+                node.target = f"{name}{CALL}{count}"
+                module.add_submodule(node.target, copy.deepcopy(module.get_submodule(name)))
+    module.recompile()
+
+
+def _is_norm(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.modules.batchnorm._BatchNorm)
 
 
 def _inline_identities(graph: onnx.GraphProto) -> None:
@@ -82,7 +103,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1 and node.input[1].endswith(".weight"):
             name = node.input[1].removesuffix(".weight")
-            node.name = name if name not in taken else f"{name}#{len(taken)}"  # a reused layer is called more than once
+            node.name = name if name not in taken else f"{name}{CALL}{len(taken)}"  # a reused layer is called more than once
             taken.add(node.name)
 
 

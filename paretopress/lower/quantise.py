@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError
-from paretopress.lower.export import INPUT
+from paretopress.lower.export import CALL, INPUT
 from paretopress.quiet_logger import quiet_logger
 
 _LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -53,7 +53,7 @@ def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
     names = [node.name for node in graph.node if node.op_type in _LAYER_OPS]
     found: list[str] = []
     for layer in layers:
-        own = [name for name in names if name.split("#")[0] in (layer, f"{layer}.0", f"{layer}.1")]
+        own = [name for name in names if name.split(CALL)[0] in (layer, f"{layer}.0", f"{layer}.1")]
         if not own:
             raise LoweringError(f"a quantised layer must be in the ONNX file, but {layer} is not")
         found.extend(own)
@@ -72,6 +72,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ship
 def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: Sequence[np.ndarray], reduce_range: bool) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet():
         source, target = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
+        _own_biases(model.graph)
         onnx.save(model, source)
         quantize_static(
             source,
@@ -89,6 +90,22 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         return onnx.load(target)
+
+
+def _own_biases(graph: onnx.GraphProto) -> None:
+    """Give each node a bias of its own: the quantiser rounds a bias by the scale of its first node's input, which is not the others'."""
+    biases = {tensor.name: tensor for tensor in graph.initializer}
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in _LAYER_OPS or len(node.input) < 3 or node.input[2] not in biases:
+            continue
+        name = node.input[2]
+        if name in taken:
+            twin = onnx.TensorProto()
+            twin.CopyFrom(biases[name])
+            twin.name = node.input[2] = f"{name}{CALL}{node.name}"
+            graph.initializer.append(twin)
+        taken.add(name)
 
 
 def _with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from paretopress.errors import ModelError
 from paretopress.graph import LayerKind
+from paretopress.intake import channel_groups
 from paretopress.intake.trace import take_in
 
 
@@ -79,30 +80,100 @@ class Branching(nn.Module):
         return self.conv(-x).mean((2, 3))
 
 
-class Recurrent(nn.Module):
+def test_take_in_names_the_obstacle_when_control_flow_depends_on_values(images: Tensor) -> None:
+    with pytest.raises(ModelError, match="traceable"):
+        take_in(Branching().eval(), images[:2])
+
+
+class Others(nn.Module):
+    """A convolution, a recurrent layer and a bare parameter."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.rnn = nn.LSTM(24, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rnn(x.flatten(2).transpose(1, 2).flatten(1)[:, :24].unsqueeze(1))[0][:, 0]
-
-
-class Bare(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.rnn = nn.LSTM(8, 4, batch_first=True)
         self.scale = nn.Parameter(torch.ones(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).mean((2, 3)) * self.scale
+        return self.rnn(self.conv(x).flatten(2).transpose(1, 2))[0][:, 0] * self.scale
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [(Branching(), "traceable"), (Recurrent(), "LSTM at rnn"), (Bare(), "bare parameter scale")],
-    ids=["data-dependent branch", "unknown layer type", "bare parameter"],
-)
-def test_take_in_names_the_obstacle_when_the_model_is_not_supported(model: nn.Module, message: str, images: Tensor) -> None:
-    with pytest.raises(ModelError, match=message):
-        take_in(model.eval(), images[:2])
+def test_take_in_leaves_weights_alone_when_their_layer_is_of_another_type(images: Tensor) -> None:
+    graph = take_in(Others().eval(), images[:2]).graph
+    frozen = {item.name: item.reason for item in graph.frozen}
+    assert frozen["rnn"] == "LSTM is neither a Conv2d nor a Linear"
+    assert frozen["scale"] == "a parameter outside of a Conv2d or Linear"
+    assert [layer.name for layer in graph.layers] == ["conv"]
+
+
+def test_take_in_raises_when_no_layer_can_be_changed(images: Tensor) -> None:
+    with pytest.raises(ModelError, match="must hold a Conv2d or Linear"):
+        take_in(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(images[0].numel())).eval(), images[:2])
+
+
+class Grouped(nn.Module):
+    """A pointwise convolution that feeds a grouped one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+def test_take_in_freezes_what_feeds_a_grouped_convolution(images: Tensor) -> None:
+    graph = take_in(Grouped().eval(), images[:2]).graph
+    assert {item.name for item in graph.frozen} == {"first", "second", "fc"}
+    assert graph.channel_groups == ()
+
+
+class Sliced(nn.Module):
+    """An nn.Sequential called in two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[2:](self.layers[:2](x)).mean(2)
+
+
+def test_take_in_traces_through_a_slice_of_a_sequential(images: Tensor) -> None:
+    model = Sliced().eval()
+    intake = take_in(model, images[:2])
+    assert [layer.name for layer in intake.graph.layers] == ["layers.0", "layers.2"]
+    with torch.inference_mode():
+        assert torch.equal(intake.module(images), model(images))
+
+
+class ConcatenatedTwice(nn.Module):
+    """Two concatenations in a row, as in DenseNet, each before a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 1, 1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(12)])
+        self.convs = nn.ModuleList([nn.Conv2d(8, 4, 3, 1, 1), nn.Conv2d(12, 4, 3, 1, 1)])
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = torch.cat([x, conv(torch.relu(norm(x)))], 1)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_take_in_proves_all_groups_at_once_when_they_meet_in_concatenations(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ConcatenatedTwice().eval()
+    for norm in model.norms:
+        nn.init.normal_(norm.running_mean)
+        nn.init.normal_(norm.bias)
+    proofs = []
+    proof = channel_groups._proof_fails
+    monkeypatch.setattr(channel_groups, "_proof_fails", lambda *args: proofs.append(proof(*args)) or proofs[-1])
+    groups = take_in(model, images[:2]).graph.channel_groups
+    assert {group.name for group in groups} == {"stem", "convs.0", "convs.1"}
+    assert proofs == [""]

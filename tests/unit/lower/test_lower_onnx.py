@@ -108,3 +108,44 @@ def test_quantise_onnx_raises_when_the_layer_is_not_in_the_file(exported: Path, 
     with pytest.raises(LoweringError, match="nothing"):
         quantise(exported, {"nothing": 8}, images)
     assert not exported.with_name("quantised.onnx").exists()
+
+
+class CalledTwice(nn.Module):
+    """One convolution with a bias, called on inputs of different ranges, a batch norm behind the second call alone."""
+
+    def __init__(self, *, normed: bool) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(3, 3, 3, 1, 1)
+        self.norm: nn.Module = nn.Identity()
+        if normed:
+            self.norm = nn.BatchNorm2d(3)
+            self.norm.running_mean = torch.tensor([0.5, -0.5, 1.0])
+            self.norm.running_var = torch.tensor([4.0, 0.25, 2.0])
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.shared(10.0 * torch.relu(self.shared(x))))
+        return self.fc(self.norm(self.shared(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_export_onnx_agrees_with_torch_when_a_layer_is_called_more_than_once(images: Tensor, tmp_path: Path, normed: bool) -> None:
+    torch.manual_seed(0)
+    module = CalledTwice(normed=normed).eval()
+    export_onnx(module, images, tmp_path / "float.onnx")
+    with torch.inference_mode():
+        np.testing.assert_allclose(run(tmp_path / "float.onnx", images), module(images).numpy(), rtol=1e-4, atol=1e-5)
+    weights = {node.input[1] for node in onnx.load(tmp_path / "float.onnx").graph.node if node.op_type == "Conv"}
+    assert len(weights) == (3 if normed else 1)  # shared where nothing was folded into them
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_quantise_onnx_stays_near_when_a_layer_with_a_bias_is_called_more_than_once(images: Tensor, tmp_path: Path, normed: bool) -> None:
+    torch.manual_seed(0)
+    module = CalledTwice(normed=normed).eval()
+    with torch.no_grad():
+        module.shared.bias.copy_(torch.tensor([2.0, -1.0, 1.0]))  # type: ignore[union-attr]
+    export_onnx(module, images, tmp_path / "float.onnx")
+    quantised = run(quantise(tmp_path / "float.onnx", {"shared": 8}, images), images)
+    exact = run(tmp_path / "float.onnx", images)
+    assert np.abs(quantised - exact).max() < 0.03 * np.ptp(exact)
