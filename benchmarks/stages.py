@@ -12,15 +12,16 @@ from pathlib import Path
 import paretopress
 
 PACKAGE = Path(paretopress.__file__).parent
-# what functions of the search's own process stand for; the first of these that is on the stack counts
+_AGAIN = "Search._repeat_a_latency"
+# what functions of the search's own process stand for, by their qualified names; the first of these that is on the stack counts
 SEARCH = {
     "load_and_trace": "read model and data",
-    "measure_baseline": "measure the baseline",
+    "Pipeline.measure_baseline": "measure the baseline",
     "find_state": "set-up",
     "create_study": "open the study",
-    "_ask": "ask",
-    "_record": "record",
-    "_repeat_a_latency": "latency again",
+    "Search._ask": "ask",
+    "Search._record": "record",
+    _AGAIN: "latency again",
     "_finish": "score and write the front",
 }
 
@@ -30,8 +31,9 @@ def stage_of(search: int, evaluator: int | None) -> str:
     found = None if evaluator is None else _evaluator_stage(evaluator)
     names = [frame["name"] for frame in _frames(search)]
     if found is not None:
-        return "latency again" if "_repeat_a_latency" in names else found
-    return next((stage for name, stage in SEARCH.items() if name in names), "start" if "_trials" not in names else "start of an evaluator")
+        return "latency again" if _AGAIN in names else found
+    otherwise = "start of an evaluator" if "Search._trials" in names else "start"
+    return next((stage for name, stage in SEARCH.items() if name in names), otherwise)
 
 
 def _evaluator_stage(pid: int) -> str | None:
