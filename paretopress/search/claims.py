@@ -1,4 +1,4 @@
-"""Who recovers which finalist, where several processes work on one study."""
+"""Who is at work, and who recovers which finalist, where several processes work on one study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import optuna
 
 from paretopress.search.places import GRACE_S, WORDS
 
-_CLAIM = "claim/"
+_CLAIM, _ALIVE = "claim/", "alive/"
 # the longest of these moments
 _MOMENT_S = 0.2
 
@@ -51,7 +51,8 @@ class Claims:
             self.study.set_user_attr(self._name(number), None)
 
     def renew(self) -> None:
-        """Say that this process still works on what it claimed."""
+        """Say that this process lives, and still works on what it claimed."""
+        self.study.set_user_attr(f"{_ALIVE}{self.worker}", self.clock())
         for number in list(self._mine):
             self._write(number)
 
@@ -65,6 +66,10 @@ class Claims:
                     found.add(int(number))
         return found
 
+    def silent(self, worker: str, since: float) -> bool:
+        """Return whether a worker has not said for `grace_s` that it lives; from `since` on, where it never did."""
+        return self.clock() - float(self.study.user_attrs.get(f"{_ALIVE}{worker}", since)) >= self.grace_s
+
     def _name(self, number: int) -> str:
         return f"{_CLAIM}{number}/{self.worker}"
 
@@ -74,10 +79,11 @@ class Claims:
 
 @contextmanager
 def renewed(claims: Claims | None) -> Iterator[None]:
-    """Renew claims within the block, from a thread of its own."""
+    """Renew claims within the block, at once and then from a thread of its own."""
     if claims is None:
         yield
         return
+    claims.renew()
     ended = threading.Event()
 
     def renew() -> None:

@@ -9,9 +9,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
-from optuna.storages._heartbeat import get_heartbeat_thread
-from optuna.trial import Trial
+from optuna.storages._heartbeat import get_heartbeat_thread, is_heartbeat_enabled
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from paretopress.search.claims import Claims
+from paretopress.search.records import WORKER, retry_once
 
 KNOWN_WARNINGS = (
     "Heartbeat of storage is supposed to be used with Study.optimize",
@@ -24,6 +28,24 @@ def heartbeat(study: optuna.Study, trial: Trial) -> AbstractContextManager[None]
     return get_heartbeat_thread(trial._trial_id, study._storage)  # type: ignore[return-value]  # what Study.optimize itself uses
 
 
-def fail_stale(study: optuna.Study) -> None:
-    """End the trials whose processes have not been heard of for long; their plans are tried once more, see `records.retry_once`."""
-    fail_stale_trials(study)
+def fail_stale(study: optuna.Study, claims: Claims) -> None:
+    """End the trials whose processes have not been heard of for long; their plans are tried once more, see `records.retry_once`.
+
+    Where the storage keeps no heartbeat, as behind Optuna's gRPC proxy, the workers' own words in the study's attributes count.
+    """
+    if is_heartbeat_enabled(study._storage):
+        fail_stale_trials(study)
+        return
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+        if claims.silent(str(trial.user_attrs.get(WORKER)), began) and _failed(study, trial):
+            retry_once(study, trial)
+
+
+def _failed(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """End a trial; return False where another process was first, or its own came back."""
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (UpdateFinishedTrialError, ValueError):
+        return False
+    return True

@@ -191,7 +191,7 @@ class Search:
         """Return the next trial, or None when the trials are over."""
         with self._lock:
             if self.claims is not None:
-                fail_stale(self.study)
+                fail_stale(self.study, self.claims)
             self.records.refresh()
             rest = 0.0 if self._stopping or self.times.in_finalists else self._rest_trials()
             if rest < 1.0 or self._has_stalled(rest):
