@@ -32,6 +32,18 @@ def at_equal_accuracy(rows: list[Row], theirs: Row) -> Row | None:
     return max(ours, key=lambda row: row["speedup"], default=None)
 
 
+def between(rows: list[Row], theirs: Row) -> float | None:
+    """Return the search's speed-up at the accuracy of a model made by hand, on the line between the points on either side of it."""
+    ours = sorted((row["test_accuracy"], row["speedup"]) for row in rows if row["maker"] == "search")
+    at = theirs["test_accuracy"]
+    above = max(((speed, accuracy) for accuracy, speed in ours if accuracy >= at), default=None)
+    below = max(((speed, accuracy) for accuracy, speed in ours if accuracy < at), key=lambda point: (point[1], point[0]), default=None)
+    if above is None or below is None or below[0] <= above[0]:
+        return None if above is None else above[0]
+    share = (at - below[1]) / (above[1] - below[1])
+    return below[0] + share * (above[0] - below[0])
+
+
 def headlines(rows: list[Row], best: int | None, *, bars: bool) -> list[Headline]:
     """Return the figures of one network; `bars` is whether it has any."""
     lines = []
@@ -48,6 +60,9 @@ def headlines(rows: list[Row], best: int | None, *, bars: bool) -> list[Headline
         name = f"search against the best by hand within 1.0 point ({hand['name']}), at its accuracy or better"
         bar = HAND_BAR if bars else None
         lines.append(Headline(f"{name} (aim {HAND_AIM})", factor, "x as fast", bar, met(factor, bar)))
+        line = between(rows, hand)
+        name = "the same, on the line between the search's points on either side of that accuracy"
+        lines.append(Headline(name, round(line / hand["speedup"], 3) if line else None, "x as fast"))
         ours = fastest(rows, "search", 1.0)
         lines.append(
             Headline("the same, both within 1.0 point", round(ours["speedup"] / hand["speedup"], 3) if ours else None, "x as fast")
