@@ -35,6 +35,7 @@ from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
 
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH = 256, 64
+_TIMED_ITEMS = 4
 _EARLY_IMAGES = 512
 _SAMPLES = 16
 _EVALUATION_BATCH = 128
@@ -147,8 +148,8 @@ class Pipeline:
     def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
         return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on)
 
-    def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, calibration_batches: int | None = None) -> None:
-        """Write the ONNX file of a module under a plan's bits."""
+    def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, calibrated: bool = True) -> None:
+        """Write the ONNX file of a module under a plan's bits; one that is only timed need not be `calibrated` on more than a few."""
         with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
             bits = self.bits_by_layer(module, plan)
             exported = Path(temporary, "float.onnx") if bits else path
@@ -156,7 +157,7 @@ class Pipeline:
                 export_onnx(module, self._example, exported)
             if bits:
                 with watch.stage("quantise"):
-                    batches = self._calibration[:calibration_batches]
+                    batches = self._calibration if calibrated else [self._calibration[0][:_TIMED_ITEMS]]
                     quantise_onnx(exported, path, bits, batches, reduce_range=self.reduce_range)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class PlanEvaluator:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
         watch = Stopwatch()
         held = self._candidate(plan, Rung.COSTS, number, watch)
-        self.pipeline.lower(held.module, plan, path, watch, calibration_batches=1)
+        self.pipeline.lower(held.module, plan, path, watch, calibrated=False)
         latency = self.pipeline.latency(path, self.bounds, number, watch)
         rejected = self._over_budget(latency, path)
         if not rejected:

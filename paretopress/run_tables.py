@@ -41,7 +41,7 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
         bits = int8_bits(space, 1)
         if bits:
             files[8] = Path(temporary, "int8.onnx")
-            pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), calibration_batches=1)
+            pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), calibrated=False)
         for width, path in files.items():
             profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=runs, layer_of=layer_of)
             whole_ms = baseline_ms

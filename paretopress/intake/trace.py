@@ -45,7 +45,8 @@ def take_in(model: nn.Module, example: Tensor) -> Intake:
         raise ModelError(f"the model must return logits (N, classes), but got shape {output} for {len(example)} inputs")
     layers = _layers(module)
     if not layers:
-        raise ModelError("the model must hold a Conv2d or Linear, but got none", "There is nothing to compress.")
+        others = "; ".join(f"{item.name}, {item.reason}" for item in _left_alone(module)) or "no weights"
+        raise ModelError(f"the model must hold a Conv2d or Linear, but got {others}", "There is nothing to compress.")
     groups, frozen = find_channel_groups(module, layers, example)
     branches = find_branches(module, groups)
     graph = ModelGraph(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from paretopress.measurement import Outcome, Rung
@@ -11,6 +12,7 @@ from paretopress.search.candidates import Bounds, Candidate, front, selection_ma
 _FIRST_GUESS = {Rung.SHORT: 0.25, Rung.LONG: 0.5}
 # points of drop that the first guess counts for: the ratio of small drops is noise
 _GUESS_POINTS = 1.0
+_NOISE_POINTS = 0.5
 # the first finalist of so many is the fastest that can be hoped to stay within the bound; the others are spread along the drop
 _AT_THE_BOUND_EVERY = 4
 
@@ -19,8 +21,9 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     """Return the candidate whose full recovery promises most, or None if nobody is left.
 
     With a bound on the drop: now and then the fastest whose drop is expected to end within it, from the second time on by the selection
-    margin; else the one whose drop is expected to end farthest from all that are there, the baseline included: the user picks from a front,
-    not from copies of one point. The expectation scales a drop by what the finalists before it from the same rung showed.
+    margin; else the one whose drop is expected to end farthest, as a ratio, from all that are there, the baseline included: the user
+    picks from a front, not from copies of one point, and asks for half a point, one or two rather than for three or three and a half. The
+    expectation scales a drop by what the finalists before it from the same rung showed.
     Without a bound: the one that adds most hypervolume to the finalists.
 
     Args:
@@ -42,7 +45,12 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
         return hopeful[0] if hopeful else min(pool, key=lambda c: expected[c.number])
     there = [0.0, *(bounds.drop(final) for final in finals.values())]
     within = [c for c in pool if expected[c.number] <= limit] or pool
-    return max(within, key=lambda c: min(abs(expected[c.number] - drop) for drop in there))
+    return max(within, key=lambda c: min(abs(math.log(_apart(expected[c.number]) / _apart(drop))) for drop in there))
+
+
+def _apart(drop: float) -> float:
+    """Return a drop on a scale whose ratios tell drops apart; below half a point they differ by noise."""
+    return max(drop, 0.0) + _NOISE_POINTS
 
 
 def _scale(rung: Rung, before: Sequence[Outcome], after: Sequence[Outcome], bounds: Bounds) -> float:
