@@ -115,9 +115,7 @@ def checked(seed: int) -> dict[str, object]:
 def lowered(intake: Intake, plan: Plan, x: Tensor) -> float:
     """Return how far the quantised file of a plan is from its float file, as a share of how far its inputs are apart; 0 without bits."""
     module = compress_module(intake.module, intake.graph, plan).module
-    present = {name for name, _ in module.named_modules()}
-    groups = {group.name: group.layers for group in intake.graph.bit_groups}
-    bits = {layer: width for name, width in plan.bits.items() if width < 32 for layer in groups[name] if layer in present}
+    bits = intake.graph.bits_by_layer(plan.bits, {name for name, _ in module.named_modules()})
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
         exact, rounded = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
         export_onnx(module, x, exact)

@@ -36,12 +36,14 @@ def between(rows: list[Row], theirs: Row) -> float | None:
     """Return the search's speed-up at the accuracy of a model made by hand, on the line between the points on either side of it."""
     ours = sorted((row["test_accuracy"], row["speedup"]) for row in rows if row["maker"] == "search")
     at = theirs["test_accuracy"]
-    above = max(((speed, accuracy) for accuracy, speed in ours if accuracy >= at), default=None)
+    above = at_equal_accuracy(rows, theirs)
     below = max(((speed, accuracy) for accuracy, speed in ours if accuracy < at), key=lambda point: (point[1], point[0]), default=None)
-    if above is None or below is None or below[0] <= above[0]:
-        return None if above is None else above[0]
-    share = (at - below[1]) / (above[1] - below[1])
-    return below[0] + share * (above[0] - below[0])
+    if above is None:
+        return None
+    if below is None or below[0] <= above["speedup"]:
+        return above["speedup"]
+    share = (at - below[1]) / (above["test_accuracy"] - below[1])
+    return below[0] + share * (above["speedup"] - below[0])
 
 
 def headlines(rows: list[Row], best: int | None, *, bars: bool) -> list[Headline]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import optuna
 from results_file import Headline, write_result
+from search_hour import MEASURED, OUTSIDE_BAR
 
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.recover import Recovery
@@ -44,8 +45,7 @@ from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "search_hour.toml"
-MEASURED = ("reconstruct", "recover", "accuracy", "latency")
-FACTOR_BAR, OUTSIDE_BAR = 5.0, 5.0
+FACTOR_BAR = 5.0
 
 
 @dataclass(frozen=True, slots=True)

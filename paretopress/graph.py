@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -128,6 +128,11 @@ class ModelGraph:
     def branch_led_by(self, group: str) -> ResidualBranch | None:
         """Return the residual branch that kept[`group`] = 0 removes, or None."""
         return next((branch for branch in self.branches if branch.group == group), None)
+
+    def bits_by_layer(self, bits: Mapping[str, int], present: Collection[str]) -> dict[str, int]:
+        """Return layer -> bits of bit group -> bits, for the layers that are `present` in a module."""
+        groups = {group.name: group.layers for group in self.bit_groups}
+        return {layer: width for name, width in bits.items() for layer in groups[name] if layer in present}
 
     def removed_branches(self, kept: Mapping[str, int]) -> list[ResidualBranch]:
         """Return the residual branches that channel group -> channels kept removes, in the model's order."""

@@ -205,9 +205,7 @@ class Pipeline:
 
     def bits_by_layer(self, module: nn.Module, plan: Plan) -> dict[str, int]:
         """Return layer -> bits of the layers that a plan quantises and the module still has."""
-        present = {name for name, _ in module.named_modules()}
-        groups = {group.name: group.layers for group in self.intake.graph.bit_groups}
-        return {layer: bits for name, bits in plan.bits.items() for layer in groups[name] if layer in present}
+        return self.intake.graph.bits_by_layer(plan.bits, {name for name, _ in module.named_modules()})
 
     def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation images."""

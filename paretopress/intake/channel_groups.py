@@ -47,7 +47,7 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor)
     frozen: dict[str, Frozen] = {}
     outputs = _output_layers(module)
     order = {layer.name: i for i, layer in enumerate(layers)}
-    for raw in _raw_groups(graph, module, layers, frozen):
+    for raw in _raw_groups(graph, module, layers, names, frozen):
         ordered, fed = (
             tuple(sorted(_touched(raw, handler, names) & by_name.keys(), key=order.__getitem__))
             for handler in ("prune_out_channels", "prune_in_channels")
@@ -65,11 +65,10 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor)
 
 
 def _raw_groups(
-    graph: tp.DependencyGraph, module: fx.GraphModule, layers: tuple[Layer, ...], frozen: dict[str, Frozen]
+    graph: tp.DependencyGraph, module: fx.GraphModule, layers: tuple[Layer, ...], names: dict[int, str], frozen: dict[str, Frozen]
 ) -> Iterator[Iterable[tuple[Any, list[int]]]]:
     """Yield the raw group that each layer leads, unless an earlier one holds it; freeze a layer that torch-pruning cannot follow."""
     seen: set[str] = set()
-    names = {id(child): name for name, child in module.named_modules()}
     for layer in layers:
         if layer.name in seen:
             continue

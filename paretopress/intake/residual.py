@@ -6,6 +6,7 @@ from torch import fx, nn
 
 from paretopress.compress.branches import is_add
 from paretopress.graph import ChannelGroup, ResidualBranch
+from paretopress.intake.shapes import shape_of
 
 
 def find_branches(module: fx.GraphModule, groups: tuple[ChannelGroup, ...]) -> tuple[ResidualBranch, ...]:
@@ -50,10 +51,5 @@ def _between(skip: fx.Node, end: fx.Node, add: fx.Node) -> list[fx.Node]:
         waiting.extend(node.all_input_nodes)
     closed = all(user in found or user is add for node in found for user in node.users)
     reaches = any(skip in node.all_input_nodes for node in found)
-    same_shape = _shape(skip) == _shape(end)
+    same_shape = shape_of(skip) == shape_of(end)
     return [node for node in add.graph.nodes if node in found] if closed and reaches and same_shape else []
-
-
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if meta is not None else None

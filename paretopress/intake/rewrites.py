@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.shuffle import ChannelShuffle
+from paretopress.intake.shapes import shape_of
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})
 _TRANSPOSES = frozenset({"transpose", "permute", "swapaxes", torch.transpose, torch.permute})
@@ -51,8 +52,8 @@ def _shuffles(module: fx.GraphModule) -> Iterator[_Shuffle]:
         start = None if split is None else _source(split, _RESHAPES)
         if swap is None or split is None or start is None:
             continue
-        whole, parts = _shape(start), _shape(split)
-        if len(parts) < 4 or (parts[0], parts[1] * parts[2], *parts[3:]) != whole or _shape(end) != whole:
+        whole, parts = shape_of(start), shape_of(split) or ()
+        if len(parts) < 4 or (parts[0], parts[1] * parts[2], *parts[3:]) != whole or shape_of(end) != whole:
             continue
         if _swaps_channels(swap, len(parts)):
             yield _Shuffle(start, end, parts[1], whole[1])
@@ -74,8 +75,3 @@ def _source(node: fx.Node, targets: frozenset[object]) -> fx.Node | None:
 
 def _is(node: fx.Node, targets: frozenset[object]) -> bool:
     return node.op in ("call_method", "call_function") and node.target in targets
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if meta is not None and hasattr(meta, "shape") else ()

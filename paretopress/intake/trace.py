@@ -17,6 +17,7 @@ from paretopress.intake.bit_groups import find_bit_groups
 from paretopress.intake.channel_groups import find_channel_groups
 from paretopress.intake.residual import find_branches
 from paretopress.intake.rewrites import rewrite
+from paretopress.intake.shapes import shape_of
 
 _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU
 
@@ -110,10 +111,10 @@ def _attribute(module: nn.Module, path: str) -> object:
 
 
 def _shape(node: object) -> tuple[int, ...]:
-    meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
-    if meta is None or not hasattr(meta, "shape"):
+    shape = shape_of(node)
+    if shape is None:
         raise ModelError("the model must return one tensor, but got several outputs", "Return the logits alone in eval mode.")
-    return tuple(meta.shape)
+    return shape
 
 
 def _layers(module: fx.GraphModule) -> tuple[Layer, ...]:
