@@ -23,8 +23,6 @@ def create_study(where: Path | StudyPlace, sampler_name: str, space: SearchSpace
     Objectives: accuracy (maximised), MACs and latency (minimised). The samplers of Optuna start a resumed study with another seed, so
     that they do not propose the first plans again.
     """
-    if isinstance(where, Path):
-        drop_torn_record(where)
     storage, name = open_storage(where), study_name(where)
     done = 0
     if name in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
@@ -52,14 +50,3 @@ def open_study(where: Path | StudyPlace) -> optuna.Study:
 def study_name(where: Path | StudyPlace) -> str:
     """Return the name of a place's study."""
     return where.name if isinstance(where, StudyPlace) else STUDY_NAME
-
-
-def drop_torn_record(journal: Path) -> None:
-    """Cut off what follows the last whole line: a full disk or a power loss ended its writing, and what is added would be unreadable."""
-    if not journal.is_file():
-        return
-    with journal.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)

@@ -16,6 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError, RunFolderError
+from paretopress.search.journal_lock import JournalLock
 from paretopress.search.records import retry_once
 
 # After so long without a word what a worker is at is given to another; it says four times as often that it lives.
@@ -104,7 +105,7 @@ def _out_of_reach(where: StudyPlace, error: Exception) -> ConfigError:
 
 def _journal(journal: Path) -> JournalStorage:
     try:
-        return JournalStorage(JournalFileBackend(str(journal)))
+        return JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunFolderError(
             f"a journal must hold one JSON record a line, but got {error} at {journal}",

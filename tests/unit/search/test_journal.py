@@ -6,7 +6,7 @@ import pytest
 
 from paretopress.errors import RunFolderError
 from paretopress.graph import BitGroup, Layer, LayerKind, ModelGraph
-from paretopress.search.journal import create_study, drop_torn_record, open_study
+from paretopress.search.journal import create_study, open_study
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 LAYER = Layer("conv", LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 1_000_000, 9_216, (32, 8, 8))
@@ -33,12 +33,6 @@ def test_open_study_reads_what_is_whole_when_the_last_record_is_torn(journal: Pa
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 4')
     before = journal.read_bytes()
     assert len(open_study(journal).trials) == 2
-    assert journal.read_bytes() == before
-
-
-def test_drop_torn_record_changes_nothing_when_the_journal_is_whole(journal: Path) -> None:
-    before = journal.read_bytes()
-    drop_torn_record(journal)
     assert journal.read_bytes() == before
 
 
