@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config, read_config
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
+from paretopress.inputs import zeros
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import Plan
 from paretopress.report.live import LiveView
@@ -82,7 +84,7 @@ def by_hand(pipeline: Pipeline, space: SearchSpace, state: RunState, folder: Run
             size_bytes, sha256 = file_facts(path)
             relative = str(path.relative_to(folder.root))
             val, test = pipeline.val_accuracy(relative), pipeline.test_accuracy(relative)
-            macs = count_macs(module, graph.input_shape).macs
+            macs = count_macs(module, zeros(graph.inputs, 1)).macs
             models.append(Model("hand", f"{name}, {width}", relative, sha256, size_bytes, macs, val, test, lowered.to_json()))
             print(f"{models[-1].name}: val {val:.2f} %, test {test:.2f} %, {steps} steps", flush=True)
     return models
@@ -167,12 +169,15 @@ def against_hand(rows: list[dict[str, object]], drop: float) -> Headline | None:
     return Headline(name, ratio, "x as fast", 1.0 if is_bar else None, bool(ratio and ratio >= 1.0) if is_bar else None)
 
 
-def compared(config_file: Path, run: Path, minutes: float) -> tuple[list[dict[str, object]], dict[str, object], dict[str, object]]:
+def compared(
+    config_file: Path, run: Path, minutes: float | None = None, make: Callable[..., list[Model]] = by_hand
+) -> tuple[list[dict[str, object]], dict[str, object], dict[str, object]]:
     """Search, make the models by hand, measure all again; return their rows, fastest first, the front, and what both had in common."""
     config = read_config(config_file)
     folder = RunFolder(run)
     if not folder.front.is_file():
-        alone = {"time": config.to_json()["time"] | {"minutes": minutes}, "disk": {"cache_mb": 0}}  # no earlier run helps
+        time = config.to_json()["time"]
+        alone = {"time": time if minutes is None else time | {"minutes": minutes}, "disk": {"cache_mb": 0}}  # no earlier run helps
         timed = parse_config(config.to_json() | alone, str(config_file))
         with LiveView() as view:
             start_run(timed, run, view)
@@ -185,7 +190,7 @@ def compared(config_file: Path, run: Path, minutes: float) -> tuple[list[dict[st
     )
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
     steps = state.effort.short_steps + state.effort.long_steps + state.effort.final_steps
-    models = [*from_front(front), *by_hand(pipeline, space, state, folder, steps)]
+    models = [*from_front(front), *make(pipeline, space, state, folder, steps)]
     rows = measured_again(models, folder, pipeline, front["baseline"]["latency_ms"])
     for row in rows:
         row["test_drop"] = front["baseline"]["test_accuracy"] - row["test_accuracy"]

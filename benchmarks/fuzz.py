@@ -28,9 +28,9 @@ from torch import Tensor, fx
 
 from paretopress.compress.apply import compress_module
 from paretopress.errors import ParetopressError
-from paretopress.graph import ModelGraph
+from paretopress.graph import INPUT, ModelGraph
 from paretopress.intake.trace import Intake, take_in
-from paretopress.lower.export import INPUT, export_onnx
+from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.plan import Plan
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -123,7 +123,7 @@ def lowered(intake: Intake, plan: Plan, x: Tensor) -> float:
             _same("the float file", torch.from_numpy(_outputs(exact, x)), module(x))
         if not bits:
             return 0.0
-        quantise_onnx(exact, rounded, bits, [x.numpy()], reduce_range=False)
+        quantise_onnx(exact, rounded, bits, [{INPUT: x.numpy()}], reduce_range=False)
         wanted, got = (_outputs(path, x) for path in (exact, rounded))
     away = float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted - wanted.mean(0)))
     if not away <= NEAR:

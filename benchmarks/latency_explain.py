@@ -21,6 +21,7 @@ from paretopress.evaluators.explain import explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
 from paretopress.evaluators.profile import profile_onnx
 from paretopress.evaluators.rates import measure_rates
+from paretopress.graph import INPUT
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.targets.capabilities import detect
@@ -57,7 +58,7 @@ def profiled(folder: Path) -> list[dict[str, object]]:
     paths = {"float": folder / "float.onnx", "int8": folder / "int8.onnx"}
     export_onnx(model, images, paths["float"])
     layers = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)]
-    quantise_onnx(paths["float"], paths["int8"], dict.fromkeys(layers, 8), [images.numpy()], reduce_range=False)
+    quantise_onnx(paths["float"], paths["int8"], dict.fromkeys(layers, 8), [{INPUT: images.numpy()}], reduce_range=False)
     rows: list[dict[str, object]] = []
     for repetition in range(PROFILES):
         for name, path in paths.items():

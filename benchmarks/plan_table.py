@@ -26,6 +26,7 @@ from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import rank_branches
 from paretopress.config import read_config
 from paretopress.evaluators.macs import count_macs
+from paretopress.inputs import zeros
 from paretopress.intake.data import stack
 from paretopress.pareto import non_dominated
 from paretopress.pipeline import Pipeline, Stopwatch
@@ -122,7 +123,7 @@ def main() -> None:
                     "ratio": round(latency.ratio, 5),
                     "ratio_ci": [round(end, 5) for end in latency.ratio_ci],
                     "val_accuracy": pipeline.val_accuracy(path.name),
-                    "macs": count_macs(module, intake.graph.input_shape).macs,
+                    "macs": count_macs(module, zeros(intake.graph.inputs, 1)).macs,
                     "duration_s": round(time.monotonic() - started, 2),
                 }
             )

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/figures.md from benchmarks/results/*.json, between their markers.
+"""Write the tables of README.md, docs/figures.md and docs/coverage.md from benchmarks/results/*.json, between their markers.
 
     python benchmarks/readme_tables.py [--check]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,21 +46,34 @@ def cifar10(value: Mapping[str, Any]) -> list[str]:
 
 
 def coverage(value: Mapping[str, Any]) -> list[str]:
-    """Return a row per model."""
-    lines = [*headlines(value), "", "| model | layers | groups | branches | fastest of 5 plans, x fp32 |", "|---|---|---|---|---|"]
+    """Return a row per family, and what is left alone in each."""
+    columns = ("pruned", "quantised", "factorised", "all three")
+    lines = [
+        *headlines(value),
+        "",
+        "| family | layers | channel groups | MACs in them | branches | one layer pruned | quantised | factorised |",
+    ]
+    lines[-1] += " all three | parity | best of a short search | seconds |"
+    lines.append("|---" * 12 + "|")
     for row in value["rows"]:
-        found = (
-            f"error: {row['error']} | | |"
-            if "error" in row
-            else f"{row['channel_groups']} | {row['branches']} | {1 / row['fastest_vs_baseline']:.2f} |"
-        )
-        lines.append(f"| {row['model']} | {row.get('layers', '')} | {found}")
+        each = row.get("one_of_each", {})
+        cells = [row.get(name, "") for name in ("layers", "channel_groups", "prunable_percent", "branches")]
+        cells += [f"{each[word]:.2f}x" if word in each else "" for word in columns]
+        cells.append(f"{each['parity']:.0e}" if "parity" in each else "")
+        cells.append(f"{1 / row['fastest_vs_baseline']:.2f}x" if "fastest_vs_baseline" in row else f"**open**: {row['error']}")
+        lines.append(f"| {row['model']} | {' | '.join(map(str, cells))} | {row['duration_s']:.0f} |")
+    lines += ["", "Left alone, by reason:", ""]
+    for row in value["rows"]:
+        reasons = Counter(item.split(": ", 1)[1] for item in row.get("frozen", ()))
+        if reasons:
+            lines.append(f"- {row['model']}: " + "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common()))
     return lines
 
 
 Table = Callable[[Mapping[str, Any]], list[str]]
 PAGES: dict[str, dict[str, Table]] = {
-    "README.md": {"demo": headlines, "search_hour": cifar10, "trial_cost": headlines, "coverage": coverage, "knobs": headlines},
+    "README.md": {"demo": headlines, "search_hour": cifar10, "trial_cost": headlines, "coverage": headlines, "knobs": headlines},
+    "docs/coverage.md": {"coverage": coverage},
     "docs/figures.md": {
         "search_hour_mobilenet_v2_050": cifar10,
         "cifar10_resnet20": cifar10,

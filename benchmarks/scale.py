@@ -36,7 +36,7 @@ from optuna.trial import TrialState
 from results_file import Headline, write_result
 
 from paretopress.event_log import EventLog, read_events
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
@@ -66,7 +66,7 @@ def made_up() -> tuple[SearchSpace, Bounds, Known]:
     layers = tuple(Layer(n, LayerKind.CONV, CHANNELS, CHANNELS, (3, 3), (1, 1), 1, 10**6, 36_864, (CHANNELS, 8, 8)) for n in names)
     groups = tuple(ChannelGroup(name, CHANNELS, (name,)) for name in names)
     bits = tuple(BitGroup(name, (name,), (32, 8)) for name in names)
-    graph = ModelGraph((3, 8, 8), (10,), layers, groups, (), bits, ())
+    graph = ModelGraph((TensorSpec("input", (3, 8, 8)),), (TensorSpec("output", (10,)),), layers, groups, (), bits, ())
     space = SearchSpace(graph, SpaceOptions(channel_step=8, frozen=frozenset({Knob.RANK})))
     bounds = Bounds(Budget(speedup=1.3), BASELINE_MS, BASELINE)
     layer_ms = {name: {32: 0.3, 8: 0.2} for name in names}

@@ -24,7 +24,7 @@ from results_file import Headline, write_result
 from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
 from paretopress.event_log import read_events
-from paretopress.lower.export import INPUT
+from paretopress.graph import INPUT
 from paretopress.measurement import Latency
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder

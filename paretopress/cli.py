@@ -68,9 +68,10 @@ def search(
     config: Annotated[Path | None, typer.Argument(help="TOML file that says the same as the options.", metavar="[CONFIG]")] = None,
     model: ModelOption = None,
     data: DataOption = None,
+    metric: Annotated[str | None, typer.Option(help="top-1, top-5, F1, mIoU, Spearman, R2 or FILE.py:FUNCTION.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Upper bound on the p50 of one batch.")] = None,
     speedup: Annotated[float | None, typer.Option(help="The bound as a ratio: baseline latency / X.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of the metric that may be lost.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
     hours: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials.")] = None,
@@ -100,6 +101,7 @@ def search(
         "seed": seed,
         "sampler": sampler,
         "trust": trust or None,
+        "metric": {"name": metric},
         "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
         "time": {"minutes": minutes, "hours": hours, "trials": trials},
         "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
@@ -150,7 +152,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
             text = shown if not isinstance(shown, list) else "; ".join(map(str, shown)) or "none"
             out.print(f"{name.replace('_', ' ')}: {text}", markup=False)
     for point in value.get("front", []):
-        out.print(f"front: trial {point['trial']}, {point['val_accuracy']:.2f} % at {point['latency_ms']:.3f} ms", markup=False)
+        out.print(f"front: trial {point['trial']}, {point['shown']} at {point['latency_ms']:.3f} ms", markup=False)
 
 
 @app.command()

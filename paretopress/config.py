@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paretopress.compress.recover import Optimizer, Recipe, Schedule
 from paretopress.errors import ConfigError
-from paretopress.measurement import Budget
+from paretopress.measurement import Budget, Metric
 from paretopress.search.limits import Limits
 from paretopress.search.places import GRACE_S
 from paretopress.search.samplers import DEFAULT_SAMPLER
 from paretopress.spaces.knobs import Knob
+from paretopress.tasks.choose import UNITS
+from paretopress.tasks.classification import TOP_1
 
 CONFIG_SCHEMA = 1
 
@@ -30,6 +32,24 @@ class BudgetSection(_Section):
     speedup: float | None = None
     max_drop: float | None = None
     size_bytes: int | None = None
+
+
+class MetricSection(_Section):
+    """How outputs are scored: by a metric's name, see `tasks.metric_names`, or by a function of the user's, FILE.py:FUNCTION.
+
+    A function takes (outputs, targets) of all items as arrays; `learnt_as` is the task whose loss students learn by, `unit` what the
+    score is measured in. The bound on the drop is in that unit.
+    """
+
+    name: str = TOP_1
+    learnt_as: str = "classification"
+    unit: str = "%"
+    lower_is_better: bool = False
+
+    def metric(self) -> Metric:
+        """Return what the score is called and measured in."""
+        name = self.name.rpartition(":")[2]
+        return Metric(name, UNITS.get(self.name.lower(), self.unit), not self.lower_is_better)
 
 
 class TimeSection(_Section):
@@ -149,6 +169,7 @@ class RunConfig(_Section):
     replay: str | None = None
     seed: int = Field(0, ge=0)
     sampler: str = DEFAULT_SAMPLER
+    metric: MetricSection = MetricSection()
     budget: BudgetSection = BudgetSection()
     time: TimeSection = TimeSection()
     recovery: RecoverySection = RecoverySection()

@@ -75,6 +75,6 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
         plan=point["plan"],
         session_options={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
     )
-    return write_bundle(
-        to, onnx=folder.root / point["onnx"]["path"], sha256=point["onnx"]["sha256"], facts=facts, samples=np.load(folder.samples)
-    )
+    with np.load(folder.samples, allow_pickle=False) as kept:
+        samples = dict(kept)
+    return write_bundle(to, onnx=folder.root / point["onnx"]["path"], sha256=point["onnx"]["sha256"], facts=facts, samples=samples)

@@ -9,7 +9,9 @@ from typing import Any
 
 from paretopress.errors import RunFolderError
 
-GRAPH_SCHEMA = 1
+GRAPH_SCHEMA = 2
+# names in the exported file where there is one input, or one output
+INPUT, OUTPUT = "input", "output"
 
 
 class LayerKind(StrEnum):
@@ -19,21 +21,32 @@ class LayerKind(StrEnum):
     DEPTHWISE = "depthwise"
     GROUPED = "grouped"
     LINEAR = "linear"
+    RECURRENT = "recurrent"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output: its name in the exported file, the shape of one item, and its type, "float32" or "int64"."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One Conv2d or Linear, named by its module path.
+    """One convolution, Linear, LSTM or GRU, named by its module path.
 
-    `macs` and `output_shape` are those of one input (batch 1); `output_shape` is (C, H, W) or (features,).
+    `macs` and `output_shape` are those of one input (batch 1); `output_shape` is (C, H, W) of an image layer,
+    (features,) or (positions, features) of a Linear; `kernel` has an entry per axis of the map.
     """
 
     name: str
     kind: LayerKind
     in_channels: int
     out_channels: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
     groups: int
     macs: int
     params: int
@@ -44,13 +57,14 @@ class Layer:
 class ChannelGroup:
     """Layers whose output channels must be pruned together; `name` is the first of them in the model's order.
 
-    `feeds` are the layers that lose input channels with them.
+    `feeds` are the layers that lose input channels with them. Channels go in blocks of `unit`: of an attention's layers, whole heads.
     """
 
     name: str
     channels: int
     layers: tuple[str, ...]
     feeds: tuple[str, ...] = ()
+    unit: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +104,14 @@ class ModelGraph:
     """The structure of one traced model.
 
     Attributes:
-        input_shape: (C, H, W) of one input.
-        output_shape: (classes,) of one output.
+        inputs: in the order in which the model takes them.
+        outputs: in the order in which it puts them out; (classes,) is the shape of logits.
         layers: in the order in which the model calls them.
         frozen: what is not pruned, with the reason.
     """
 
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     layers: tuple[Layer, ...]
     channel_groups: tuple[ChannelGroup, ...]
     branches: tuple[ResidualBranch, ...]
@@ -113,10 +127,18 @@ class ModelGraph:
         """Return what `to_json` wrote; raises RunFolderError for another schema."""
         if value.get("schema") != GRAPH_SCHEMA:
             raise RunFolderError(f"a model graph must have schema {GRAPH_SCHEMA}, but got schema={value.get('schema')}")
-        parts = {"layers": Layer, "channel_groups": ChannelGroup, "branches": ResidualBranch, "bit_groups": BitGroup, "frozen": Frozen}
+        parts = {
+            "inputs": TensorSpec,
+            "outputs": TensorSpec,
+            "layers": Layer,
+            "channel_groups": ChannelGroup,
+            "branches": ResidualBranch,
+            "bit_groups": BitGroup,
+            "frozen": Frozen,
+        }
         lists = {key: tuple(part(**{k: _tupled(v) for k, v in item.items()}) for item in value[key]) for key, part in parts.items()}
         layers = tuple(replace(layer, kind=LayerKind(layer.kind)) for layer in lists.pop("layers"))
-        return cls(tuple(value["input_shape"]), tuple(value["output_shape"]), layers, **lists)
+        return cls(layers=layers, **lists)
 
     def layer(self, name: str) -> Layer:
         """Return the layer of that name; raises KeyError."""

@@ -24,6 +24,23 @@ class Rung(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Metric:
+    """What a score is called and measured in. Scores are compared as if higher were better: where lower is, the negative is kept."""
+
+    name: str = "top-1"
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    def value(self, score: float) -> float:
+        """Return the metric of a score."""
+        return score if self.higher_is_better else -score
+
+    def shown(self, score: float) -> str:
+        """Return the metric of a score with its unit: "86.01 %", "3.20 mm"."""
+        return f"{self.value(score):.2f} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
 class Latency:
     """Latency of one ONNX file, measured in turns with the baseline file in the same process.
 

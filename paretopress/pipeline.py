@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from paretopress.atomic import write_bytes, write_json
@@ -23,9 +22,10 @@ from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracy
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.event_log import EventLog
+from paretopress.inputs import arrays, feeds, split, taken
 from paretopress.intake.data import Data, Split, batch, stack
 from paretopress.intake.trace import Intake
-from paretopress.lower.export import INPUT, export_onnx
+from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
@@ -34,16 +34,16 @@ from paretopress.search.candidates import Bounds
 from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
 
-_CALIBRATION_IMAGES, _CALIBRATION_BATCH = 256, 64
+_CALIBRATION_ITEMS, _CALIBRATION_BATCH = 256, 64
 _TIMED_ITEMS = 4
-_EARLY_IMAGES = 512
+_EARLY_ITEMS = 512
 _SAMPLES = 16
 _EVALUATION_BATCH = 128
 _CACHE_BYTES = 1 << 30
 # the cache's folders of latencies, and their file
 _LATENCY, _LATENCY_FILE = "latency", "latency.json"
 
-Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+Batch = tuple[tuple[npt.NDArray[Any], ...], npt.NDArray[np.int64]]
 
 
 class Batches:
@@ -57,7 +57,7 @@ class Batches:
         if self._kept is not None:
             return iter(self._kept)
         first = next(self._read())
-        if first[0].nbytes / len(first[0]) * self._size > _CACHE_BYTES:
+        if sum(part.nbytes for part in first[0]) / len(first[1]) * self._size > _CACHE_BYTES:
             return self._read()
         self._kept = list(self._read())
         return iter(self._kept)
@@ -65,7 +65,7 @@ class Batches:
     def _read(self) -> Iterator[Batch]:
         for start in range(0, self._size, _EVALUATION_BATCH):
             x, y = batch(self._split, range(start, min(start + _EVALUATION_BATCH, self._size)))
-            yield x.numpy(), y.numpy()
+            yield arrays(x), y.numpy()
 
 
 @dataclass(slots=True)
@@ -104,29 +104,31 @@ class Pipeline:
         self.folder, self.seed, self.target, self.cache = folder, seed, target, cache
         self.reduce_range, self._threads = reduce_range, scoring_threads
         self._scored_on = target if score_on_target else None
-        images, _ = stack(data.train, _CALIBRATION_IMAGES, seed)
-        self._calibration = [part.numpy() for part in torch.split(images, _CALIBRATION_BATCH)]
-        self._example, _ = stack(data.val, 4, seed)
-        self.feed = {INPUT: self._example[:1].numpy()}
+        self._names, self._outputs = ([spec.name for spec in specs] for specs in (intake.graph.inputs, intake.graph.outputs))
+        calibration, _ = stack(data.train, _CALIBRATION_ITEMS, seed)
+        self._calibration = list(feeds(self._names, split(calibration, _CALIBRATION_BATCH)))
+        self.example, _ = stack(data.val, 4, seed)
+        (self.feed,) = feeds(self._names, [taken(self.example, 1)])
         self._val = Batches(data.val, data.sizes()["val"])
-        early_x, early_y = stack(data.val, _EARLY_IMAGES, seed)
-        self._early: list[Batch] = [(early_x.numpy(), early_y.numpy())]
+        early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
+        self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
         self._fingerprint: dict[str, Any] | None = None
         self._baseline_sha256: str | None = None
 
     def measure_baseline(self) -> Outcome:
-        """Export, measure and score the unchanged model; writes baseline.onnx and samples.npy."""
+        """Export, measure and score the unchanged model; writes baseline.onnx and samples.npz."""
         watch = Stopwatch()
         path = self.folder.baseline
         samples = io.BytesIO()
-        np.save(samples, self._early[0][0][:_SAMPLES])
+        kept: dict[str, Any] = {name: part[:_SAMPLES] for name, part in zip(self._names, self._early[0][0], strict=True)}
+        np.savez(samples, **kept)
         write_bytes(self.folder.samples, samples.getvalue())
         with watch.stage("export"):
-            export_onnx(self.intake.module, self._example, path)
+            export_onnx(self.intake.module, self.example, path, self._names, self._outputs)
         with watch.stage("latency"):
             latency = self.target.measure_baseline(path, feed=self.feed, rng=np.random.default_rng(self.seed))
         with watch.stage("macs"):
-            macs = count_macs(self.intake.module, self.intake.graph.input_shape)
+            macs = count_macs(self.intake.module, self.example)
         return self.measured(path, path.name, Rung.FINAL, macs, latency, watch)
 
     def test_accuracy(self, onnx_path: str) -> float:
@@ -143,10 +145,10 @@ class Pipeline:
 
     def float_accuracy(self, module: nn.Module) -> float:
         """Return the accuracy of a candidate on the validation split before it was quantised, in percent."""
-        return module_accuracy(module, self._val)
+        return module_accuracy(module, self._val, self.data.task)
 
     def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
-        return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on)
+        return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
 
     def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, calibrated: bool = True) -> None:
         """Write the ONNX file of a module under a plan's bits; one that is only timed need not be `calibrated` on more than a few."""
@@ -154,10 +156,12 @@ class Pipeline:
             bits = self.bits_by_layer(module, plan)
             exported = Path(temporary, "float.onnx") if bits else path
             with watch.stage("export"):
-                export_onnx(module, self._example, exported)
+                export_onnx(module, self.example, exported, self._names, self._outputs)
             if bits:
                 with watch.stage("quantise"):
-                    batches = self._calibration if calibrated else [self._calibration[0][:_TIMED_ITEMS]]
+                    batches = (
+                        self._calibration if calibrated else [{name: part[:_TIMED_ITEMS] for name, part in self._calibration[0].items()}]
+                    )
                     quantise_onnx(exported, path, bits, batches, reduce_range=self.reduce_range)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -208,7 +212,7 @@ class Pipeline:
         return self.intake.graph.bits_by_layer(plan.bits, {name for name, _ in module.named_modules()})
 
     def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
-        """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation images."""
+        """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation items."""
         with watch.stage("accuracy"):
             accuracy = self.file_accuracy(path)
         return _outcome(path, stored, rung, accuracy, macs, latency, watch)
@@ -216,7 +220,7 @@ class Pipeline:
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept."""
         with watch.stage("accuracy"):
-            accuracy = module_accuracy(module, self._early)
+            accuracy = module_accuracy(module, self._early, self.data.task)
         return _outcome(path, "", Rung.COSTS, accuracy, macs, latency, watch)
 
 

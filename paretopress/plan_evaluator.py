@@ -193,7 +193,7 @@ class PlanEvaluator:
                 with torch.no_grad():
                     compressed.module.load_state_dict(load_file(trained))
         with watch.stage("macs"):
-            macs = count_macs(compressed.module, self.pipeline.intake.graph.input_shape)
+            macs = count_macs(compressed.module, self.pipeline.example)
         self._in_hand = _InHand(number, rung, compressed, macs, as_compressed=not goes_on)
         return self._in_hand
 

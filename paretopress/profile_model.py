@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.evaluators.profile import LayerOf, Profile, layer_by_module_path, profile_onnx
 from paretopress.evaluators.rates import peak_gmacs
+from paretopress.inputs import Inputs, feeds, taken
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
-from paretopress.lower.export import INPUT, export_onnx
+from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.plan import Plan
 from paretopress.report.tables import ProfileRow, ProfileSums
@@ -55,7 +55,8 @@ def profile_model(intake: Intake, data: Data, *, threads: int, runs: int) -> Mod
     settings = SessionSettings(threads=threads)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         layer_of = layer_by_module_path(layer.name for layer in graph.layers)
-        bench = _Bench(Path(temporary), example, settings, runs, layer_of)
+        names, outputs = (tuple(spec.name for spec in specs) for specs in (graph.inputs, graph.outputs))
+        bench = _Bench(Path(temporary), example, names, outputs, settings, runs, layer_of)
         path, profile = bench.exported(intake.module)
         spent = profile.by_layer()
         int8 = bench.quantised(path, [name for name in spent if name is not None], capabilities)
@@ -87,23 +88,27 @@ class _Bench:
     """Exports and profiles variants of one model."""
 
     folder: Path
-    example: Tensor
+    example: Inputs
+    names: tuple[str, ...]
+    outputs: tuple[str, ...]
     settings: SessionSettings
     runs: int
     layer_of: LayerOf
 
     def exported(self, module: nn.Module) -> tuple[Path, Profile]:
         path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
-        export_onnx(module, self.example, path)
+        export_onnx(module, self.example, path, self.names, self.outputs)
         return path, self._profile(path)
 
     def quantised(self, source: Path, layers: list[str], capabilities: Capabilities) -> Profile:
         path = self.folder / "int8.onnx"
-        quantise_onnx(source, path, dict.fromkeys(layers, 8), [self.example.numpy()], reduce_range=capabilities.reduce_range)
+        quantise_onnx(
+            source, path, dict.fromkeys(layers, 8), list(feeds(self.names, [self.example])), reduce_range=capabilities.reduce_range
+        )
         return self._profile(path)
 
     def _profile(self, path: Path) -> Profile:
-        feed = {INPUT: np.ascontiguousarray(self.example[:1].numpy())}
+        (feed,) = feeds(self.names, [taken(self.example, 1)])
         return profile_onnx(path, settings=self.settings, feed=feed, layer_of=self.layer_of, runs=self.runs)
 
 

@@ -5,7 +5,7 @@ tables.json  graph.json      costs and predicted damages, and the structure that
 journal.log                  the study (Optuna journal)
 log.jsonl    latencies.jsonl events and measurements, a JSON line each
 workers.log                  what evaluating processes print
-samples.npy                  validation images for self-checks
+samples.npz                  validation items for self-checks, by input
 baseline.onnx  trials/0007/  finalists/0007/    model.onnx and student.safetensors
 front.json  front.png        the result
 """
@@ -82,7 +82,7 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         """A few validation images, for the self-check of bundles."""
-        return self.root / "samples.npy"
+        return self.root / "samples.npz"
 
     @property
     def front(self) -> Path:

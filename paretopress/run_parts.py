@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnxruntime as ort
@@ -12,10 +12,12 @@ from torch import nn
 from paretopress.cache import Cache, cache_root, code_version
 from paretopress.compress.students import Shelf, Students
 from paretopress.config import RunConfig
+from paretopress.errors import ConfigError
 from paretopress.event_log import read_events
 from paretopress.intake.checks import check_data, check_model
-from paretopress.intake.data import Data, as_data, data_sha256, stack
+from paretopress.intake.data import Data, argument_names, as_data, data_sha256, stack
 from paretopress.intake.data_spec import load_data
+from paretopress.intake.factory import is_factory, load_function
 from paretopress.intake.model_spec import load_model
 from paretopress.intake.trace import Intake, take_in
 from paretopress.measurement import Latency
@@ -29,8 +31,10 @@ from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.replay import ReplayTarget
 from paretopress.targets.target import Target
+from paretopress.tasks.base import Task
+from paretopress.tasks.choose import task_by, task_scored_by
 
-_EXAMPLE_IMAGES = 4
+_EXAMPLE_ITEMS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,19 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     assert model is not None
     split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
     model.eval()
-    check_data(split, model)
-    images, _ = stack(split.val, _EXAMPLE_IMAGES, config.seed)
-    return take_in(model, images), split
+    split = replace(split, task=_task(config, base))
+    names = argument_names(split.train)
+    check_data(split, model if names is None else lambda *x: model(**dict(zip(names, x, strict=True))))
+    example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
+    return take_in(model, example, names), split
+
+
+def _task(config: RunConfig, base: Path | None) -> Task:
+    """Return the task that a configuration names; raises ConfigError."""
+    asked = config.metric
+    if not is_factory(asked.name):
+        return task_by(asked.name)
+    return task_scored_by(load_function(asked.name, base, ConfigError), asked.learnt_as, asked.metric())
 
 
 def open_run_target(config: RunConfig) -> Target:

@@ -53,7 +53,7 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
     """
     state, bounds = run.state, run.bounds
     reporter.message(
-        f"baseline {state.baseline.val_accuracy:.2f} % at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
+        f"baseline {bounds.metric.shown(state.baseline.val_accuracy)} at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
         f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
         f"goes on, {state.effort.final_steps} a finalist"
     )

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from paretopress.compress.fisher import Asked, fisher_damages
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
+from paretopress.graph import LayerKind
+from paretopress.inputs import Inputs
 from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.search.seeds import int8_bits
@@ -23,11 +24,11 @@ from paretopress.targets.local import SessionSettings
 _PROFILED_RUNS, _PROFILED_MS = (10, 100), 2_000.0
 
 
-def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss: Mapping[str, float], baseline_ms: float) -> Tables:
+def measure_tables(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss: Mapping[str, float], baseline_ms: float) -> Tables:
     """Return the tables of a model.
 
     Args:
-        images: (N, C, H, W) float32 training images for the damages. branch_loss: group -> divergence when its branch is removed.
+        items: training items for the damages. branch_loss: group -> divergence when its branch is removed.
     The profiler runs on this host and in its state of the minute, so its milliseconds are scaled to what the target measured of the
     whole file; on another machine the proportions are a prediction that the trials correct.
     """
@@ -59,10 +60,10 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, images: Tensor, branc
     for by_bits in layer_ms.values():
         by_bits.setdefault(FLOAT_BITS, 0.0)  # a layer that the optimiser folded away costs nothing
     floor_ms = min((ms for by_bits in layer_ms.values() for ms in by_bits.values() if ms > 0.0), default=0.0)
-    return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, images, branch_loss))
+    return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, items, branch_loss))
 
 
-def _damages(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss: Mapping[str, float]) -> dict[str, dict[Value, float]]:
+def _damages(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss: Mapping[str, float]) -> dict[str, dict[Value, float]]:
     """Return parameter -> value -> predicted divergence; a bit group's is the sum of its layers'."""
     choices = {variable.name: variable for variable in space.variables if isinstance(variable, Choice)}
     groups = {group.name: group for group in space.graph.channel_groups}
@@ -70,16 +71,19 @@ def _damages(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss
     ranks = {name.removeprefix("rank/"): [v for v in c.values if v is not None] for name, c in choices.items() if name.startswith("rank/")}
     bit_groups = {group.name: group for group in space.graph.bit_groups if f"bits/{group.name}" in choices}
     widths = {name: [int(v) for v in choices[f"bits/{name}"].values if v not in (None, FLOAT_BITS)] for name in bit_groups}
+    # nothing is predicted for recurrent layers: the trials will tell
+    judged = {layer.name for layer in space.graph.layers if layer.kind is not LayerKind.RECURRENT}
     found = fisher_damages(
         pipeline.intake.module,
         space.graph,
-        images,
+        items,
         Asked(
             kept={name: [keep for keep in by_ratio.values() if 0 < keep < groups[name].channels] for name, by_ratio in kept.items()},
             ranks={name: [int(rank) for rank in values] for name, values in ranks.items()},
-            bits={layer: widths[name] for name, group in bit_groups.items() for layer in group.layers},
+            bits={layer: widths[name] for name, group in bit_groups.items() for layer in group.layers if layer in judged},
         ),
         seed=pipeline.seed,
+        task=pipeline.data.task,
     )
     damages: dict[str, dict[Value, float]] = {}
     for name, by_ratio in kept.items():
@@ -90,5 +94,5 @@ def _damages(pipeline: Pipeline, space: SearchSpace, images: Tensor, branch_loss
     for name, by_rank in found.ranks.items():
         damages[f"rank/{name}"] = {rank: damage for rank, damage in by_rank.items()}  # noqa: C416  # dict() does not widen the key's type
     for name, group in bit_groups.items():
-        damages[f"bits/{name}"] = {bits: sum(found.bits[layer][bits] for layer in group.layers) for bits in widths[name]}
+        damages[f"bits/{name}"] = {bits: sum(found.bits[n][bits] for n in group.layers if n in judged) for bits in widths[name]}
     return damages

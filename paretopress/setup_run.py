@@ -47,8 +47,8 @@ _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 _SHORT_AIMED_AT, _LONG_AIMED_AT = 120, 30
 _SHORT_SHARE = 0.4
 _STEPS_WITHOUT_TIME = {"short": 25, "long": 100, "final": 400}
-# images for ranking branches: 256 small ones, fewer large ones, so that a removal is judged in about a second
-_SENSITIVITY_IMAGES, _SENSITIVITY_VALUES = (16, 256), 2_000_000
+# items for ranking branches: 256 small ones, fewer large ones, so that a removal is judged in about a second
+_SENSITIVITY_ITEMS, _SENSITIVITY_VALUES = (16, 256), 2_000_000
 _GREEDY_UP_TO = 10
 # a trial is not training alone: the share of its time that is, and of a finalist's, on a small network
 _TRAINING_SHARE, _FINAL_TRAINING_SHARE = 0.7, 0.9
@@ -119,7 +119,7 @@ class RunState:
 
     def bounds(self, config: RunConfig) -> Bounds:
         """Return the budget of a run on the scale of this baseline."""
-        return Bounds(config.checked_budget(), self.baseline.latency.latency_ms, self.baseline.val_accuracy)
+        return Bounds(config.checked_budget(), self.baseline.latency.latency_ms, self.baseline.val_accuracy, config.metric.metric())
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -228,22 +228,23 @@ def _trains(config: RunConfig) -> bool:
 
 def _find(pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, baseline_ms: float) -> Findings:
     trains = _trains(config)
-    recovery = Recovery(intake.module, data.train, config.recovery.recipe(min(_RATES)))
+    recovery = Recovery(intake.module, data.train, config.recovery.recipe(min(_RATES)), task=data.task)
     step_s = _typical_step_s(intake, recovery, space) if trains else 0.0
     rate, losses = (
         _learning_rate(intake, recovery, space, config.recovery, step_s) if trains else (config.recovery.learning_rate or 0.0, {})
     )
-    fewest, most = _SENSITIVITY_IMAGES
-    count = _SENSITIVITY_VALUES // math.prod(intake.graph.input_shape)
-    images, _ = stack(data.train, min(max(count, fewest), most), config.seed)
+    fewest, most = _SENSITIVITY_ITEMS
+    count = _SENSITIVITY_VALUES // sum(math.prod(spec.shape) for spec in intake.graph.inputs)
+    items, _ = stack(data.train, min(max(count, fewest), most), config.seed)
     ranking = rank_branches(
         intake.module,
         intake.graph,
-        images,
+        items,
         lambda module: recovery.recalibrated(module, config.seed),
         greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
+        task=data.task,
     )
-    tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline_ms)
+    tables = measure_tables(pipeline, space, items, ranking.loss_alone, baseline_ms)
     shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
     return Findings(rate, shown, step_s, ranking.order, tables, baseline_ms)
 
@@ -301,4 +302,4 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
 def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:
     """Return the recovery that every trial of a run shares."""
     recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01)
-    return Recovery(intake.module, data.train, recipe, no_measurement)
+    return Recovery(intake.module, data.train, recipe, no_measurement, task=data.task)

@@ -45,6 +45,7 @@ def run_status(run: Path) -> dict[str, Any]:
         "given_s": limits.seconds,
         "remaining_s": 0.0 if phase == "finished" else _remaining_s(records, times),
         "budget_ms": round(bounds.limit_ms, 4),
+        "metric": bounds.metric.name,
         "best": describe(chosen.outcome, bounds) if chosen else "none yet",
         "best_file": str(folder.root / chosen.outcome.onnx_path) if chosen else None,
         "front": [
@@ -52,6 +53,7 @@ def run_status(run: Path) -> dict[str, Any]:
                 "trial": c.number,
                 "rung": int(c.outcome.rung),
                 "val_accuracy": c.outcome.val_accuracy,
+                "shown": bounds.metric.shown(c.outcome.val_accuracy),
                 "latency_ms": c.outcome.latency.latency_ms,
                 "macs": c.outcome.macs,
             }

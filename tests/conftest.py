@@ -46,6 +46,30 @@ class TinyNet(nn.Module):
         return self.fc(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
 
 
+class Attends(nn.Module):
+    """Patches of 4x4 pixels, a token of its own, two blocks of attention with 4 heads, in the order that nn.MultiheadAttention wants."""
+
+    def __init__(self, *, batch_first: bool = True, bias: bool = True) -> None:
+        super().__init__()
+        width = 32
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(2)])
+        self.attentions = nn.ModuleList([nn.MultiheadAttention(width, 4, bias=bias, batch_first=batch_first) for _ in range(2)])
+        self.first, self.second, self.fc = nn.Linear(width, 48), nn.Linear(48, width), nn.Linear(width, 4)
+        self.batch_first = batch_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        x = x if self.batch_first else x.transpose(0, 1)
+        for norm, attention in zip(self.norms, self.attentions, strict=True):
+            y = norm(x)
+            x = x + attention(y, y, y, need_weights=False)[0]
+        x = x + self.second(nn.functional.gelu(self.first(x)))
+        return self.fc(x[:, 0] if self.batch_first else x[0])
+
+
 def with_lived_in_statistics(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return the model in eval mode with batch-norm statistics and scales as if it had been trained."""
     for module in model.modules():
@@ -64,6 +88,18 @@ def tiny() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return with_lived_in_statistics(TinyNet(), (3, 8, 8))
+
+
+@pytest.fixture
+def attends() -> Callable[..., nn.Module]:
+    """Makes an untrained network with attention: (N, 3, 8, 8) -> (N, 4)."""
+
+    def make(**options: bool) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Attends(**options).eval()
+
+    return make
 
 
 @pytest.fixture

@@ -6,14 +6,16 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from paretopress.compress.branches import remove_branches
 from paretopress.compress.factorise import break_even_rank, factorise
 from paretopress.compress.pruning import KeptChannels, prune_groups
 from paretopress.errors import CompressError
 from paretopress.graph import ModelGraph
+from paretopress.inputs import outputs_of, tensors, zeros
 from paretopress.plan import Plan
+from paretopress.weighted import Weighted, kernel_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +34,19 @@ def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Comp
     """
     _check_names(graph, plan)
     module = copy.deepcopy(base).eval()
-    example = torch.zeros(2, *graph.input_shape)
+    example = zeros(graph.inputs, 2)
     remove_branches(module, graph.removed_branches(plan.kept))
     groups = {group.name: group for group in graph.channel_groups}
     kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example)
     notes = _factorise_layers(module, plan)
     try:
         with torch.inference_mode():
-            shape = tuple(module(example).shape[1:])
+            shapes = [tuple(output.shape[1:]) for output in outputs_of(module(*tensors(example)))]
     except RuntimeError as error:
         raise CompressError(f"a compressed model must run, but got {str(error).splitlines()[0]}") from error
-    if shape != graph.output_shape:
-        raise CompressError(f"compression must keep the output shape {graph.output_shape}, but got {shape}")
+    wanted = [spec.shape for spec in graph.outputs]
+    if shapes != wanted:
+        raise CompressError(f"compression must keep the shapes of the outputs, {wanted}, but got {shapes}")
     return Compressed(module, notes, kept)
 
 
@@ -65,12 +68,11 @@ def _factorise_layers(module: fx.GraphModule, plan: Plan) -> tuple[str, ...]:
     layers = dict(module.named_modules())
     for name, rank in plan.rank.items():
         layer = layers.get(name)
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
+        if not isinstance(layer, Weighted):
             notes.append(f"rank/{name}: its branch is removed")
             continue
         out_channels, in_channels = layer.weight.shape[:2]
-        kernel = (layer.kernel_size[0], layer.kernel_size[1]) if isinstance(layer, nn.Conv2d) else (1, 1)
-        limit = break_even_rank(out_channels, in_channels, kernel)
+        limit = break_even_rank(out_channels, in_channels, kernel_of(layer))
         if rank > limit:
             notes.append(f"rank/{name}: {rank} is past the break-even rank {limit} of the pruned layer; left dense")
             continue

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretopress.weighted import Weighted
+
 _ACTIVATION_LEVELS = 255
 
 
@@ -39,7 +41,7 @@ def _rounded_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 @contextmanager
 def fake_quantised(module: nn.Module, layers: Iterable[str], *, reduce_range: bool) -> Iterator[None]:
-    """Round inputs and weights of the named Conv2d and Linear layers within the block; gradients pass the rounding straight through.
+    """Round inputs and weights of the named convolutions and Linear layers within the block; gradients pass the rounding straight through.
 
     Args:
         layers: module paths. A factorised layer's factors are rounded each; a name that the module does not have is passed over.
@@ -49,7 +51,7 @@ def fake_quantised(module: nn.Module, layers: Iterable[str], *, reduce_range: bo
     """
     highest = 63 if reduce_range else 127
     present = dict(module.named_modules())
-    chosen = [part for name in layers if name in present for part in present[name].modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    chosen = [part for name in layers if name in present for part in present[name].modules() if isinstance(part, Weighted)]
     with ExitStack() as undo:
         for part in chosen:
             parametrize.register_parametrization(part, "weight", _RoundedWeight(highest))

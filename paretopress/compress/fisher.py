@@ -17,12 +17,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from paretopress.compress.factorise import factorise
+from paretopress.compress.factorise import Factoriser
 from paretopress.compress.pruning import dropped_inputs
 from paretopress.errors import CompressError
 from paretopress.graph import ModelGraph
+from paretopress.inputs import Inputs, outputs_of, size_of, split, tensors, zeros
+from paretopress.tasks.base import Task
+from paretopress.tasks.classification import Classification
+from paretopress.weighted import Conv, Weighted
 
 _BATCH = 64
+_TOP_1 = Classification()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +58,39 @@ class _Call:
 
 _Calls = Mapping[str, Sequence[_Call]]
 _Product = Callable[[_Calls], Tensor]
+# a layer's input -> what a change adds to its output
+_Added = Callable[[Tensor], Tensor]
 
 
-def fisher_damages(base: fx.GraphModule, graph: ModelGraph, images: Tensor, asked: Asked, *, seed: int = 0) -> Damages:
+def fisher_damages(base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, asked: Asked, *, seed: int = 0, task: Task = _TOP_1) -> Damages:
     """Return the predicted damage of every choice asked for; the module is not changed.
 
     Args:
-        images: (N, C, H, W) float32, as the model was trained on.
+        inputs: items as the model was trained on.
     """
     module = copy.deepcopy(base).eval().requires_grad_(False)
-    layers = {name: child for name, child in module.named_modules() if isinstance(child, nn.Conv2d | nn.Linear)}
+    for embedding in (part for part in module.modules() if isinstance(part, nn.Embedding)):
+        embedding.requires_grad_()  # tokens have no gradient, and what a layer reads must have one
+    layers = {name: child for name, child in module.named_modules() if isinstance(child, Weighted)}
     products = {
         "kept": _pruning_products(base, graph, asked.kept),
-        "ranks": _weight_products(layers, asked.ranks, _factor_change),
-        "bits": _weight_products(layers, asked.bits, rounding_change),
+        "ranks": _weight_products(layers, asked.ranks, _factored),
+        "bits": _weight_products(layers, asked.bits, _rounded),
     }
     totals = {kind: {name: dict.fromkeys(by_value, 0.0) for name, by_value in by_name.items()} for kind, by_name in products.items()}
     generator = torch.Generator().manual_seed(seed)
-    for batch in torch.split(images, _BATCH):
+    for batch in split(inputs, _BATCH):
         with _recorded(layers) as calls:
-            logits = module(batch.clone().requires_grad_())
-            labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
-            F.cross_entropy(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            task.surprise(outputs_of(module(*_with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         for kind, by_name in products.items():
             for name, by_value in by_name.items():
                 for value, product in by_value.items():
-                    totals[kind][name][value] += 0.5 * float(product(calls).square().sum()) / len(images)
+                    totals[kind][name][value] += 0.5 * float(product(calls).square().sum()) / size_of(inputs)
     return Damages(**totals)
+
+
+def _with_gradients(batch: Inputs) -> list[Tensor]:
+    return [part.clone().requires_grad_() if part.is_floating_point() else part for part in tensors(batch)]
 
 
 def rounding_change(layer: nn.Module, bits: int) -> Tensor:
@@ -91,26 +102,45 @@ def rounding_change(layer: nn.Module, bits: int) -> Tensor:
     return change
 
 
-def _factor_change(layer: nn.Module, rank: int) -> Tensor:
-    """Return what factors of a rank add to a layer's weights; the channel SVD or the spatial one, whichever `factorise` takes."""
-    first, second = factorise(layer, rank)
-    weight = _weight(layer)
+def _rounded(layer: nn.Module) -> Callable[[int], _Added]:
+    """Return what tells, for a width in bits, what rounding the weights adds to a layer's output."""
+
+    def at(bits: int) -> _Added:
+        # the change of the weights is made anew for every batch: kept for all layers and widths it would be several times the model
+        return lambda x: _applied(layer, rounding_change(layer, bits), x)
+
+    return at
+
+
+def _factored(layer: nn.Module) -> Callable[[int], _Added]:
+    """Return what tells, for a rank, what factors in place of the weights add to a layer's output."""
+    made = Factoriser(layer)
+
+    def at(rank: int) -> _Added:
+        factors = made.at(rank).requires_grad_(False)
+        return lambda x: factors(x) - layer(x)
+
+    return at
+
+
+def _applied(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    """Return the output of a layer with other weights and no bias."""
     if isinstance(layer, nn.Linear):
-        return _weight(second) @ _weight(first) - weight
-    if second.kernel_size == (1, 1):
-        return torch.einsum("or,rikl->oikl", _weight(second)[:, :, 0, 0], _weight(first)) - weight
-    return torch.einsum("orl,rik->oikl", _weight(second)[:, :, 0, :], _weight(first)[:, :, :, 0]) - weight
+        return F.linear(x, weight)
+    assert isinstance(layer, Conv)
+    added: Tensor = layer._conv_forward(x, weight, None)
+    return added
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    if not isinstance(layer, nn.Conv2d | nn.Linear):
-        raise CompressError(f"only Linear and Conv2d have weights to judge, but got {type(layer).__name__}")
+    if not isinstance(layer, Weighted):
+        raise CompressError(f"only convolutions and Linear have weights to judge, but got {type(layer).__name__}")
     weight: Tensor = layer.weight.detach()
     return weight
 
 
 def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, Sequence[int]]) -> dict[str, dict[int, _Product]]:
-    example = torch.zeros(2, *graph.input_shape)
+    example = zeros(graph.inputs, 2)
     groups = {group.name: group for group in graph.channel_groups}
     layers = dict(module.named_modules())
 
@@ -133,24 +163,23 @@ def _input_product(layer: nn.Module, call: _Call, channels: list[int]) -> Tensor
 
 
 def _weight_products(
-    layers: Mapping[str, nn.Module], asked: Mapping[str, Sequence[int]], change_of: Callable[[nn.Module, int], Tensor]
+    layers: Mapping[str, nn.Module], asked: Mapping[str, Sequence[int]], changes: Callable[[nn.Module], Callable[[int], _Added]]
 ) -> dict[str, dict[int, _Product]]:
-    def product(name: str, change: Tensor) -> _Product:
-        return lambda calls: sum((_output_product(layers[name], call, change) for call in calls[name]), start=torch.zeros(1))
+    def product(name: str, added: _Added) -> _Product:
+        return lambda calls: sum((_output_product(call, added) for call in calls[name]), start=torch.zeros(1))
 
-    return {name: {value: product(name, change_of(layers[name], value)) for value in values} for name, values in asked.items()}
+    found: dict[str, dict[int, _Product]] = {}
+    for name, values in asked.items():
+        change = changes(layers[name])
+        found[name] = {value: product(name, change(value)) for value in values}
+    return found
 
 
-def _output_product(layer: nn.Module, call: _Call, change: Tensor) -> Tensor:
-    """Return (N,): gradient of the output times what `change` of the weights adds to the output."""
+def _output_product(call: _Call, added: _Added) -> Tensor:
+    """Return (N,): gradient of the output times what a change adds to the output."""
     assert call.output.grad is not None
     with torch.no_grad():
-        if isinstance(layer, nn.Linear):
-            added = F.linear(call.input, change)
-        else:
-            assert isinstance(layer, nn.Conv2d)
-            added = layer._conv_forward(call.input, change, None)
-        return (call.output.grad * added).flatten(1).sum(1)
+        return (call.output.grad * added(call.input)).flatten(1).sum(1)
 
 
 @contextmanager

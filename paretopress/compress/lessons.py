@@ -1,4 +1,4 @@
-"""The batches that candidates are trained on, with the teacher's logits: the same for every candidate, drawn and computed once."""
+"""The batches that candidates are trained on, with the teacher's outputs: the same for every candidate, drawn and computed once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
+from paretopress.compress.memory_format import channels_last
 from paretopress.errors import RecoveryError
-from paretopress.fetch import fetch
+from paretopress.fetch import Item, collate, fetch
+from paretopress.inputs import Inputs, like, outputs_of, tensors
 
 KEPT_BYTES = 1 << 30
 _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003
@@ -19,14 +21,14 @@ _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003
 class Lessons:
     """Batch k of a seed is a function of (seed, k) alone, augmentation included, so candidates differ by their plans and not by luck.
 
-    Batches are kept in memory up to `kept_bytes`, the teacher's logits up to a quarter of that. The process's random state is left as
+    Batches are kept in memory up to `kept_bytes`, the teacher's outputs up to a quarter of that. The process's random state is left as
     it was.
     """
 
     def __init__(
         self,
         teacher: nn.Module,
-        train: Dataset[tuple[Tensor, int]],
+        train: Dataset[Item],
         batch_size: int,
         device: torch.device,
         *,
@@ -36,23 +38,23 @@ class Lessons:
         self._teacher, self._train, self._device, self._bf16 = teacher, train, device, bf16
         self._images: int = len(train)  # type: ignore[arg-type]  # Dataset declares no length
         self._size = min(batch_size, self._images)
-        self._batches: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._logits: dict[tuple[int, int], Tensor] = {}
-        # logits are small, and a batch made again is the same: they are kept for more batches than images are
-        self._left_bytes, self._left_logit_bytes = kept_bytes, kept_bytes // 4
+        self._batches: dict[tuple[int, int], tuple[Inputs, Tensor]] = {}
+        self._outputs: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        # outputs are small as a rule, and a batch made again is the same: they are kept for more batches than images are
+        self._left_bytes, self._left_output_bytes = kept_bytes, kept_bytes // 4
         self._order: tuple[tuple[int, int], Tensor] | None = None
 
-    def images(self, seed: int) -> Iterator[Tensor]:
-        """Yield the images (N, C, H, W) of batch after batch, without end."""
+    def inputs(self, seed: int) -> Iterator[Inputs]:
+        """Yield the inputs of batch after batch, without end."""
         return (self._batch(seed, k)[0] for k in itertools.count())
 
-    def lessons(self, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield images (N, C, H, W), labels (N,) and the teacher's logits (N, classes) float32 from batch `start` on, without end."""
+    def lessons(self, seed: int, start: int) -> Iterator[tuple[Inputs, Tensor, tuple[Tensor, ...]]]:
+        """Yield inputs, labels (N, ...) and the teacher's outputs float32 from batch `start` on, without end."""
         for k in itertools.count(start):
             x, y = self._batch(seed, k)
-            yield x, y, self._teacher_logits(seed, k, x)
+            yield x, y, self._taught(seed, k, x)
 
-    def _batch(self, seed: int, k: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, seed: int, k: int) -> tuple[Inputs, Tensor]:
         if (seed, k) in self._batches:
             return self._batches[seed, k]
         epoch, position = divmod(k, self._images // self._size)
@@ -60,26 +62,27 @@ class Lessons:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed * _BATCH_SEED + k)
-                x, y = default_collate(fetch(self._train, indices))
+                x, y = collate(fetch(self._train, indices))
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise RecoveryError(f"the training data must load, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
-        made = (x.to(self._device).contiguous(memory_format=torch.channels_last), torch.as_tensor(y).long().to(self._device))
-        size_bytes = made[0].nbytes + made[1].nbytes
+        made = like(x, (channels_last(part.to(self._device)) for part in tensors(x))), y.to(self._device)
+        size_bytes = sum(part.nbytes for part in (*tensors(made[0]), made[1]))
         if size_bytes <= self._left_bytes:
             self._left_bytes -= size_bytes
             self._batches[seed, k] = made
         return made
 
-    def _teacher_logits(self, seed: int, k: int, x: Tensor) -> Tensor:
-        known = self._logits.get((seed, k))
+    def _taught(self, seed: int, k: int, x: Inputs) -> tuple[Tensor, ...]:
+        known = self._outputs.get((seed, k))
         if known is not None:
             return known
         with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            logits: Tensor = self._teacher(x).float()
-        if logits.nbytes <= self._left_logit_bytes:
-            self._left_logit_bytes -= logits.nbytes
-            self._logits[seed, k] = logits
-        return logits
+            outputs = tuple(part.float() for part in outputs_of(self._teacher(*tensors(x))))
+        size_bytes = sum(part.nbytes for part in outputs)
+        if size_bytes <= self._left_output_bytes:
+            self._left_output_bytes -= size_bytes
+            self._outputs[seed, k] = outputs
+        return outputs
 
     def _shuffled(self, seed: int, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != (seed, epoch):

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import nn
 
+from paretopress.compress.group_rules import rule_for
+from paretopress.compress.recurrent import Recurrent
 from paretopress.compress.shuffle import ChannelShuffle, ShuffleBarrier
 from paretopress.errors import CompressError
 from paretopress.graph import ChannelGroup
+from paretopress.inputs import Inputs, tensors
+from paretopress.weighted import Conv
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +27,34 @@ class KeptChannels:
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def dependency_graph(module: nn.Module, example: Tensor) -> tp.DependencyGraph:
-    """Return torch-pruning's dependency graph of a module; `example` is (N, C, H, W) float32."""
+def dependency_graph(module: nn.Module, example: Inputs) -> tp.DependencyGraph:
+    """Return torch-pruning's dependency graph of a module; `example` is a batch of inputs, float32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of parameters that it leaves alone; intake lists those itself
-        return tp.DependencyGraph().build_dependency(module, example_inputs=example, customized_pruners={ChannelShuffle: ShuffleBarrier()})
+        return tp.DependencyGraph().build_dependency(
+            module, example_inputs=tensors(example), customized_pruners={ChannelShuffle: ShuffleBarrier()}
+        )
 
 
 def pruning_function(layer: nn.Module) -> object:
-    """Return the function that prunes the output channels of a Conv2d or Linear."""
+    """Return the function that prunes the output channels of a convolution or Linear."""
     if isinstance(layer, nn.Linear):
         return tp.prune_linear_out_channels
-    if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1:
+    if isinstance(layer, Conv) and layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1:
         return tp.prune_depthwise_conv_out_channels
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Conv):
         return tp.prune_conv_out_channels
-    raise CompressError(f"only Conv2d and Linear can be pruned, but got {type(layer).__name__}")
+    raise CompressError(f"only convolutions and Linear can be pruned, but got {type(layer).__name__}")
 
 
 def channels_of(layer: nn.Module) -> int:
-    """Return the number of output channels of a Conv2d or Linear."""
+    """Return the number of output channels of a convolution or Linear, or of hidden units."""
+    if isinstance(layer, Recurrent):
+        return layer.hidden_size
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]  # nn.Module attributes are untyped
 
 
-def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Tensor) -> KeptChannels:
+def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Inputs) -> KeptChannels:
     """Prune channel groups in place, the least important channels first, and return what is left.
 
     Importance: mean L2 norm over everything that a channel couples, normalised per group (Fang et al. 2023, "DepGraph", section 3.3).
@@ -54,20 +62,37 @@ def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Ma
     Args:
         groups: name -> group; a group of which no layer is left in the module is passed over.
         kept: group name -> output channels that remain, at least 1.
-        example: (N, C, H, W) float32, to trace the dependencies.
+        example: a batch of inputs, float32, to trace the dependencies.
     """
     wanted = {name: keep for name, keep in kept.items() if keep < groups[name].channels}
     if not wanted:
         return KeptChannels()
     layers = dict(module.named_modules())
+    present = {name: keep for name, keep in wanted.items() if any(layer in layers for layer in groups[name].layers)}
+    rules = {name: rule for name in present if (rule := rule_for(module, groups[name])) is not None}
+    plain = {name: keep for name, keep in present.items() if name not in rules}
+    outputs, inputs = _prune_plain(module, groups, plain, example) if plain else ({}, {})
+    for name, rule in rules.items():
+        group = groups[name]
+        dropped = rule.least_important(module, group, present[name])
+        rule.prune(module, group, dropped)
+        left = _without(tuple(range(group.channels)), dropped)
+        outputs |= dict.fromkeys(group.layers, left)
+        inputs |= dict.fromkeys(group.feeds, left)
+    return KeptChannels(outputs, inputs)
+
+
+def _prune_plain(
+    module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Inputs
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Prune what torch-pruning can; return module path -> output and input channels that are left."""
+    layers = dict(module.named_modules())
     graph = dependency_graph(module, example)
     names = {id(layer): name for name, layer in layers.items()}
     outputs: dict[str, tuple[int, ...]] = {}
     inputs: dict[str, tuple[int, ...]] = {}
-    for name, keep in wanted.items():
-        root = next((layers[layer] for layer in groups[name].layers if layer in layers), None)
-        if root is None:
-            continue
+    for name, keep in kept.items():
+        root = next(layers[layer] for layer in groups[name].layers if layer in layers)
         coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, name, keep))
         for item, indices in coupled:
             layer = item.target.module
@@ -77,7 +102,7 @@ def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Ma
             side, count = (inputs, graph.get_in_channels(layer)) if takes else (outputs, graph.get_out_channels(layer))
             side[names[id(layer)]] = _without(side.get(names[id(layer)], tuple(range(count))), indices)
         coupled.prune()
-    return KeptChannels(outputs, inputs)
+    return outputs, inputs
 
 
 def _without(channels: tuple[int, ...], positions: Sequence[int]) -> tuple[int, ...]:
@@ -96,11 +121,15 @@ def least_important(graph: tp.DependencyGraph, root: nn.Module, name: str, keep:
     return dropped
 
 
-def dropped_inputs(module: nn.Module, group: ChannelGroup, keeps: Sequence[int], example: Tensor) -> dict[int, dict[str, list[int]]]:
+def dropped_inputs(module: nn.Module, group: ChannelGroup, keeps: Sequence[int], example: Inputs) -> dict[int, dict[str, list[int]]]:
     """Return kept channels -> layer -> input channels that the layer loses when so many of the group remain; prunes nothing."""
+    rule = rule_for(module, group)
+    if rule is not None:
+        readers = [name for name in group.feeds if isinstance(module.get_submodule(name), nn.Linear)]
+        return {keep: dict.fromkeys(readers, rule.least_important(module, group, keep)) for keep in keeps}
+    root = module.get_submodule(group.layers[0])
     graph = dependency_graph(module, example)
     names = {id(child): name for name, child in module.named_modules()}
-    root = module.get_submodule(group.layers[0])
     lost: dict[int, dict[str, list[int]]] = {}
     for keep in keeps:
         coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, group.name, keep))

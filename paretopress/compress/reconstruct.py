@@ -13,6 +13,7 @@ from paretopress.compress.branches import is_add
 from paretopress.compress.least_squares import Start, fit_near, onto_rank
 from paretopress.compress.sampled_rows import Positions
 from paretopress.compress.solvable import Solvable, solvable
+from paretopress.inputs import Inputs, size_of, tensors
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
 _ROWS = 8192
@@ -46,19 +47,19 @@ class Reconstruction:
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks", sections 3.1 and 3.3.
     """
 
-    def __init__(self, original: fx.GraphModule, images: Tensor, seed: int) -> None:
+    def __init__(self, original: fx.GraphModule, inputs: Inputs, seed: int) -> None:
         """Run the original.
 
         Args:
-            original: in eval mode, on the CPU. images: (N, C, H, W) float32 training images.
+            original: in eval mode, on the CPU. inputs: a batch of training items.
         """
-        self._images = images
-        self._positions = Positions(len(images), _ROWS, seed)
+        self._inputs = tensors(inputs)
+        self._positions = Positions(size_of(inputs), _ROWS, seed)
         ends = {node.name for unit in _units(original) for node in (unit.end, unit.add) if node is not None}
         ends |= {node.name for node in original.graph.nodes if _norm_of(original, node) is not None}
         recorder = _Recorder(original, ends, self._positions)
         with torch.no_grad():
-            recorder.run(images)
+            recorder.run(*self._inputs)
         self._targets = recorder.rows
 
     def apply(self, compressed: Compressed) -> dict[str, float]:
@@ -69,7 +70,7 @@ class Reconstruction:
         student = compressed.module.cpu().eval()
         solver = _Solver(student, self._targets, compressed.kept.outputs, self._positions)
         with torch.no_grad():
-            solver.run(self._images)
+            solver.run(*self._inputs)
         return solver.error_left
 
 

@@ -14,18 +14,24 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
+from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
 from paretopress.errors import RecoveryError
+from paretopress.fetch import Item
 from paretopress.fvcore_import import update_bn_stats
+from paretopress.inputs import Inputs, TakesBatch, joined, like, outputs_of, taken, tensors, values_of_an_item
 from paretopress.quiet_logger import quiet_logger
+from paretopress.tasks.base import Task
+from paretopress.tasks.classification import Classification
 
 # images that layers are re-solved on: 512 small ones, fewer large ones
-_RECONSTRUCTION_IMAGES, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
+_RECONSTRUCTION_ITEMS, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
+_TOP_1 = Classification()
+Lesson = tuple[Inputs, Tensor, tuple[Tensor, ...]]
 
 
 class Optimizer(StrEnum):
@@ -70,20 +76,6 @@ class RecoveryReport:
     duration_s: float
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, alpha: float) -> Tensor:
-    """Return alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * cross-entropy, a scalar.
-
-    Args:
-        student, teacher: logits (N, classes) float. labels: (N,) int64.
-        temperature: T > 0; the factor T^2 keeps the gradient's size independent of T. alpha: in [0, 1].
-    Source: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", section 2.
-    """
-    soft = F.kl_div(
-        F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1), reduction="batchmean", log_target=True
-    )
-    return alpha * temperature**2 * soft + (1.0 - alpha) * F.cross_entropy(student, labels)
-
-
 def best_device() -> torch.device:
     """Return CUDA or MPS where there is one, else the CPU."""
     if torch.cuda.is_available():
@@ -105,21 +97,22 @@ class Recovery:
     """Recovers candidates of one model: holds the teacher, the training data and the recipe.
 
     `around_step` is entered for every step: a step can be made to wait there while another process measures. `kept_bytes` of training
-    batches stay in memory, and a quarter of that of the teacher's logits.
+    batches stay in memory, and a quarter of that of the teacher's outputs. `task` is what students learn.
     """
 
     def __init__(
         self,
         teacher: nn.Module,
-        train: Dataset[tuple[Tensor, int]],
+        train: Dataset[Item],
         recipe: Recipe,
         around_step: Callable[[], AbstractContextManager[None]] = nullcontext,
         kept_bytes: int = KEPT_BYTES,
+        task: Task = _TOP_1,
     ) -> None:
-        self.recipe, self._around_step = recipe, around_step
+        self.recipe, self._around_step, self._task = recipe, around_step, task
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
-        self._teacher = self._placed(copy.deepcopy(teacher)).eval().requires_grad_(False)
+        self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
         self._lessons = Lessons(self._teacher, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
         self._reconstructions: dict[int, Reconstruction] = {}
 
@@ -139,7 +132,7 @@ class Recovery:
         losses: list[float] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._placed(student).train()
+            placed(student, self.device).train()
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
             for step in range(steps):
@@ -166,26 +159,26 @@ class Recovery:
             if seed not in self._reconstructions:
                 if not isinstance(self._teacher, fx.GraphModule):
                     raise RecoveryError(f"reconstruction needs a traced teacher, but got {type(self._teacher).__name__}")
-                self._reconstructions[seed] = Reconstruction(copy.deepcopy(self._teacher).cpu(), self._calibration_images(seed), seed)
+                self._reconstructions[seed] = Reconstruction(copy.deepcopy(self._teacher).cpu(), self._calibration_inputs(seed), seed)
             self._reconstructions[seed].apply(compressed)
 
-    def _calibration_images(self, seed: int) -> Tensor:
-        """Return up to 512 images, fewer where they are large."""
-        batches = itertools.islice(self._lessons.images(seed), self.recipe.calibration_batches)
-        images = torch.cat([batch.cpu() for batch in batches])
-        fewest, most = _RECONSTRUCTION_IMAGES
-        return images[: min(max(_RECONSTRUCTION_VALUES // images[0].numel(), fewest), most)]
+    def _calibration_inputs(self, seed: int) -> Inputs:
+        """Return up to 512 items, fewer where they are large."""
+        batches = itertools.islice(self._lessons.inputs(seed), self.recipe.calibration_batches)
+        whole = joined([like(batch, (part.cpu() for part in tensors(batch))) for batch in batches])
+        fewest, most = _RECONSTRUCTION_ITEMS
+        return taken(whole, min(max(_RECONSTRUCTION_VALUES // values_of_an_item(whole), fewest), most))
 
     def _recalibrate(self, student: nn.Module, seed: int) -> None:
         """Replace the batch-norm statistics by true averages over a few training batches (fvcore's precise BN)."""
         if self.recipe.calibration_batches > 0 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules()):
             student.train()
             with torch.no_grad(), quiet_logger("fvcore.nn.precise_bn", logging.WARNING):  # a line a call
-                update_bn_stats(student, self._lessons.images(seed), num_iters=self.recipe.calibration_batches)
+                update_bn_stats(TakesBatch(student), self._lessons.inputs(seed), num_iters=self.recipe.calibration_batches)
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
         """Recalibrate batch norm alone, without a step of training; leaves `student` in eval mode on the CPU."""
-        self._recalibrate(self._placed(student), seed)
+        self._recalibrate(placed(student, self.device), seed)
         student.eval().cpu()
 
     def seconds_per_step(self, student: nn.Module, steps: int = 4) -> float:
@@ -199,9 +192,6 @@ class Recovery:
         )
         return max((whole - without) / steps, 1e-4)
 
-    def _placed(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # absent from torch's overloads
-
     def _optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         # decay pulls scales of normalisation and biases to zero for nothing: weights of two or more axes alone are decayed
         decayed = [p for p in student.parameters() if p.ndim > 1]
@@ -211,15 +201,13 @@ class Recovery:
             return torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
         return torch.optim.SGD(groups, lr=self.recipe.learning_rate, momentum=self.recipe.momentum, nesterov=True)
 
-    def _loss(self, student: nn.Module, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float) -> Tensor:
+    def _loss(self, student: nn.Module, lesson: Lesson, temperature: float, alpha: float) -> Tensor:
         x, y, teacher = lesson
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = student(x)
-        return distillation_loss(logits.float(), teacher, y, temperature=temperature, alpha=alpha)
+            found = outputs_of(student(*tensors(x)))
+        return self._task.loss(found, teacher, y, temperature=temperature, alpha=alpha)
 
-    def _step(
-        self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float
-    ) -> float:
+    def _step(self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: Lesson, temperature: float, alpha: float) -> float:
         loss = self._loss(student, lesson, temperature, alpha)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import fx, nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.graph import ModelGraph
+from paretopress.inputs import Inputs, outputs_of, tensors
 from paretopress.plan import Plan
+from paretopress.tasks.base import Task
+from paretopress.tasks.classification import Classification
+
+_TOP_1 = Classification()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +27,24 @@ class BranchRanking:
 
 
 def rank_branches(
-    base: fx.GraphModule, graph: ModelGraph, images: Tensor, recalibrate: Callable[[nn.Module], None], *, greedy: bool
+    base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, recalibrate: Callable[[nn.Module], None], *, greedy: bool, task: Task = _TOP_1
 ) -> BranchRanking:
     """Return which branches a model misses least.
 
-    The loss of a removal is the KL divergence from the unchanged model's outputs, after batch-norm recalibration. `greedy`
+    The loss of a removal is the task's divergence from the unchanged model's outputs, after batch-norm recalibration. `greedy`
     measures again after each removal, because branches stand in for one another; otherwise each is removed alone, once.
 
     Args:
-        images: (N, C, H, W) float32 training images. recalibrate: sets batch-norm statistics in place.
+        inputs: training items. recalibrate: sets batch-norm statistics in place.
     """
     with torch.inference_mode():
-        target = F.log_softmax(base(images), dim=1)
+        wanted = outputs_of(base(*tensors(inputs)))
 
     def loss(removed: list[str]) -> float:
         module = compress_module(base, graph, Plan(kept=dict.fromkeys(removed, 0))).module
         recalibrate(module)
         with torch.inference_mode():
-            return float(F.kl_div(F.log_softmax(module(images), dim=1), target, reduction="batchmean", log_target=True))
+            return float(task.divergence(outputs_of(module(*tensors(inputs))), wanted))
 
     left = [branch.group for branch in graph.branches]
     alone = {group: loss([group]) for group in left}

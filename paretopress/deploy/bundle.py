@@ -25,6 +25,8 @@ from paretopress.errors import BundleError, ConfigError, DataError, RunFolderErr
 MAX_DIFFERENCE_OF_RANGE = 1e-3
 MIN_ARGMAX_AGREEMENT = 0.9
 SELFCHECK_BATCH = 32
+# input name -> (N, ...)
+Samples = Mapping[str, np.ndarray[Any, Any]]
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -93,17 +95,18 @@ def _interface(arguments: list[ort.NodeArg]) -> list[dict[str, Any]]:
     return result
 
 
-def _checked_samples(samples: np.ndarray[Any, Any], spec: Mapping[str, Any]) -> int:
-    """Return the batch in which the self-check runs `samples`; raises DataError: they do not fit the model's input."""
-    fixed = spec["shape"][0] if spec["shape"] and isinstance(spec["shape"][0], int) else None
-    count = len(samples) if samples.ndim else 0
+def _checked_samples(samples: Samples, specs: list[dict[str, Any]]) -> int:
+    """Return the batch in which the self-check runs `samples`; raises DataError: they do not fit the model's inputs."""
+    shape = specs[0]["shape"]
+    fixed = shape[0] if shape and isinstance(shape[0], int) else None
+    count = min((len(array) if array.ndim else 0 for array in samples.values()), default=0)
     if count == 0 or (fixed and count % fixed):
         raise DataError(f"the number of samples must be a positive multiple of the model's batch {fixed or 1}, but got {count}")
     try:
-        bundle_run.check_input(samples[:fixed], spec)
+        bundle_run.feed_of({name: array[:fixed] for name, array in samples.items()}, specs)
     except bundle_run.WrongInputError as error:
         raise DataError(str(error).rstrip("."), "Hand over preprocessed samples.") from error
-    if not np.isfinite(samples).all():
+    if not all(np.isfinite(array).all() for array in samples.values()):
         raise DataError("samples must be finite, but got NaN or infinity", "Check the preprocessing.")
     return fixed or min(count, SELFCHECK_BATCH)
 
@@ -161,19 +164,21 @@ def _manifest(folder: Path, sha256: str, facts: BundleFacts, session: ort.Infere
     }
 
 
-def _fill(folder: Path, sha256: str, facts: BundleFacts, samples: np.ndarray[Any, Any]) -> None:
+def _fill(folder: Path, sha256: str, facts: BundleFacts, samples: Samples | np.ndarray[Any, Any]) -> None:
     """Write everything around the model.onnx in `folder`: self-check, runner, card, and the manifest last."""
     session = bundle_run.open_session(folder / bundle_run.MODEL, facts.session_options)
     manifest = _manifest(folder, sha256, facts, session)
-    if len(manifest["inputs"]) != 1:
-        raise BundleError(f"a bundle's model must have one input, but got {[spec['name'] for spec in manifest['inputs']]}")
-    batch = _checked_samples(samples, manifest["inputs"][0])
-    outputs = bundle_run.in_batches(session, manifest["inputs"][0]["name"], samples, batch)
-    _checked_outputs(outputs, len(samples), facts.classes)
-    expected = {f"expected_{index}": output for index, output in enumerate(outputs)}
-    np.savez_compressed(folder / bundle_run.SELFCHECK, allow_pickle=False, inputs=samples, **expected)
+    if isinstance(samples, np.ndarray):
+        samples = {manifest["inputs"][0]["name"]: samples}
+    batch = _checked_samples(samples, manifest["inputs"])
+    outputs = bundle_run.in_batches(session, samples, batch)
+    count = len(next(iter(samples.values())))
+    _checked_outputs(outputs, count, facts.classes)
+    kept = {f"input_{index}": samples[spec["name"]] for index, spec in enumerate(manifest["inputs"])}
+    kept |= {f"expected_{index}": output for index, output in enumerate(outputs)}
+    np.savez_compressed(folder / bundle_run.SELFCHECK, allow_pickle=False, **kept)
     manifest["selfcheck"] = {
-        "samples": len(samples),
+        "samples": count,
         "batch": batch,
         "max_difference_of_range": MAX_DIFFERENCE_OF_RANGE,
         "min_argmax_agreement": MIN_ARGMAX_AGREEMENT,
@@ -190,13 +195,13 @@ def _fill(folder: Path, sha256: str, facts: BundleFacts, samples: np.ndarray[Any
     (folder / bundle_run.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def write_bundle(to: Path, *, onnx: Path, sha256: str, facts: BundleFacts, samples: np.ndarray[Any, Any]) -> Path:
+def write_bundle(to: Path, *, onnx: Path, sha256: str, facts: BundleFacts, samples: Samples | np.ndarray[Any, Any]) -> Path:
     """Write the bundle into the folder `to`, verified, and return `to`.
 
     Args:
         onnx: the measured file; it must hold its weights itself, since its hash has to cover them.
         sha256: of the file that was measured, 64 hex digits.
-        samples: preprocessed inputs of the self-check, (N, C, H, W) float32; 32 or more make "90 % of the samples" meaningful.
+        samples: preprocessed inputs of the self-check, (N, ...), by name or the only one; 32 or more make "90 % of the samples" meaningful.
     Raises: RunFolderError: `to` is a file or a folder that is not empty. DataError: the samples do not fit the model. BundleError: the
         file is not the measured one, does not load, or could not be written.
     Invariant: `to` holds a whole, verified bundle or is as it was before; nothing else is left beside it.

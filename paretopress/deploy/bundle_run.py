@@ -36,7 +36,7 @@ Array = np.ndarray[Any, Any]
 HERE = Path(__file__).resolve().parent
 MANIFEST, MODEL, SELFCHECK = "manifest.json", "model.onnx", "selfcheck.npz"
 FILES = ("README.md", MODEL, "run.py", SELFCHECK)
-SCHEMA = FORMAT_VERSION = 1
+SCHEMA, FORMAT_VERSION = 1, 2
 PROVIDER = "CPUExecutionProvider"
 AGAIN = "The folder was altered or only half copied: copy or export the bundle again."
 WARM_UP_RUNS = 20
@@ -194,31 +194,46 @@ def check_input(array: Array, spec: Mapping[str, Any]) -> None:
         raise WrongInputError(f"input {spec['name']} must have shape ({wanted}), but got {array.shape}.")
 
 
-def predict(array: Array, bundle: Bundle | None = None) -> list[Array]:
+def feed_of(inputs: Array | Mapping[str, Array], specs: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    """Return input name -> array; raises WrongInputError unless there is one for each of a manifest's inputs, all of one batch."""
+    feed = {specs[0]["name"]: inputs} if isinstance(inputs, np.ndarray) else dict(inputs)
+    names = [spec["name"] for spec in specs]
+    if sorted(feed) != sorted(names):
+        raise WrongInputError(f"the inputs must be {', '.join(names)}, but got {', '.join(map(str, feed))}. Give a dict of arrays.")
+    for spec in specs:
+        check_input(feed[spec["name"]], spec)
+    if len({len(array) for array in feed.values()}) > 1:
+        raise WrongInputError(f"all inputs must have one batch, but got {', '.join(f'{len(a)} of {n}' for n, a in feed.items())}.")
+    return feed
+
+
+def predict(inputs: Array | Mapping[str, Array], bundle: Bundle | None = None) -> list[Array]:
     """Return the model's outputs, in the manifest's order; the first is (N, classes).
 
     Args:
-        array: preprocessed as the manifest says, (N, C, H, W) float32, N = batch; never changed.
+        inputs: preprocessed as the manifest says, (N, C, H, W) float32 of images, N = batch; where the model takes several inputs, a
+            dict of them by name. Never changed.
         bundle: from `load`; without it that of the folder of this file.
     Raises: WrongInputError: another dtype or shape. BrokenBundleError: the model cannot be run.
     """
     bundle = bundle or load()
-    spec = bundle.manifest["inputs"][0]
-    check_input(array, spec)
-    return run_session(bundle.session, spec["name"], array)
+    return run_session(bundle.session, feed_of(inputs, bundle.manifest["inputs"]))
 
 
-def run_session(session: ort.InferenceSession, name: str, array: Array) -> list[Array]:
+def run_session(session: ort.InferenceSession, feed: Mapping[str, Array]) -> list[Array]:
     """Return all outputs of one run; raises BrokenBundleError: onnxruntime failed."""
     try:
-        return [np.asarray(output) for output in session.run(None, {name: array})]
+        return [np.asarray(output) for output in session.run(None, dict(feed))]
     except Exception as error:  # as in open_session
         raise BrokenBundleError(f"{MODEL} must run, but got {one_line(error)}") from error
 
 
-def in_batches(session: ort.InferenceSession, name: str, samples: Array, batch: int) -> list[Array]:
+def in_batches(session: ort.InferenceSession, samples: Mapping[str, Array], batch: int) -> list[Array]:
     """Return the outputs of all samples, run `batch` at a time: dynamic quantisation scales by the batch, so it must not vary."""
-    parts = [run_session(session, name, samples[start : start + batch]) for start in range(0, len(samples), batch)]
+    count = len(next(iter(samples.values())))
+    parts = [
+        run_session(session, {name: array[start : start + batch] for name, array in samples.items()}) for start in range(0, count, batch)
+    ]
     return [np.concatenate([part[index] for part in parts]) for index in range(len(parts[0]))]
 
 
@@ -242,11 +257,12 @@ def agreement(expected: Array, actual: Array) -> float:
     return float(difference(expected, actual) <= LOOSE_DIFFERENCE)
 
 
-def read_samples(bundle: Bundle) -> tuple[Array, list[Array]]:
-    """Return the recorded inputs and the expected outputs; raises BrokenBundleError: selfcheck.npz cannot be read."""
+def read_samples(bundle: Bundle) -> tuple[dict[str, Array], list[Array]]:
+    """Return the recorded inputs by name and the expected outputs; raises BrokenBundleError: selfcheck.npz cannot be read."""
     try:
         with np.load(bundle.folder / SELFCHECK, allow_pickle=False) as arrays:
-            return arrays["inputs"], [arrays[f"expected_{index}"] for index in range(len(bundle.manifest["outputs"]))]
+            inputs = {spec["name"]: arrays[f"input_{index}"] for index, spec in enumerate(bundle.manifest["inputs"])}
+            return inputs, [arrays[f"expected_{index}"] for index in range(len(bundle.manifest["outputs"]))]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BrokenBundleError(f"{SELFCHECK} must hold inputs and expected outputs, but got {one_line(error)}") from error
 
@@ -261,11 +277,11 @@ def self_check(bundle: Bundle) -> SelfCheck:
     """
     recorded = bundle.manifest["selfcheck"]
     samples, expected = read_samples(bundle)
-    actual = in_batches(bundle.session, bundle.manifest["inputs"][0]["name"], samples, recorded["batch"])
+    actual = in_batches(bundle.session, samples, recorded["batch"])
     worst = float(np.max([difference(wanted, actual[index]) for index, wanted in enumerate(expected)]))
     same = min(agreement(wanted, actual[index]) for index, wanted in enumerate(expected))
     there = (recorded["cpu_family"], recorded["onnxruntime"])
-    return SelfCheck(len(samples), worst, judge(worst, same, recorded, (cpu_family(), ort.__version__), there))
+    return SelfCheck(len(expected[0]), worst, judge(worst, same, recorded, (cpu_family(), ort.__version__), there))
 
 
 def judge(worst: float, same: float, limits: Mapping[str, Any], here: tuple[str, str], there: tuple[str, str]) -> str:
@@ -300,11 +316,11 @@ def time_runs(bundle: Bundle, runs: int) -> str:
     measured = bundle.manifest["conditions"].get("batch")
     batch = next((size for size in (spec["shape"][0], measured) if isinstance(size, int) and size >= 1), 1)
     samples, _ = read_samples(bundle)
-    array = np.resize(samples, (batch, *samples.shape[1:]))  # repeats the samples where they are fewer
+    feed = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in samples.items()}  # repeats them where they are fewer
     times_ms = []
     for _ in range(WARM_UP_RUNS + runs):
         start = time.perf_counter()
-        run_session(bundle.session, spec["name"], array)
+        run_session(bundle.session, feed)
         times_ms.append((time.perf_counter() - start) * 1e3)
     p50, p90 = np.percentile(times_ms[WARM_UP_RUNS:], [50, 90])
     return (
@@ -323,14 +339,18 @@ def probabilities(scores: Array) -> Array:
 
 
 def describe_predictions(bundle: Bundle, path: Path, top: int = 3) -> list[str]:
-    """Return one line per input of a .npy file: its most probable classes; raises WrongInputError: not an array the model takes."""
+    """Return one line per input of a .npy file, or of an .npz file of several: its most probable classes.
+
+    Raises: WrongInputError: not arrays that the model takes.
+    """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise WrongInputError(f"{path} must be a .npy file of numbers, but got {one_line(error)}.") from error
-    if not isinstance(array, np.ndarray) or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise WrongInputError(f"{path} must hold one array of finite numbers, but got NaN, infinity or an archive.")
-    scores = predict(array, bundle)[0]
+        loaded = np.load(path, allow_pickle=False)
+        feed = {str(bundle.manifest["inputs"][0]["name"]): loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise WrongInputError(f"{path} must be a .npy or .npz file of numbers, but got {one_line(error)}.") from error
+    if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in feed.values()):
+        raise WrongInputError(f"{path} must hold finite numbers, but got NaN or infinity.")
+    scores = predict(feed, bundle)[0]
     if scores.ndim != 2:
         raise BrokenBundleError(f"the first output must be (N, classes) to name classes, but got {scores.shape}", "Call predict instead.")
     names = bundle.manifest["classes"]
@@ -348,7 +368,12 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--check", action="store_true", help="hash of every file, session, self-check")
     mode.add_argument("--time", action="store_true", help="p50 and p90 of one batch on this machine")
-    mode.add_argument("--predict", metavar="FILE.npy", type=Path, help="classes and probabilities of preprocessed inputs")
+    mode.add_argument(
+        "--predict",
+        metavar="FILE.npy",
+        type=Path,
+        help="classes and probabilities of preprocessed inputs; FILE.npz where the model takes several",
+    )
     parser.add_argument("--runs", type=int, default=200, help="timed runs of --time")
     options = parser.parse_args(arguments)
     if options.runs < 1:

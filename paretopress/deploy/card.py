@@ -36,7 +36,8 @@ Classes, in the order of the outputs: {classes}.
     python run.py --time --runs 200
     python run.py --predict inputs.npy
 
-From Python: `import run; scores = run.predict(array)[0]`. `array` is the preprocessed batch; `--predict` prints the softmax of the scores.
+From Python: `import run; scores = run.predict(array)[0]`. `array` is the preprocessed batch, or a dict of arrays by name where there are
+several inputs; `--predict` prints the softmax of the scores.
 
 ## Limits
 

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of an ONNX file with the runtime that will serve it, and of an untrained module with torch."""
+"""The score of an ONNX file with the runtime that will serve it, and of an untrained module with torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,28 @@ import torch
 from torch import nn
 
 from paretopress.errors import DataError, RunError
+from paretopress.inputs import outputs_of
 from paretopress.targets.local import SessionSettings, first_line, open_session
 from paretopress.targets.target import Feed, Target
+from paretopress.tasks.base import Task
+from paretopress.tasks.classification import Classification
 
-Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+Arrays = tuple[npt.NDArray[Any], ...]
+# (inputs, labels); one input may stand for itself
+Batch = tuple[npt.NDArray[Any] | Arrays, npt.NDArray[Any]]
 Runner = Callable[[Feed], Sequence[Any]]
+_TOP_1 = Classification()
 
 
-def _slices(images: npt.NDArray[Any], batch: object) -> Iterator[npt.NDArray[Any]]:
-    """Yield `images` in pieces of the file's own batch size, or whole if it is dynamic."""
-    step = batch if isinstance(batch, int) and batch > 0 else max(len(images), 1)
-    for start in range(0, len(images), step):
-        yield images[start : start + step]
+def _parts(inputs: npt.NDArray[Any] | Arrays) -> Arrays:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _slices(inputs: Arrays, batch: object) -> Iterator[Arrays]:
+    """Yield the inputs in pieces of the file's own batch size, or whole if it is dynamic."""
+    step = batch if isinstance(batch, int) and batch > 0 else max(len(inputs[0]), 1)
+    for start in range(0, len(inputs[0]), step):
+        yield tuple(part[start : start + step] for part in inputs)
 
 
 def _here(session: ort.InferenceSession, file: str) -> Runner:
@@ -39,56 +49,64 @@ def _here(session: ort.InferenceSession, file: str) -> Runner:
     return run
 
 
-def _classes(run: Runner, node: ort.NodeArg, images: npt.NDArray[Any], file: str) -> npt.NDArray[np.int64]:
-    found = []
-    for piece in _slices(images, node.shape[0]):
-        logits = np.asarray(run({node.name: piece})[0])
-        if logits.ndim != 2 or len(logits) != len(piece):
-            raise RunError(f"outputs must be (N, classes) with N={len(piece)}, but got shape={logits.shape} at {file}")
-        if np.isnan(logits).any():
-            raise RunError(f"outputs must not be NaN, but got {int(np.isnan(logits).sum())} NaN at {file}")
-        found.append(logits.argmax(axis=1))
-    return np.concatenate(found)
-
-
-def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None) -> float:
-    """Return the top-1 accuracy in percent of the first output.
+def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> float:
+    """Return the score of a file's outputs, by default top-1 accuracy in percent.
 
     Args:
-        batches: (images, labels): (N, C, H, W) float32 and (N,) integers. A file of fixed batch size is fed in such pieces.
+        batches: (inputs, labels): an array (N, ...) or a tuple of them, and (N, ...). A file of fixed batch size is fed in pieces.
         threads: of the session in this process; a target runs with its own.
         target: what runs the file, because int8 kernels differ between processors; None is this process.
     Raises:
-        DataError: there is no image, or a batch has not one label per image.
-        RunError: the file does not load or run, or an output is NaN.
+        DataError: there is no item, or a batch has not one label per item.
+        RunError: the file does not load or run, an output is NaN, or the outputs do not fit the task.
     """
     session = open_session(path, SessionSettings(threads=threads))
-    node = session.get_inputs()[0]
+    nodes = session.get_inputs()
     run = _here(session, path.name) if target is None else partial(target.run, path)
-    correct, total = 0, 0
-    for images, labels in batches:
-        if labels.shape != (len(images),):
-            raise DataError(f"labels must have shape ({len(images)},), but got shape={labels.shape}")
-        if len(images) == 0:
-            continue
-        correct += int((_classes(run, node, images, path.name) == labels).sum())
-        total += len(images)
-    if total == 0:
-        raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
-    return 100.0 * correct / total
+    return _scored(batches, task, lambda inputs: _run_in_pieces(run, nodes, inputs, path.name), path.name)
 
 
-def module_accuracy(module: nn.Module, batches: Iterable[Batch]) -> float:
-    """Return the top-1 accuracy in percent of a module in eval mode; for candidates that are not trained yet, and never shipped.
+def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _TOP_1) -> float:
+    """Return the score of a module in eval mode, by default top-1 accuracy; for candidates not trained yet, and never shipped.
 
     Args:
-        batches: (images, labels): (N, C, H, W) float32 and (N,) integers, at least one image.
+        batches: (inputs, labels): an array (N, ...) or a tuple of them, and (N, ...); at least one item.
     """
-    correct, total = 0, 0
-    with torch.inference_mode():
-        for images, labels in batches:
-            correct += int((module(torch.from_numpy(images)).argmax(dim=1).numpy() == labels).sum())
-            total += len(images)
+
+    def run(inputs: Arrays) -> Arrays:
+        with torch.inference_mode():
+            return tuple(part.numpy() for part in outputs_of(module(*map(torch.from_numpy, inputs))))
+
+    return _scored(batches, task, run, type(module).__name__)
+
+
+def _scored(batches: Iterable[Batch], task: Task, run: Callable[[Arrays], Arrays], name: str) -> float:
+    scorer, total = task.scorer(), 0
+    for inputs, labels in batches:
+        count = len(_parts(inputs)[0])
+        if len(labels) != count or labels.ndim == 0:
+            raise DataError(f"labels must have shape ({count},), but got shape={labels.shape}")
+        if count == 0:
+            continue
+        outputs = run(_parts(inputs))
+        if np.isnan(outputs[0]).any():
+            raise RunError(f"outputs must not be NaN, but got {int(np.isnan(outputs[0]).sum())} NaN at {name}")
+        try:
+            scorer.update(outputs, labels)
+        except ValueError as error:
+            raise RunError(f"{error} at {name}") from error
+        total += count
     if total == 0:
         raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
-    return 100.0 * correct / total
+    return scorer.score()
+
+
+def _run_in_pieces(run: Runner, nodes: Sequence[ort.NodeArg], inputs: Arrays, file: str) -> Arrays:
+    pieces = [
+        [np.asarray(output) for output in run({node.name: part for node, part in zip(nodes, parts, strict=True)})]
+        for parts in _slices(inputs, nodes[0].shape[0])
+    ]
+    try:
+        return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
+    except ValueError as error:  # an output without an axis of items
+        raise RunError(f"outputs must have one row an item, but got: {error} at {file}") from error

@@ -11,6 +11,8 @@ from torch import nn
 
 from paretopress.errors import ModelError
 from paretopress.fvcore_import import FlopCountAnalysis
+from paretopress.inputs import Inputs, taken, tensors
+from paretopress.weighted import Weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +41,34 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _analysis(module: nn.Module, input_shape: tuple[int, ...]) -> FlopCountAnalysis:
+def _analysis(module: nn.Module, example: Inputs) -> FlopCountAnalysis:
     parameter = next(module.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    dtype = parameter.dtype if parameter is not None else torch.float32
-    x = torch.zeros((1, *input_shape), device=device, dtype=dtype)
-    analysis = FlopCountAnalysis(module, x)
+    one = tuple(part.to(device) for part in tensors(taken(example, 1)))
+    analysis = FlopCountAnalysis(module, one)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     try:
         with torch.no_grad():
             analysis.total()
     except Exception as error:  # whatever the user's forward raises
+        shapes = ", ".join(str(tuple(part.shape)) for part in one)
         raise ModelError(
-            f"the model must trace on an input of shape {(1, *input_shape)}, but got {type(error).__name__}: {error}",
-            "Pass input_shape as (C, H, W) of one input.",
+            f"the model must trace on an input of shape {shapes}, but got {type(error).__name__}: {error}",
+            "Give an example as the model takes it.",
         ) from error
     return analysis
 
 
-def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
+def count_macs(module: nn.Module, example: Inputs) -> Macs:
     """Return the counts of one forward pass in eval mode.
 
     Args:
-        input_shape: (C, H, W) of one input; batch 1 is added.
+        example: a batch of inputs; its first item counts.
     Raises: ModelError: the module does not trace on that input.
     Invariant: every submodule is left in the training mode it came in.
     """
     with _evaluating(module):
-        analysis = _analysis(module, input_shape)
+        analysis = _analysis(module, example)
         return Macs(
             macs=int(analysis.total()),
             params=sum(parameter.numel() for parameter in module.parameters()),
@@ -74,11 +76,11 @@ def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
         )
 
 
-def macs_by_layer(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """Return module path -> multiply-adds of every Conv2d and Linear, in the module's order; 0 for one that is not called.
+def macs_by_layer(module: nn.Module, example: Inputs) -> dict[str, int]:
+    """Return module path -> multiply-adds of every convolution and Linear, in the module's order; 0 for one that is not called.
 
     Raises: ModelError: the module does not trace on that input.
     """
     with _evaluating(module):
-        by_module = _analysis(module, input_shape).by_module()
-    return {name: int(by_module[name]) for name, part in module.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)}
+        by_module = _analysis(module, example).by_module()
+    return {name: int(by_module[name]) for name, part in module.named_modules() if isinstance(part, Weighted)}

@@ -6,6 +6,7 @@ from torch import fx, nn
 
 from paretopress.compress.branches import is_add
 from paretopress.graph import BitGroup, Layer, LayerKind
+from paretopress.weighted import Weighted
 
 # int4 weights pay in size only where there are many: blocks of 32 along the inputs, a Linear with fewer has nothing to save
 _MIN_INT4_FEATURES = 128
@@ -22,6 +23,7 @@ def find_bit_groups(module: fx.GraphModule, layers: tuple[Layer, ...]) -> tuple[
 
     order = {layer.name: i for i, layer in enumerate(layers)}
     modules = dict(module.named_modules())
+    lstms = {name for name, part in modules.items() if isinstance(part, nn.LSTM)}
     for node in module.graph.nodes:
         if not is_add(node):
             continue
@@ -32,14 +34,14 @@ def find_bit_groups(module: fx.GraphModule, layers: tuple[Layer, ...]) -> tuple[
     members: dict[str, list[Layer]] = {}
     for layer in layers:
         members.setdefault(root(layer.name), []).append(layer)
-    return tuple(BitGroup(name, tuple(layer.name for layer in group), _bits(group)) for name, group in members.items())
+    return tuple(BitGroup(name, tuple(layer.name for layer in group), _bits(group, lstms)) for name, group in members.items())
 
 
 def _producer(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     """Return the layer whose output reaches the node through normalisation, dropout or identity alone, or ""."""
     while node.op == "call_module":
         module = modules[str(node.target)]
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, Weighted):
             return str(node.target)
         if not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout | nn.Identity):
             return ""
@@ -49,6 +51,8 @@ def _producer(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     return ""
 
 
-def _bits(group: list[Layer]) -> tuple[int, ...]:
+def _bits(group: list[Layer], lstms: set[str]) -> tuple[int, ...]:
+    if any(layer.kind is LayerKind.RECURRENT for layer in group):
+        return (32, 8) if all(layer.name in lstms for layer in group) else (32,)  # the runtime has no GRU of 8 bits
     weight_only = all(layer.kind is LayerKind.LINEAR and layer.in_channels >= _MIN_INT4_FEATURES for layer in group)
     return (32, 8, 4) if weight_only else (32, 8)

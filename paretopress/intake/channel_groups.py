@@ -8,46 +8,67 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, fx, nn
+from torch import fx, nn
+from torch.nn import functional as F
 
+from paretopress.compress.group_rules import rule_for
+from paretopress.compress.heads import channels_of_heads
 from paretopress.compress.pruning import channels_of, dependency_graph, pruning_function
+from paretopress.compress.recurrent import Recurrent
 from paretopress.compress.shuffle import ChannelShuffle
 from paretopress.graph import ChannelGroup, Frozen, Layer, LayerKind
+from paretopress.inputs import Inputs, outputs_of, tensors
+from paretopress.intake.head_groups import find_head_groups
+from paretopress.intake.recurrent_groups import find_recurrent_groups
+from paretopress.weighted import Weighted
 
 _TOLERANCE = 1e-3
+_NORMS = frozenset({F.layer_norm, F.group_norm, torch.layer_norm, torch.group_norm})
 
 
 def find_channel_groups(
-    module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor
+    module: fx.GraphModule, layers: tuple[Layer, ...], example: Inputs
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
     """Return (groups that can be pruned, layers that are left alone with the reason), both in the model's order."""
     proposed, frozen = _propose(module, layers, example)
-    if not _proof_fails(module, proposed, example):  # all at once first: one copy and two forwards, where each alone costs as much
-        return tuple(proposed), tuple(frozen)
-    proven = []
-    for group in proposed:
-        reason = _proof_fails(module, [group], example)
-        if reason:
-            frozen.append(Frozen(group.name, reason))
-        else:
-            proven.append(group)
-    return tuple(proven), tuple(frozen)
+    order = {layer.name: place for place, layer in enumerate(layers)}
+    proposed = sorted([*proposed, *find_head_groups(module), *find_recurrent_groups(module)], key=lambda group: order[group.name])
+    proven, refused = _proven(module, proposed, example)
+    return tuple(proven), (*frozen, *refused)
 
 
-def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor) -> tuple[list[ChannelGroup], list[Frozen]]:
+def _proven(module: fx.GraphModule, groups: list[ChannelGroup], example: Inputs) -> tuple[list[ChannelGroup], list[Frozen]]:
+    """Return the groups that pass the proof, and the others with the reason; all at once, or half by half where that fails."""
+    reason = _proof_fails(module, groups, example)
+    if not reason:
+        return groups, []
+    if len(groups) == 1:
+        return [], [Frozen(groups[0].name, reason)]
+    (first, first_refused), (second, second_refused) = (
+        _proven(module, half, example) for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :])
+    )
+    return [*first, *second], [*first_refused, *second_refused]
+
+
+def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Inputs) -> tuple[list[ChannelGroup], list[Frozen]]:
     by_name = {layer.name: layer for layer in layers}
     names = {id(child): name for name, child in module.named_modules()}
-    graph = dependency_graph(module, example)
+    try:
+        graph = dependency_graph(module, example)
+    except Exception as error:  # torch-pruning raises whatever its handlers meet
+        reason = f"its channels cannot be followed through the model: {_one_line(error)}"
+        return [], [Frozen(layer.name, reason) for layer in layers]
     found: dict[str, ChannelGroup] = {}
     frozen: dict[str, Frozen] = {}
     outputs = _output_layers(module)
     order = {layer.name: i for i, layer in enumerate(layers)}
-    for raw in _raw_groups(graph, module, layers, names, frozen):
+    together = _normalised_together(module)
+    for raw in _raw_groups(graph, module, layers, names, together, frozen):
         ordered, fed = (
             tuple(sorted(_touched(raw, handler, names) & by_name.keys(), key=order.__getitem__))
             for handler in ("prune_out_channels", "prune_in_channels")
@@ -56,7 +77,11 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor)
             continue
         group = ChannelGroup(ordered[0], by_name[ordered[0]].out_channels, ordered, fed)
         shuffled = any(isinstance(dependency.target.module, ChannelShuffle) for dependency, _ in raw)
-        reason = "its channels are shuffled with others" if shuffled else _refusal(group, by_name, outputs)
+        norm = next((together[name] for name in ordered if name in together), None)
+        if norm is not None:
+            reason = f"its channels are normalised together by {norm}"
+        else:
+            reason = "its channels are shuffled with others" if shuffled else _refusal(group, by_name, outputs)
         if reason:
             frozen[group.name] = Frozen(group.name, reason)
         else:
@@ -65,12 +90,20 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Tensor)
 
 
 def _raw_groups(
-    graph: tp.DependencyGraph, module: fx.GraphModule, layers: tuple[Layer, ...], names: dict[int, str], frozen: dict[str, Frozen]
+    graph: tp.DependencyGraph,
+    module: fx.GraphModule,
+    layers: tuple[Layer, ...],
+    names: dict[int, str],
+    together: Mapping[str, str],
+    frozen: dict[str, Frozen],
 ) -> Iterator[Iterable[tuple[Any, list[int]]]]:
     """Yield the raw group that each layer leads, unless an earlier one holds it; freeze a layer that torch-pruning cannot follow."""
-    seen: set[str] = set()
+    seen = {name for group in find_head_groups(module) for name in group.layers}
     for layer in layers:
-        if layer.name in seen:
+        if layer.name in seen or layer.kind is LayerKind.RECURRENT:
+            continue
+        if layer.name in together:  # known at once, where following such channels through a whole transformer takes minutes
+            frozen[layer.name] = Frozen(layer.name, f"its channels are normalised together by {together[layer.name]}")
             continue
         root = module.get_submodule(layer.name)
         try:
@@ -82,12 +115,39 @@ def _raw_groups(
         yield raw
 
 
+def _normalised_together(module: fx.GraphModule) -> dict[str, str]:
+    """Return layer -> the first layer or group norm that its outputs reach without passing another layer."""
+    modules = dict(module.named_modules())
+
+    def called(node: fx.Node) -> nn.Module | None:
+        return modules[str(node.target)] if node.op == "call_module" else None
+
+    found: dict[str, str] = {}
+    for node in module.graph.nodes:
+        if not isinstance(called(node), Weighted):
+            continue
+        waiting, seen = list(node.users), set[fx.Node]()
+        while waiting and str(node.target) not in found:
+            user = waiting.pop(0)
+            if user in seen or isinstance(called(user), Weighted):
+                continue
+            seen.add(user)
+            if isinstance(called(user), Recurrent):
+                continue
+            if isinstance(called(user), nn.LayerNorm | nn.GroupNorm):
+                found[str(node.target)] = str(user.target)
+            elif user.op == "call_function" and user.target in _NORMS:
+                found[str(node.target)] = user.name
+            waiting.extend(user.users)
+    return found
+
+
 def _touched(raw: Iterable[tuple[Any, list[int]]], handler: str, names: dict[int, str]) -> set[str]:
-    """Return the Conv2d and Linear layers that a raw group of torch-pruning prunes by a handler of that name."""
+    """Return the convolutions and Linear layers that a raw group of torch-pruning prunes by a handler of that name."""
     return {
         names.get(id(dependency.target.module), "")
         for dependency, _ in raw
-        if dependency.handler.__name__ == handler and isinstance(dependency.target.module, nn.Conv2d | nn.Linear)
+        if dependency.handler.__name__ == handler and isinstance(dependency.target.module, Weighted)
     }
 
 
@@ -113,41 +173,55 @@ def _output_layers(module: fx.GraphModule) -> set[str]:
         if node in seen:
             continue
         seen.add(node)
-        if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear):
+        if node.op == "call_module" and isinstance(modules[str(node.target)], Weighted):
             found.add(str(node.target))
         else:
             waiting.extend(node.all_input_nodes)
     return found
 
 
-def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example: Tensor) -> str:
+def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example: Inputs) -> str:
     """Return "" if pruning half of each group equals silencing the same channels, else what went wrong."""
-    halves = {group.name: (group, _any_half(group.channels)) for group in groups if group.channels > 1}
+    halves = [(group, _any_half(group)) for group in groups if group.channels > group.unit]
     silenced, pruned = copy.deepcopy(module), copy.deepcopy(module)
     try:
-        dependencies = dependency_graph(pruned, example)
-        layers = dict(pruned.named_modules())
-        names = {id(child): path for path, child in layers.items()}
-
-        def coupled(name: str) -> Any:
-            return dependencies.get_pruning_group(layers[name], pruning_function(layers[name]), halves[name][1])
-
-        for name in halves:  # before anything is pruned: the positions behind a concatenation shift
-            _silence(silenced, coupled(name), names)
-        for name in halves:
-            coupled(name).prune()
+        _halve(silenced, pruned, halves, example)
         with torch.inference_mode():
-            expected, actual = silenced(example), pruned(example)
+            wanted, found = (outputs_of(part(*tensors(example))) for part in (silenced, pruned))
     except Exception as error:  # torch-pruning raises whatever its handlers meet
         return f"pruning it breaks the model: {_one_line(error)}"
-    if expected.shape != actual.shape:
-        return f"pruning it changes the output shape from {tuple(expected.shape)} to {tuple(actual.shape)}"
-    difference = float((expected - actual).abs().max())
-    scale = float(expected.abs().max()) + 1e-6
-    if not difference <= _TOLERANCE * scale:
-        return f"removing channels is not the same as silencing them (outputs differ by {difference:.2g} of {scale:.2g})"
-    wrong = [name for group, drop in halves.values() for name in group.layers if channels_of(layers[name]) != group.channels - len(drop)]
+    for expected, actual in zip(wanted, found, strict=True):
+        if expected.shape != actual.shape:
+            return f"pruning it changes the output shape from {tuple(expected.shape)} to {tuple(actual.shape)}"
+        difference = float((expected - actual).abs().max())
+        scale = float(expected.abs().max()) + 1e-6
+        if not difference <= _TOLERANCE * scale:
+            return f"removing channels is not the same as silencing them (outputs differ by {difference:.2g} of {scale:.2g})"
+    left = {name: channels_of(pruned.get_submodule(name)) for group, _ in halves for name in group.layers}
+    wrong = [name for group, dropped in halves for name in group.layers if left[name] != group.channels - len(dropped)]
     return f"{wrong[0]} would not be pruned with it" if wrong else ""
+
+
+def _halve(silenced: fx.GraphModule, pruned: fx.GraphModule, halves: list[tuple[ChannelGroup, list[int]]], example: Inputs) -> None:
+    """Silence channels in one copy of a model and remove them in the other."""
+    layers = dict(pruned.named_modules())
+    names = {id(child): path for path, child in layers.items()}
+    plain = [(group, dropped) for group, dropped in halves if rule_for(pruned, group) is None]
+    dependencies = dependency_graph(pruned, example) if plain else None
+
+    def coupled(group: ChannelGroup, dropped: list[int]) -> Any:  # torch-pruning's group
+        assert dependencies is not None
+        return dependencies.get_pruning_group(layers[group.name], pruning_function(layers[group.name]), dropped)
+
+    for group, dropped in plain:  # before anything is pruned: the positions behind a concatenation shift
+        _silence(silenced, coupled(group, dropped), names)
+    for group, dropped in plain:
+        coupled(group, dropped).prune()
+    for group, dropped in halves:
+        rule = rule_for(pruned, group)
+        if rule is not None:
+            rule.silence(silenced, group, dropped)
+            rule.prune(pruned, group, dropped)
 
 
 def _one_line(error: Exception) -> str:
@@ -156,9 +230,10 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def _any_half(channels: int) -> list[int]:
+def _any_half(group: ChannelGroup) -> list[int]:
     """Return half of the channels, always the same, without a pattern: one could suit a layer that others do not."""
-    return sorted(random.Random(channels).sample(range(channels), channels // 2))
+    blocks = group.channels // group.unit
+    return channels_of_heads(group, random.Random(blocks).sample(range(blocks), blocks // 2))
 
 
 def _silence(module: nn.Module, coupled: Iterable[tuple[object, list[int]]], names: dict[int, str]) -> None:
@@ -168,7 +243,6 @@ def _silence(module: nn.Module, coupled: Iterable[tuple[object, list[int]]], nam
         target = dependency.target.module  # type: ignore[attr-defined]  # torch-pruning is untyped
         if dependency.handler.__name__ != "prune_out_channels" or id(target) not in names:  # type: ignore[attr-defined]
             continue
-        layer = layers[names[id(target)]]
-        for parameter in layer.parameters(recurse=False):
+        for parameter in layers[names[id(target)]].parameters(recurse=False):
             with torch.no_grad():
                 parameter[indices] = 0.0

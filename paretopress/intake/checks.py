@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from paretopress.errors import DataError, ModelError
-from paretopress.fetch import fetch
+from paretopress.fetch import collate, fetch, inputs_of
+from paretopress.inputs import Inputs, size_of, tensors
 from paretopress.intake.data import Data, Split, labels_of, split_size
+from paretopress.tasks.classification import Classification
 
 ITEMS = 16  # read of each split where it tells its labels
 ITEMS_WITHOUT_LABELS = 512
@@ -38,35 +41,43 @@ def check_model(model: object) -> None:
             )
 
 
-def check_data(data: Data, logits_of: Callable[[Tensor], Tensor]) -> int:
-    """Return the number of classes, which is the width of the model's output.
+def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
+    """Return if the model takes the data, and its outputs fit their labels for the task.
 
     Reads the first 16 items of each split and all labels that it tells through `.targets` or `.labels`; else the first 512 items.
     The global random generator is left as it was.
 
     Args:
-        logits_of: the model, x (N, C, H, W) -> logits (N, classes).
-    Raises: DataError: an item is not (x, label), x is not float32 of the one shape or not finite, a label is not an integer in
-        range, or the model does not accept x. ModelError: the model's output is not finite and (N, classes).
+        outputs_of_model: the model, its inputs -> its outputs.
+    Raises: DataError: an item is not (x, label), x is not float32 or int64 of the one shape or not finite, a class label is not an
+        integer in range, or the model does not accept x. ModelError: the outputs are not finite, or not what the task needs.
     """
+    classes = isinstance(getattr(data.task, "learnt_as", data.task), Classification)
     with torch.random.fork_rng(devices=[]):  # augmentation draws from it
-        told = {name: labels_of(split) for name, split in data.splits().items()}
-        shape: tuple[int, ...] | None = None
+        told = {name: labels_of(split) if classes else None for name, split in data.splits().items()}
+        shapes: list[tuple[int, ...]] = []
         seen: dict[str, list[int]] = {}
         for name, split in data.splits().items():
             seen[name] = []
-            for index, item in _items(name, split, ITEMS_WITHOUT_LABELS if told[name] is None else ITEMS):
-                x, label = _image_and_label(item, name, index)
-                shape = shape or tuple(x.shape)
-                _check_image(x, shape, name, index)
-                seen[name].append(label)
-        probe = torch.stack([x for x, _ in fetch(data.val, [0] * PROBE_BATCH)])
-    classes = _output_width(logits_of, probe)
-    for name, labels in told.items():
-        _check_range(torch.tensor(seen[name]), classes, name)
-        if labels is not None:
-            _check_range(labels, classes, name)
-    return classes
+            for index, item in _items(name, split, ITEMS_WITHOUT_LABELS if classes and told[name] is None else ITEMS):
+                x, label = _inputs_and_label(item, name, index)
+                shapes = shapes or [tuple(part.shape) for part in x]
+                _check_inputs(x, shapes, name, index)
+                if classes:
+                    seen[name].append(_class_label(label, name, index))
+        probe, targets = collate(fetch(data.val, [0] * PROBE_BATCH))
+    outputs = _probed(outputs_of_model, probe)
+    wrong = data.task.check(outputs, targets)
+    if wrong:
+        shape = ", ".join(str(tuple(part.shape)) for part in tensors(probe))
+        raise ModelError(f"the model's output must fit the task {data.task.metric.name}: {wrong}, for x of shape {shape}")
+    if not all(torch.isfinite(output).all() for output in outputs if output.is_floating_point()):
+        raise ModelError("the model's output must be finite, but got NaN or inf for the first validation item")
+    if classes:
+        for name, labels in told.items():
+            _check_range(torch.tensor(seen[name]), outputs[0].shape[1], name)
+            if labels is not None:
+                _check_range(labels, outputs[0].shape[1], name)
 
 
 def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
@@ -80,45 +91,62 @@ def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
         yield from zip(indices, items, strict=True)
 
 
-def _image_and_label(item: object, name: str, index: int) -> tuple[Tensor, int]:
+def _inputs_and_label(item: object, name: str, index: int) -> tuple[tuple[Tensor, ...], object]:
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(f"an item must be (x, label), but got {type(item).__name__} at {name}[{index}]")
     x, label = item
-    if not isinstance(x, Tensor):
-        raise DataError(f"x must be a tensor, but got {type(x).__name__} at {name}[{index}]", "Add transforms.ToTensor() to the dataset.")
+    try:
+        parts = inputs_of(x)
+    except TypeError as error:
+        raise DataError(f"{error} at {name}[{index}]", "Add transforms.ToTensor() to the dataset.") from error
+    return parts, label
+
+
+def _class_label(label: object, name: str, index: int) -> int:
     if isinstance(label, Tensor) and label.ndim == 0 and not (label.is_floating_point() or label.dtype == torch.bool):
         label = int(label)
     if isinstance(label, bool) or not isinstance(label, int | np.integer):
         raise DataError(f"a label must be an integer, but got {label!r} at {name}[{index}]", "Give the index of the class.")
-    return x, int(label)
+    return int(label)
 
 
-def _check_image(x: Tensor, shape: tuple[int, ...], name: str, index: int) -> None:
-    if x.dtype != torch.float32 or x.ndim != 3:
-        raise DataError(f"x must be float32 of shape (C, H, W), but got {x.dtype} of shape {tuple(x.shape)} at {name}[{index}]")
+def _check_inputs(x: tuple[Tensor, ...], shapes: list[tuple[int, ...]], name: str, index: int) -> None:
+    if len(x) != len(shapes):
+        raise DataError(f"all items must have {len(shapes)} inputs as the first, but got {len(x)} at {name}[{index}]")
+    for part, shape in zip(x, shapes, strict=True):
+        _check_input(part, shape, name, index)
+
+
+def _check_input(x: Tensor, shape: tuple[int, ...], name: str, index: int) -> None:
+    if x.dtype not in (torch.float32, torch.int64) or x.ndim == 0:
+        raise DataError(
+            f"x must be float32 or int64 with axes, (C, H, W) for an image, but got {x.dtype} of shape {tuple(x.shape)} at {name}[{index}]"
+        )
     if x.shape != shape:
         raise DataError(
             f"all x must have the shape of the first, {shape}, but got shape={tuple(x.shape)} at {name}[{index}]",
             "Resize and crop to one size.",
         )
-    if not torch.isfinite(x).all():
+    if x.is_floating_point() and not torch.isfinite(x).all():
         raise DataError(f"x must be finite, but got NaN or inf at {name}[{index}]")
 
 
-def _output_width(logits_of: Callable[[Tensor], Tensor], probe: Tensor) -> int:
-    shape = tuple(probe.shape)
+def _probed(outputs_of_model: Callable[..., Any], probe: Inputs) -> tuple[Tensor, ...]:
     try:
         with torch.no_grad():
-            logits = logits_of(probe)
+            value = outputs_of_model(*tensors(probe))
     except Exception as error:
-        hint = "Do model and data belong together? x is (N, C, H, W)."
+        shape = ", ".join(str(tuple(part.shape)) for part in tensors(probe))
+        hint = "Do model and data belong together? x is (N, C, H, W) of images."
         raise DataError(f"the model must accept x of shape {shape}, but it raised {_first_line(error)}", hint) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(probe):
-        got = f"shape={tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"the model's output must be logits (N, classes), but got {got} for x of shape {shape}")
-    if not torch.isfinite(logits).all():
-        raise ModelError(f"the model's output must be finite, but got NaN or inf for x of shape {shape}")
-    return logits.shape[1]
+    parts = list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple | list) else [value]
+    found = tuple(part for part in parts if isinstance(part, Tensor))
+    if not found or any(part.ndim == 0 or len(part) != size_of(probe) for part in found):
+        raise ModelError(
+            f"the model must return tensors with one row an item, but got {type(value).__name__} for {size_of(probe)} items",
+            "Lists of boxes or of dicts are not supported yet: hand over a model that returns the raw outputs.",
+        )
+    return found
 
 
 def _check_range(labels: Tensor, classes: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The data of a run: three splits of labelled images, and how items are read from them."""
+"""The data of a run: three splits of labelled items, and how they are read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import DataError
-from paretopress.fetch import fetch
+from paretopress.fetch import Item, collate, fetch, inputs_of
+from paretopress.inputs import Inputs, tensors
+from paretopress.tasks.base import Task
+from paretopress.tasks.classification import Classification
 
-Sample: TypeAlias = tuple[Tensor, int]
+Sample: TypeAlias = Item
 Split: TypeAlias = Dataset[Sample]
 
 SPLITS = ("train", "val", "test")
@@ -24,7 +27,9 @@ ACCEPTED = "Hand over (train, val, test) or (train, val) datasets, or an object 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Three splits; each is sized and indexable, and an item is (x (C, H, W) float32, label).
+    """Three splits; each is sized and indexable, and an item is (x, label).
+
+    x is a tensor, (C, H, W) float32 of an image; or a tuple of tensors in the order of the model's arguments, or a dict by their names.
 
     A split may also have `__getitems__(indices) -> list of items`, which reads a whole batch in one call and is used where present.
 
@@ -34,6 +39,7 @@ class Data:
         test: what the final front is scored on, once.
         classes: names by label, or ().
         preprocessing: how a raw image becomes x, JSON values only; a bundle's manifest carries it.
+        task: how outputs are judged by the labels; classification by top-1 unless it is said.
     Raises: DataError: a split is empty, or is not sized and indexable.
     """
 
@@ -42,6 +48,7 @@ class Data:
     test: Split
     classes: tuple[str, ...] = ()
     preprocessing: Mapping[str, object] = field(default_factory=dict)
+    task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():
@@ -87,8 +94,9 @@ def data_sha256(data: Data, seed: int, images: int = 256) -> str:
     digest = hashlib.sha256()
     for name, split in data.splits().items():
         x, y = stack(split, images, seed)
-        digest.update(f"{name} {split_size(split, name)} {tuple(x.shape)}".encode())
-        digest.update(x.contiguous().numpy().tobytes() + y.numpy().tobytes())
+        for part in (*tensors(x), y):
+            digest.update(f"{name} {split_size(split, name)} {tuple(part.shape)}".encode())
+            digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -99,20 +107,29 @@ def split_size(split: Split, name: str = "split") -> int:
     return len(cast(Sized, split))
 
 
-def batch(split: Split, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return (x (N, C, H, W) float32, labels (N,) int64) of the items at `indices`.
+def batch(split: Split, indices: Sequence[int]) -> tuple[Inputs, Tensor]:
+    """Return (x of N items, their labels (N, ...)) at `indices`.
 
     Raises: DataError: the items differ in shape.
     """
     items = fetch(split, indices)
+    first = [tuple(part.shape) for part in inputs_of(items[0][0])]
     for index, (x, _) in zip(indices, items, strict=True):
-        if x.shape != items[0][0].shape:
-            raise DataError(f"all items must have shape {tuple(items[0][0].shape)}, but got shape={tuple(x.shape)} at index {index}")
-    return torch.stack([x for x, _ in items]), torch.tensor([int(label) for _, label in items], dtype=torch.int64)
+        shapes = [tuple(part.shape) for part in inputs_of(x)]
+        if shapes != first:
+            wanted, got = (found[0] if len(found) == 1 else found for found in (first, shapes))
+            raise DataError(f"all items must have shape {wanted}, but got shape={got} at index {index}")
+    return collate(items)
 
 
-def stack(split: Split, count: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return (x (N, C, H, W), labels (N,) int64) of N = min(count, size) items.
+def argument_names(split: Split) -> tuple[str, ...] | None:
+    """Return the names of the model's arguments where items are dicts, else None."""
+    ((x, _),) = fetch(split, [0])
+    return tuple(map(str, x)) if isinstance(x, Mapping) else None
+
+
+def stack(split: Split, count: int, seed: int | None = None) -> tuple[Inputs, Tensor]:
+    """Return (x, labels (N, ...)) of N = min(count, size) items.
 
     Args:
         seed: None takes the first items; a number takes a random choice without repetition, and also seeds the augmentation of

@@ -8,10 +8,11 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from paretopress.errors import ConfigError, InputError
 from paretopress.intake.spec import resolve
@@ -32,27 +33,43 @@ def call_factory(spec: str, base: Path | None, failure: type[InputError]) -> obj
     imported once while its content stays the same, so that a model and data from one file share its classes.
     Raises: ConfigError: no such file, or no such function in it. `failure`: the file or the factory raised.
     """
-    parts = FACTORY.fullmatch(spec)
-    assert parts is not None, spec
-    path, name = resolve(parts["file"], base).resolve(), parts["function"]
-    if not path.is_file():
-        raise ConfigError(f"the file of a factory must exist, but got {path} in the spec {spec!r}", "Give FILE.py:FUNCTION.")
+    path = _file_of(spec, base)
     with _importable(path.parent):
-        try:
-            module = _import_file(path)
-        except (Exception, SystemExit) as error:
-            raise failure(
-                f"{path.name} could not be imported: {_quote(error, path)}", "Run it with python to see the whole error."
-            ) from error
-        factory = getattr(module, name, None)
-        if not callable(factory):
-            own = sorted(k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__)
-            raise ConfigError(f"{path.name} has no function {name!r}", f"It has: {', '.join(own) or 'none'}.")
+        factory = _function(spec, path, failure)
         try:
             value: object = factory()
         except (Exception, SystemExit) as error:
             raise failure(f"{spec} failed: {_quote(error, path)}", "A factory is called without arguments.") from error
         return value
+
+
+def load_function(spec: str, base: Path | None, failure: type[InputError]) -> Callable[..., Any]:
+    """Return the function that `spec` names; raises as `call_factory`."""
+    path = _file_of(spec, base)
+    with _importable(path.parent):
+        return _function(spec, path, failure)
+
+
+def _file_of(spec: str, base: Path | None) -> Path:
+    parts = FACTORY.fullmatch(spec)
+    assert parts is not None, spec
+    path = resolve(parts["file"], base).resolve()
+    if not path.is_file():
+        raise ConfigError(f"the file of a factory must exist, but got {path} in the spec {spec!r}", "Give FILE.py:FUNCTION.")
+    return path
+
+
+def _function(spec: str, path: Path, failure: type[InputError]) -> Callable[..., Any]:
+    name = spec.rpartition(":")[2]
+    try:
+        module = _import_file(path)
+    except (Exception, SystemExit) as error:
+        raise failure(f"{path.name} could not be imported: {_quote(error, path)}", "Run it with python to see the whole error.") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        own = sorted(k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__)
+        raise ConfigError(f"{path.name} has no function {name!r}", f"It has: {', '.join(own) or 'none'}.")
+    return found  # type: ignore[no-any-return]  # whatever the user's file holds
 
 
 def _import_file(path: Path) -> ModuleType:

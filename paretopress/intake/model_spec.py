@@ -1,4 +1,4 @@
-"""Load a model from a spec: a factory in a user's file, a torchvision architecture with weights, or a trusted pickle."""
+"""Load a model from a spec: a factory in a user's file, a torchvision architecture with weights, an ONNX file, or a trusted pickle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from paretopress.intake.factory import call_factory, is_factory
 from paretopress.intake.spec import Spec, parse_spec, resolve
 
 PICKLES = (".pt", ".pth")
-MODEL_FORMS = ("FILE.py:FACTORY", "torchvision:resnet18?weights=FILE.safetensors&num_classes=10", "MODEL.pt (with --trust)")
+MODEL_FORMS = (
+    "FILE.py:FACTORY",
+    "torchvision:resnet18?weights=FILE.safetensors&num_classes=10",
+    "MODEL.onnx",
+    "MODEL.pt (with --trust)",
+)
 WRAPPERS = ("state_dict", "model")
 NAMED = 3
 
@@ -34,6 +39,8 @@ def load_model(spec: str, *, trust: bool = False, base: Path | None = None) -> n
         return _module(call_factory(spec, base, ModelError), spec).eval()
     if Path(spec).suffix in PICKLES and "?" not in spec:
         return _pickled_model(resolve(spec, base), trust).eval()
+    if Path(spec).suffix == ".onnx" and "?" not in spec:
+        return _onnx_model(resolve(spec, base)).eval()
     parsed = parse_spec(spec, base)
     if parsed.kind == "torchvision":
         return _torchvision_model(parsed, trust).eval()
@@ -95,6 +102,21 @@ def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
         _demand_fit(model.state_dict(), state, f"{weights.name} for {spec.argument}")
         model.load_state_dict(state)
     return model
+
+
+def _onnx_model(path: Path) -> nn.Module:
+    _existing(path)
+    try:
+        from onnx2torch import convert
+    except ImportError as error:
+        raise ModelError(f"an ONNX model needs onnx2torch, but got: {error}", "pip install 'paretopress[onnx]'.") from error
+    try:
+        module: nn.Module = convert(str(path))
+    except Exception as error:  # a damaged file, or an operator that it does not know: its errors share no base class
+        raise ModelError(
+            f"{path.name} must convert to PyTorch, but got {_first_line(error)}", "Hand over the model that it was exported from."
+        ) from error
+    return module
 
 
 def _state_dict(path: Path, trust: bool) -> dict[str, Tensor]:

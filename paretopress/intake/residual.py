@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from torch import fx, nn
+from collections.abc import Callable, Iterable
+
+from torch import fx
 
 from paretopress.compress.branches import is_add
 from paretopress.graph import ChannelGroup, ResidualBranch
 from paretopress.intake.shapes import shape_of
+from paretopress.weighted import Weighted
 
 
 def find_branches(module: fx.GraphModule, groups: tuple[ChannelGroup, ...]) -> tuple[ResidualBranch, ...]:
     """Return the branches that can be removed, in the model's order.
 
-    A branch is the set of nodes between a skip and an add, used nowhere else, that depends on the skip alone and holds a layer.
+    A branch is the set of nodes between a skip and an add, used nowhere else, that holds a layer.
     """
     modules = dict(module.named_modules())
     branches = []
@@ -21,11 +24,7 @@ def find_branches(module: fx.GraphModule, groups: tuple[ChannelGroup, ...]) -> t
             continue
         for skip_arg in (0, 1):
             nodes = _between(add.args[skip_arg], add.args[1 - skip_arg], add)
-            layers = [
-                str(node.target)
-                for node in nodes
-                if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear)
-            ]
+            layers = [str(node.target) for node in nodes if node.op == "call_module" and isinstance(modules[str(node.target)], Weighted)]
             if layers:
                 branches.append(_branch(add, skip_arg, layers, groups))
                 break
@@ -38,18 +37,25 @@ def _branch(add: fx.Node, skip_arg: int, layers: list[str], groups: tuple[Channe
 
 
 def _between(skip: fx.Node, end: fx.Node, add: fx.Node) -> list[fx.Node]:
-    """Return the nodes from `skip` (excluded) to `end` (included) in graph order; empty if the branch is not closed."""
+    """Return the nodes from `skip` (excluded) to `end` (included) in graph order; empty if something else uses them.
+
+    What they read beside the skip, a mask for one, is not of the branch.
+    """
+    behind, before = _reached([skip], lambda node: node.users, end), _reached([end], lambda node: node.all_input_nodes, skip)
+    found = (behind & before) - {skip}
+    closed = all(user in found or user is add for node in found for user in node.users)
+    same_shape = shape_of(skip) == shape_of(end)
+    return [node for node in add.graph.nodes if node in found] if end in found and closed and same_shape else []
+
+
+def _reached(start: list[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]], last: fx.Node) -> set[fx.Node]:
+    """Return the nodes reached from some others, they included; what lies beyond `last` is not followed."""
     found: set[fx.Node] = set()
-    waiting = [end]
+    waiting = list(start)
     while waiting:
         node = waiting.pop()
-        if node is skip or node in found:
-            continue
-        if node.op in ("placeholder", "get_attr"):
-            return []
-        found.add(node)
-        waiting.extend(node.all_input_nodes)
-    closed = all(user in found or user is add for node in found for user in node.users)
-    reaches = any(skip in node.all_input_nodes for node in found)
-    same_shape = shape_of(skip) == shape_of(end)
-    return [node for node in add.graph.nodes if node in found] if closed and reaches and same_shape else []
+        if node not in found:
+            found.add(node)
+            if node is not last:
+                waiting.extend(following(node))
+    return found

@@ -1,23 +1,155 @@
-"""Operators of a traced model put in other words at intake, so that what follows can tell what they do; one rule for each.
+"""A model put in other words at intake, so that what follows can tell what it does; one rule for each operator.
 
-A rule leaves the outputs as they are, to the last bit.
+Before tracing: attention and encoders by plain layers. After it: channel shuffles as modules, layers that are called as functions (as
+subclasses of nn.Conv2d do) as layers, paddings in numbers. A rule leaves the outputs as they are, up to the order of float sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
 
+from paretopress.compress.attention import Attention, is_plain
+from paretopress.compress.encoder import plain_encoder
 from paretopress.compress.shuffle import ChannelShuffle
+from paretopress.inputs import Inputs, tensors
 from paretopress.intake.shapes import shape_of
+from paretopress.weighted import Conv, Weighted
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})
 _TRANSPOSES = frozenset({"transpose", "permute", "swapaxes", torch.transpose, torch.permute})
 _COPIES = frozenset({"contiguous"})
+# functions that layers are called as -> the layer
+_FUNCTIONS: dict[object, type[Weighted]] = {
+    F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d, F.linear: nn.Linear,
+}  # fmt: skip
+# their arguments
+_DEFAULTS: dict[str, Any] = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_WEIGHT = ".weight"
+
+
+def explicit(model: nn.Module) -> nn.Module:
+    """Put plain layers in place of attention and encoders that need no more than them; changes the model, and returns it."""
+    for name, part in list(model.named_modules()):
+        encoder = plain_encoder(part)
+        if encoder is not None:
+            if not name:
+                return encoder
+            model.set_submodule(name, encoder)
+        if type(part) is nn.MultiheadAttention and is_plain(part) and not _belongs_to_torch(model, name):
+            made = Attention(part).train(part.training)
+            if not name:
+                return made
+            model.set_submodule(name, made)
+    return model
+
+
+def _belongs_to_torch(model: nn.Module, name: str) -> bool:
+    """Return whether the module's parent is one of torch's own layers, which look into it."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    return type(parent).__module__.startswith("torch.nn.") and not isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+
+
+def rewrite(module: fx.GraphModule, example: Inputs) -> None:
+    """Apply the rules for traced models in place; `example` is a batch of inputs."""
+    _layers_from_functions(module)
+    _paddings_in_numbers(module)
+    ShapeProp(module).propagate(*tensors(example))
+    for found in list(_shuffles(module)):
+        name = f"channel_shuffle_{found.end.name}"
+        module.add_submodule(name, ChannelShuffle(found.groups, found.channels))
+        with module.graph.inserting_before(found.end):
+            found.end.replace_all_uses_with(module.graph.call_module(name, (found.start,)))
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _layers_from_functions(module: fx.GraphModule) -> None:
+    """Put a layer in place of each function that multiplies by trained weights, if nothing else uses those."""
+    for node in list(module.graph.nodes):
+        kind = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
+        if kind is None:
+            continue
+        given = _DEFAULTS | dict(zip(_DEFAULTS, node.args, strict=False)) | dict(node.kwargs)
+        weight, bias = given["weight"], given["bias"]
+        if not _is_parameter(module, weight) or not (bias is None or _is_parameter(module, bias)) or len(weight.users) > 1:
+            continue
+        name = _layer_name(module, str(weight.target))
+        trained_bias = None if bias is None else module.get_parameter(str(bias.target))
+        module.add_submodule(name, _layer(kind, given, module.get_parameter(str(weight.target)), trained_bias))
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.call_module(name, (given["input"],)))
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _layer_name(module: fx.GraphModule, weight: str) -> str:
+    """Return the path of the module that holds the weight, or one beside it where something else of that module is called."""
+    owner = weight.removesuffix(_WEIGHT)
+    called = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+    if owner == weight or any(target == owner or target.startswith(f"{owner}.") for target in called):
+        return f"{owner}_layer"
+    return owner
+
+
+def _is_parameter(module: fx.GraphModule, node: object) -> bool:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return False
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return isinstance(value, nn.Parameter)
+
+
+def _layer(kind: type[Weighted], given: dict[str, Any], weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Module:
+    """Return a layer that holds these very parameters."""
+    if kind is nn.Linear:
+        made: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    else:
+        groups, axes = int(given["groups"]), weight.ndim - 2
+        options = {name: _along(given[name], axes) for name in ("stride", "padding", "dilation")}
+        make: Callable[..., nn.Module] = kind
+        made = make(
+            weight.shape[1] * groups,
+            weight.shape[0],
+            tuple(weight.shape[2:]),
+            groups=groups,
+            bias=bias is not None,
+            device="meta",
+            **options,
+        )
+    made.weight = weight
+    if bias is not None:
+        made.bias = bias
+    return made.eval()
+
+
+def _along(value: object, axes: int) -> object:
+    """Return one value an axis; a padding in words as it is."""
+    if isinstance(value, str):
+        return value
+    return (
+        tuple(value)
+        if isinstance(value, list | tuple) and len(value) == axes
+        else (value[0] if isinstance(value, list | tuple) else value,) * axes
+    )
+
+
+def _paddings_in_numbers(module: fx.GraphModule) -> None:
+    for layer in module.modules():
+        if isinstance(layer, Conv) and isinstance(layer.padding, str):
+            reach = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+            if layer.padding == "valid":
+                layer.padding = (0,) * len(reach)
+            elif all(each % 2 == 0 for each in reach):  # an even kernel pads its two sides differently
+                layer.padding = tuple(each // 2 for each in reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +160,6 @@ class _Shuffle:
     end: fx.Node
     groups: int
     channels: int
-
-
-def rewrite(module: fx.GraphModule, example: Tensor) -> None:
-    """Apply every rule in place; `example` is a batch of inputs."""
-    ShapeProp(module).propagate(example)
-    for found in list(_shuffles(module)):
-        name = f"channel_shuffle_{found.end.name}"
-        module.add_submodule(name, ChannelShuffle(found.groups, found.channels))
-        with module.graph.inserting_before(found.end):
-            found.end.replace_all_uses_with(module.graph.call_module(name, (found.start,)))
-    module.graph.eliminate_dead_code()
-    module.recompile()
 
 
 def _shuffles(module: fx.GraphModule) -> Iterator[_Shuffle]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from paretopress.compress.recurrent import Recurrent
 from paretopress.errors import ModelError
-from paretopress.graph import Frozen, Layer, LayerKind, ModelGraph
+from paretopress.graph import INPUT, OUTPUT, Frozen, Layer, LayerKind, ModelGraph, TensorSpec
+from paretopress.inputs import Inputs, size_of, tensors
 from paretopress.intake.bit_groups import find_bit_groups
 from paretopress.intake.channel_groups import find_channel_groups
 from paretopress.intake.residual import find_branches
-from paretopress.intake.rewrites import rewrite
+from paretopress.intake.rewrites import explicit, rewrite
 from paretopress.intake.shapes import shape_of
+from paretopress.weighted import Weighted, kernel_of
 
+# where the output's node keeps the names of several outputs
+_NAMES = "names"
 _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU
 
 
@@ -30,29 +36,30 @@ class Intake:
     graph: ModelGraph
 
 
-def take_in(model: nn.Module, example: Tensor) -> Intake:
+def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = None) -> Intake:
     """Trace a model and find its layers, channel groups, residual branches and bit groups.
 
     Args:
         model: a trained module; it is copied, not changed.
-        example: (N, C, H, W) float32, N >= 2, of real inputs: the groups are checked on it.
-    Raises: ModelError: the model does not trace, has nothing to compress, or its output is not (N, classes).
+        example: (N, ...), N >= 2, of real inputs: the groups are checked on it.
+        names: of the arguments of the model's forward that the inputs are; None takes the first ones. The others keep their defaults.
+    Raises: ModelError: the model does not trace, has nothing to compress, or its outputs are not tensors with a row an item.
     """
-    module = trace(model)
+    module = trace(model, names, len(tensors(example)))
     rewrite(module, example)
-    ShapeProp(module).propagate(example)
-    output = _shape(next(node for node in module.graph.nodes if node.op == "output").args[0])
-    if len(output) != 2 or output[0] != len(example):
-        raise ModelError(f"the model must return logits (N, classes), but got shape {output} for {len(example)} inputs")
+    ShapeProp(module).propagate(*tensors(example))
+    outputs = _outputs(module, size_of(example))
     layers = _layers(module)
-    if not layers:
-        others = "; ".join(f"{item.name}, {item.reason}" for item in _left_alone(module)) or "no weights"
-        raise ModelError(f"the model must hold a Conv2d or Linear, but got {others}", "There is nothing to compress.")
-    groups, frozen = find_channel_groups(module, layers, example)
+    groups, frozen = find_channel_groups(module, layers, example) if layers else ((), ())
+    if not groups and all(layer.kind is LayerKind.RECURRENT for layer in layers):
+        others = [f"{layer.name}, a {type(module.get_submodule(layer.name)).__name__} whose units nothing reads" for layer in layers]
+        others += [f"{item.name}, {item.reason}" for item in _left_alone(module)]
+        held = "; ".join(others) or "no weights"
+        raise ModelError(f"the model must hold a convolution or a Linear, but got {held}", "There is nothing to compress.")
     branches = find_branches(module, groups)
     graph = ModelGraph(
-        input_shape=tuple(example.shape[1:]),
-        output_shape=output[1:],
+        inputs=_specs(module, example),
+        outputs=outputs,
         layers=layers,
         channel_groups=groups,
         branches=branches,
@@ -60,6 +67,29 @@ def take_in(model: nn.Module, example: Tensor) -> Intake:
         frozen=(*frozen, *_reused(module), *_left_alone(module)),
     )
     return Intake(module, graph)
+
+
+def _specs(module: fx.GraphModule, example: Inputs) -> tuple[TensorSpec, ...]:
+    """Return the inputs under the names of the model's arguments, or "input" where there is one."""
+    parts = tensors(example)
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"] if len(parts) > 1 else [INPUT]
+    return tuple(
+        TensorSpec(name, tuple(part.shape[1:]), str(part.dtype).removeprefix("torch.")) for name, part in zip(names, parts, strict=True)
+    )
+
+
+def _outputs(module: fx.GraphModule, count: int) -> tuple[TensorSpec, ...]:
+    """Return the outputs, which have a row an item."""
+    (node,) = (node for node in module.graph.nodes if node.op == "output")
+    parts = node.args[0] if isinstance(node.args[0], tuple | list) else (node.args[0],)
+    names = node.meta.get(_NAMES) or ([OUTPUT] if len(parts) == 1 else [f"{OUTPUT}_{index}" for index in range(len(parts))])
+    specs = []
+    for name, part in zip(names, parts, strict=True):
+        shape = shape_of(part) or ()
+        if shape[:1] != (count,):
+            raise ModelError(f"the model must return tensors with one row an item, but got {shape or 'no tensor'} at its output {name}")
+        specs.append(TensorSpec(name, shape[1:], str(part.meta["tensor_meta"].dtype).removeprefix("torch.")))
+    return tuple(specs)
 
 
 class _Tracer(fx.Tracer):
@@ -73,17 +103,79 @@ class _Tracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
-    """Return the model as an fx graph in eval mode; raises ModelError with the line where tracing stopped."""
+def trace(model: nn.Module, names: Sequence[str] | None = None, count: int = 1) -> fx.GraphModule:
+    """Return the model as an fx graph in eval mode that takes its inputs by position.
+
+    Args: names: see `take_in`; None takes the first `count` arguments.
+    Raises: ModelError: the model cannot be traced, with the line where that stopped; or its forward has no such arguments.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    given = list(parameters)[:count] if names is None else list(names)
+    fixed = _fixed(parameters, given)
     try:
-        root = copy.deepcopy(model).eval()
-        return fx.GraphModule(root, _Tracer().trace(root), type(model).__name__)
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return _traced(explicit(copy.deepcopy(model).eval()), given, fixed)
+    except Exception:  # a model may call its attention in ways that plain layers do not know
+        try:
+            return _traced(copy.deepcopy(model).eval(), given, fixed)
+        except Exception as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(
+                f"the model must be traceable by torch.fx, but got: {first}",
+                "Control flow that depends on tensor values cannot be traced: move it out of forward, or wrap it with torch.fx.wrap.",
+            ) from error
+
+
+def _fixed(parameters: Mapping[str, inspect.Parameter], given: Sequence[str]) -> dict[str, Any]:
+    """Return the defaults of the arguments that are not given."""
+    plain = {name: each for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    takes_any = len(plain) < len(parameters)
+    unknown = [] if takes_any else [name for name in given if name not in plain]
+    if unknown:
+        raise ModelError(f"the model's forward must take what the data gives, but got {unknown[0]}", f"It takes {', '.join(plain)}.")
+    missing = [name for name, each in plain.items() if name not in given and each.default is each.empty]
+    if missing:
         raise ModelError(
-            f"the model must be traceable by torch.fx, but got: {first}",
-            "Control flow that depends on tensor values cannot be traced: move it out of forward, or wrap it with torch.fx.wrap.",
-        ) from error
+            f"the data must give all arguments of the model's forward, but {missing[0]} is missing", "Let x be a dict by names."
+        )
+    return {name: each.default for name, each in plain.items() if name not in given}
+
+
+def _traced(root: nn.Module, given: Sequence[str], fixed: Mapping[str, Any]) -> fx.GraphModule:
+    graph = _Tracer().trace(root, concrete_args=dict(fixed) or None)
+    holders = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
+    for name, node in holders.items():
+        if name not in given:
+            _erase(graph, node)  # and the assertion that it has its default
+    for name in reversed(given):
+        first = next(iter(graph.nodes))
+        if holders[name] is not first:
+            first.prepend(holders[name])
+    _flatten_output(graph)
+    module = fx.GraphModule(root, graph, type(root).__name__)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    for user in list(node.users):
+        _erase(graph, user)
+    graph.erase_node(node)
+
+
+def _flatten_output(graph: fx.Graph) -> None:
+    """Put out a tensor, or a tuple of them with their names beside it, instead of a dict, a list or a dataclass."""
+    (node,) = (node for node in graph.nodes if node.op == "output")
+    value = node.args[0]
+    if isinstance(value, fx.Node) and value.op == "call_function" and is_dataclass(value.target):
+        value = dict(value.kwargs)
+    if isinstance(value, Mapping):
+        named = {str(name): part for name, part in value.items() if isinstance(part, fx.Node)}
+        node.meta[_NAMES] = list(named) if len(named) > 1 else None
+        parts = list(named.values())
+    else:
+        parts = [part for part in value if isinstance(part, fx.Node)] if isinstance(value, tuple | list) else [value]
+    node.args = (parts[0],) if len(parts) == 1 else (tuple(parts),)
 
 
 def _left_alone(module: fx.GraphModule) -> list[Frozen]:
@@ -93,13 +185,13 @@ def _left_alone(module: fx.GraphModule) -> list[Frozen]:
     for node in module.graph.nodes:
         name = str(node.target)
         if node.op == "get_attr" and isinstance(_attribute(module, name), nn.Parameter):
-            found[name] = Frozen(name, "a parameter outside of a Conv2d or Linear")
+            found[name] = Frozen(name, "a parameter outside of a convolution or Linear")
         if node.op != "call_module":
             continue
         layer = modules[name]
         holds_weights = any(True for _ in layer.parameters())
-        if holds_weights and not isinstance(layer, nn.Conv2d | nn.Linear | _NORMALISATION):
-            found[name] = Frozen(name, f"{type(layer).__name__} is neither a Conv2d nor a Linear")
+        if holds_weights and not isinstance(layer, Weighted | Recurrent | _NORMALISATION):
+            found[name] = Frozen(name, f"{type(layer).__name__} is neither a convolution nor a Linear")
     return list(found.values())
 
 
@@ -124,12 +216,14 @@ def _layers(module: fx.GraphModule) -> tuple[Layer, ...]:
         if node.op != "call_module" or node.target in found:
             continue
         layer = modules[str(node.target)]
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, Weighted):
             found[str(node.target)] = _describe(str(node.target), layer, _shape(node)[1:])
+        elif isinstance(layer, Recurrent):
+            found[str(node.target)] = _describe_recurrent(str(node.target), layer, node)
     return tuple(found.values())
 
 
-def _describe(name: str, layer: nn.Conv2d | nn.Linear, output_shape: tuple[int, ...]) -> Layer:
+def _describe(name: str, layer: Weighted, output_shape: tuple[int, ...]) -> Layer:
     params = sum(p.numel() for p in layer.parameters())
     if isinstance(layer, nn.Linear):
         positions = math.prod(output_shape[:-1])
@@ -139,8 +233,18 @@ def _describe(name: str, layer: nn.Conv2d | nn.Linear, output_shape: tuple[int, 
     if layer.groups > 1:
         kind = LayerKind.DEPTHWISE if layer.groups == layer.in_channels == layer.out_channels else LayerKind.GROUPED
     macs = math.prod(output_shape[1:]) * layer.weight.numel()
-    kernel, stride = (layer.kernel_size[0], layer.kernel_size[1]), (layer.stride[0], layer.stride[1])
-    return Layer(name, kind, layer.in_channels, layer.out_channels, kernel, stride, layer.groups, macs, params, output_shape)
+    stride = tuple(int(step) for step in layer.stride)
+    return Layer(name, kind, layer.in_channels, layer.out_channels, kernel_of(layer), stride, layer.groups, macs, params, output_shape)
+
+
+def _describe_recurrent(name: str, layer: Recurrent, node: fx.Node) -> Layer:
+    sequence = node.meta["tensor_meta"][0]  # outputs of all positions, then the states
+    shape = tuple(sequence.shape)
+    positions = shape[1] if layer.batch_first else shape[0]
+    weights = sum(p.numel() for name, p in layer.named_parameters() if name.startswith("weight"))
+    params = sum(p.numel() for p in layer.parameters())
+    output_shape = (positions, shape[-1])
+    return Layer(name, LayerKind.RECURRENT, layer.input_size, shape[-1], (1, 1), (1, 1), 1, positions * weights, params, output_shape)
 
 
 def _reused(module: fx.GraphModule) -> list[Frozen]:
@@ -152,5 +256,5 @@ def _reused(module: fx.GraphModule) -> list[Frozen]:
     return [
         Frozen(name, f"called {count} times with the same weights")
         for name, count in calls.items()
-        if count > 1 and isinstance(modules[name], nn.Conv2d | nn.Linear)
+        if count > 1 and isinstance(modules[name], Weighted)
     ]

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from torch import Tensor, fx, nn
+from onnx import numpy_helper
+from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError, ParityError
+from paretopress.graph import INPUT, OUTPUT
+from paretopress.inputs import Inputs, feeds, outputs_of, tensors
 
-INPUT, OUTPUT = "input", "output"
 OPSET = 17
 # stands between the name of a layer and the number of a further call of it
 CALL = "#"
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _PARITY_TOLERANCE = 1e-3
 
 
-def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
+def export_onnx(
+    module: nn.Module, example: Inputs, path: Path, names: Sequence[str] = (INPUT,), outputs: Sequence[str] = (OUTPUT,)
+) -> None:
     """Write `module` in eval mode as an ONNX file with a dynamic batch axis.
 
     Every Conv, Gemm and MatMul node is named by the module path of its layer, so that later stages find layers by name.
 
     Args:
         module: traceable; it is not changed. Batch normalisation is folded into the convolution before it.
-        example: (N, C, H, W) float32.
+        example: a batch of inputs. names, outputs: of the inputs and outputs, in their order.
     Raises:
         LoweringError: the exporter failed. ParityError: the file's outputs differ from the module's.
     """
@@ -40,21 +47,23 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
         warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement; `dynamo=True` takes 15 times as long
         try:
             plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
+            fused = _fused(plain)
             torch.onnx.export(
-                _fused(plain),
-                (example,),
+                fused,
+                tensors(example),
                 str(scratch),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                input_names=list(names),
+                output_names=list(outputs),
+                dynamic_axes={name: {0: "batch"} for name in (*names, *outputs)},
                 opset_version=OPSET,
                 dynamo=False,
             )
         except Exception as error:  # the exporter raises whatever its operators meet
             raise LoweringError(f"the model must export to ONNX, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
         model = onnx.load(scratch)
+    _keep_inputs(model.graph, names, example)
     _inline_identities(model.graph)
-    _name_nodes(model.graph)
+    _name_nodes(model.graph, fused)
     write_bytes(path, model.SerializeToString())
     check_parity(plain, path, example)
 
@@ -84,6 +93,16 @@ def _is_norm(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.modules.batchnorm._BatchNorm)
 
 
+def _keep_inputs(graph: onnx.GraphProto, names: Sequence[str], example: Inputs) -> None:
+    """The exporter drops an input that nothing reads, as a mask is when all attention was removed; the file's interface must not change."""
+    present = {value.name: copy.deepcopy(value) for value in graph.input}
+    del graph.input[:]
+    for name, part in zip(names, tensors(example), strict=True):
+        kind = onnx.helper.np_dtype_to_tensor_dtype(part.numpy().dtype)
+        made = onnx.helper.make_tensor_value_info(name, kind, ["batch", *part.shape[1:]])
+        graph.input.append(present.get(name, made))
+
+
 def _inline_identities(graph: onnx.GraphProto) -> None:
     """The exporter shares equal initialisers through Identity nodes; the quantiser wants each bias to be an initialiser."""
     initialisers = {tensor.name: tensor for tensor in graph.initializer}
@@ -98,25 +117,49 @@ def _inline_identities(graph: onnx.GraphProto) -> None:
         graph.initializer.remove(tensor)
 
 
-def _name_nodes(graph: onnx.GraphProto) -> None:
+def _name_nodes(graph: onnx.GraphProto, module: nn.Module) -> None:
+    """Name the nodes by their layers; a Linear on more than two axes is a MatMul with transposed weights, which the exporter renames."""
+    linears = {_key(part.weight.detach().t().numpy()): name for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    products = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    names = {t.name: linears.get(_key(numpy_helper.to_array(t)), "") for t in graph.initializer if t.name in products and len(t.dims) == 2}
+    names |= {t.name: t.name.removesuffix(".weight") for t in graph.initializer if t.name.endswith(".weight")}
+    recurrent = _recurrent_calls(module)
     taken: set[str] = set()
     for node in graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1 and node.input[1].endswith(".weight"):
-            name = node.input[1].removesuffix(".weight")
+        name = names.get(node.input[1], "") if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1 else ""
+        if node.op_type in _RECURRENT:
+            name = next(recurrent, "")
+        if name:
             node.name = name if name not in taken else f"{name}{CALL}{len(taken)}"  # a reused layer is called more than once
             taken.add(node.name)
 
 
-def check_parity(module: nn.Module, path: Path, example: Tensor) -> float:
-    """Return the largest difference between torch and ONNX Runtime, relative to the largest output.
+def _recurrent_calls(module: nn.Module) -> Iterator[str]:
+    """Yield the name of a recurrent layer for each node that it becomes, in their order: one for each of its own layers."""
+    for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, nn.RNNBase):
+            yield from [str(node.target)] * layer.num_layers
+
+
+def _key(weight: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    return weight.shape, hashlib.sha256(np.ascontiguousarray(weight).tobytes()).digest()
+
+
+def check_parity(module: nn.Module, path: Path, example: Inputs) -> float:
+    """Return the largest difference between torch and ONNX Runtime, relative to the largest value of the output.
 
     Raises: ParityError: it is above 0.1 %, or an output is NaN.
     """
     with torch.inference_mode():
-        expected = module(example).numpy()
+        wanted = [output.numpy() for output in outputs_of(module(*tensors(example)))]
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (actual,) = session.run([OUTPUT], {INPUT: example.numpy()})
-    difference = float(np.abs(expected - actual).max() / max(float(np.abs(expected).max()), 1e-6))
+    found = session.run(None, next(feeds([node.name for node in session.get_inputs()], [example])))
+    differences = [
+        float(np.abs(expected - actual).max() / max(float(np.abs(expected).max()), 1e-6))
+        for expected, actual in zip(wanted, found, strict=True)
+    ]
+    difference = float(np.max(differences))
     if not difference <= _PARITY_TOLERANCE:
         raise ParityError(f"ONNX and torch outputs must agree within {_PARITY_TOLERANCE:.1%}, but got a difference of {difference:.2%}")
     return difference

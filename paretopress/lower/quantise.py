@@ -11,35 +11,42 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError
-from paretopress.lower.export import CALL, INPUT
+from paretopress.lower.export import CALL
 from paretopress.quiet_logger import quiet_logger
 
+_LSTM = "LSTM"
 _LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 # ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
 _FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
 _INT4_BLOCK = 32
 
+Feed = Mapping[str, np.ndarray]
 
-def quantise_onnx(source: Path, target: Path, bits: Mapping[str, int], calibration: Sequence[np.ndarray], *, reduce_range: bool) -> None:
+
+def quantise_onnx(source: Path, target: Path, bits: Mapping[str, int], calibration: Sequence[Feed], *, reduce_range: bool) -> None:
     """Write a copy of `source` in which the named layers are quantised.
 
-    Activations are unsigned 8 bits, so that a ReLU vanishes into the zero-point; weights signed 8 bits per output channel. A
-    ReLU, an add or a pooling that reads quantised layers alone joins them.
+    LSTMs are rounded dynamically. Elsewhere activations are unsigned 8 bits, so that a ReLU vanishes into the zero-point, and weights
+    signed 8 bits per output channel; a ReLU, an add or a pooling that reads quantised layers alone joins them.
 
     Args:
         bits: layer -> 8 or 4; layers that are not named stay float. Factors `name.0` and `name.1` follow `name`.
-        calibration: batches (N, C, H, W) float32 of training images; the ranges are the minimum and maximum seen.
+        calibration: input name -> array, for each batch of training items; the ranges are the minimum and maximum seen.
         reduce_range: 7-bit weights, for x86 CPUs without VNNI, where 8 bits saturate.
     Raises: LoweringError: a layer is not in the file, or the quantiser failed.
     """
     model = onnx.load(source)
     nodes = {level: _layer_nodes(model.graph, [name for name, b in bits.items() if b == level]) for level in (8, 4)}
+    lstms = [name for name in nodes[8] if name in {node.name for node in model.graph.node if node.op_type == _LSTM}]
+    nodes[8] = [name for name in nodes[8] if name not in lstms]
     try:
+        if lstms:
+            model = _dynamic_8_bits(model, lstms)
         if nodes[4]:
             model = _weights_to_4_bits(model, nodes[4])
         if nodes[8]:
@@ -50,7 +57,7 @@ def quantise_onnx(source: Path, target: Path, bits: Mapping[str, int], calibrati
 
 
 def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
-    names = [node.name for node in graph.node if node.op_type in _LAYER_OPS]
+    names = [node.name for node in graph.node if node.op_type in _LAYER_OPS | {_LSTM}]
     found: list[str] = []
     for layer in layers:
         own = [name for name in names if name.split(CALL)[0] in (layer, f"{layer}.0", f"{layer}.1")]
@@ -61,15 +68,15 @@ def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    def __init__(self, batches: Sequence[np.ndarray]) -> None:
-        self._batches: Iterator[np.ndarray] = iter(batches)
+    def __init__(self, batches: Sequence[Feed]) -> None:
+        self._batches: Iterator[Feed] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+        return None if batch is None else dict(batch)
 
 
-def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: Sequence[np.ndarray], reduce_range: bool) -> onnx.ModelProto:
+def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: Sequence[Feed], reduce_range: bool) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet():
         source, target = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
         _own_biases(model.graph)
@@ -89,6 +96,15 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
             # the logits stay float: nothing after them would use 8 bits
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
+        return onnx.load(target)
+
+
+def _dynamic_8_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
+    """Recurrent layers have no static kernel: the runtime rounds their inputs step by step."""
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet():
+        source, target = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
+        onnx.save(model, source)
+        quantize_dynamic(source, target, op_types_to_quantize=[_LSTM], nodes_to_quantize=list(layers), weight_type=QuantType.QInt8)
         return onnx.load(target)
 
 

@@ -63,6 +63,7 @@ def front_json(
     budget = bounds.budget
     return {
         "schema": FRONT_SCHEMA,
+        "metric": asdict(bounds.metric),
         "baseline": dict(baseline),
         "points": [dict(point) for point in points],
         "best": best,

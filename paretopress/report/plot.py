@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from paretopress.atomic import write_bytes
+from paretopress.measurement import Metric
 from paretopress.report.labels import Label, place_labels
 
 # Okabe and Ito 2008, "Color Universal Design": these stay apart under every common colour blindness; the shapes differ as well
@@ -35,8 +36,20 @@ def write_front_png(front: Mapping[str, Any], path: Path) -> None:
     Raises: RunError: the file cannot be written.
     """
     picture = io.BytesIO()
-    FigureCanvasAgg(draw_front(front)).print_figure(picture, dpi=DPI, format="png", metadata={"Software": None})
+    FigureCanvasAgg(draw_front(_as_read(front))).print_figure(picture, dpi=DPI, format="png", metadata={"Software": None})
     write_bytes(path, picture.getvalue())
+
+
+def _as_read(front: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a front whose scores are those of its metric, where lower is better too."""
+    metric = Metric(**front.get("metric", {}))
+
+    def read(row: Mapping[str, Any]) -> dict[str, Any]:
+        scores = {key: row.get(key) for key in ("val_accuracy", "test_accuracy")}
+        return dict(row) | {key: metric.value(score) for key, score in scores.items() if score is not None}
+
+    rows = {"baseline": read(front["baseline"]), "points": [read(row) for row in front["points"]]}
+    return dict(front) | rows | {"evaluated": [read(row) for row in front.get("evaluated") or ()]}
 
 
 def draw_front(front: Mapping[str, Any]) -> Figure:
@@ -65,6 +78,10 @@ def _rows(front: Mapping[str, Any]) -> list[Row]:
     return [front["baseline"], *front["points"]]
 
 
+def _name(metric: Metric) -> str:
+    return "Accuracy" if metric.name == Metric().name else metric.name
+
+
 def _accuracies(row: Row) -> list[float]:
     return [row[key] for key in ("val_accuracy", "test_accuracy") if row[key] is not None]
 
@@ -74,7 +91,10 @@ def _set_limits(axes: Axes, front: Mapping[str, Any]) -> None:
     low, high = min(accuracies), max(accuracies)
     span = max(high - low, 1.0)
     # room below for the near misses; an untrained 10 % would flatten the front into a line
-    axes.set_ylim(low - (0.35 if front.get("evaluated") else 0.14) * span, min(high + 0.14 * span, 100 + 0.05 * span))
+    top = high + 0.14 * span
+    if Metric(**front.get("metric", {})).unit == "%":
+        top = min(top, 100 + 0.05 * span)
+    axes.set_ylim(low - (0.35 if front.get("evaluated") else 0.14) * span, top)
     slowest = max(row["latency_ci_ms"][1] for row in _rows(front))
     axes.set_xlim(0.0, 1.06 * max(slowest, front["budget"]["limit_ms"]))
 
@@ -129,10 +149,12 @@ def _decorate(figure: Figure, axes: Axes, front: Mapping[str, Any]) -> None:
     conditions = [environment.get("cpu"), threads and f"{threads} thread{'s' if threads > 1 else ''}", "95 % intervals, numbers are trials"]
     subtitle = ("" if front["points"] else "No plan met the budget. ") + ", ".join(part for part in conditions if part)
     # not a title and a suptitle: those align with different edges and do not know of the axis on top
-    for text, height_pt, style in (("Accuracy against measured latency", 38, TITLE), (subtitle, 23, SUBTITLE)):
+    metric = Metric(**front.get("metric", {}))
+    title = f"{_name(metric)} against measured latency"
+    for text, height_pt, style in ((title, 38, TITLE), (subtitle, 23, SUBTITLE)):
         axes.annotate(text, (0, 1), (0, height_pt), xycoords="axes fraction", textcoords="offset points", **style)
     axes.set_xlabel("latency of one batch, p50 (ms)", color=INK)
-    axes.set_ylabel("accuracy (%)", color=INK)
+    axes.set_ylabel(f"{_name(metric).lower() if metric.name == Metric().name else metric.name} ({metric.unit})", color=INK)
     axes.grid(color="#E3E3E3", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -10,6 +10,7 @@ from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from paretopress.measurement import Metric
 from paretopress.plan import FLOAT_BITS
 
 MAX_NAMED_RANKS = 2
@@ -76,11 +77,11 @@ def front_table(front: Mapping[str, Any]) -> Table:
 
     The best point is starred. The drop is in points of test accuracy if every row has one, else of validation accuracy.
     """
-    baseline = front["baseline"]
+    baseline, metric = front["baseline"], Metric(**front.get("metric", {}))
     points = sorted(front["points"], key=lambda point: point["latency_ms"])
     split = "test" if all(row["test_accuracy"] is not None for row in (baseline, *points)) else "val"
     table = Table(
-        title="Pareto front",
+        title=f"Pareto front, {metric.name}",
         caption=_caption(front),
         caption_justify="left",
         box=SIMPLE_HEAD,
@@ -88,17 +89,17 @@ def front_table(front: Mapping[str, Any]) -> Table:
         show_edge=False,
         pad_edge=False,
     )
-    for header in ("trial", "val %", "test %", f"{split} drop"):
+    for header in ("trial", f"val {metric.unit}", f"test {metric.unit}", f"{split} drop"):
         table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
     # 80 columns hold it all if the interval may go below its figure and the plan takes some lines
     table.add_column("latency ms\n[95 % CI]", justify="right", min_width=13)
     for header in ("x faster", "MMACs", "KB"):
         table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
     table.add_column("plan", min_width=15)
-    table.add_row(*_cells(baseline, baseline, split), style="dim", end_section=True)
+    table.add_row(*_cells(baseline, baseline, metric, split), style="dim", end_section=True)
     for point in points:
         best = point["trial"] == front["best"]
-        table.add_row(*_cells(point, baseline, split, "*" if best else ""), style="bold green" if best else "")
+        table.add_row(*_cells(point, baseline, metric, split, "*" if best else ""), style="bold green" if best else "")
     return table
 
 
@@ -141,14 +142,14 @@ def profile_table(rows: Sequence[ProfileRow], sums: ProfileSums) -> Table:
     return table
 
 
-def _cells(row: Mapping[str, Any], baseline: Mapping[str, Any], split: str, mark: str = "") -> list[Text]:
+def _cells(row: Mapping[str, Any], baseline: Mapping[str, Any], metric: Metric, split: str, mark: str = "") -> list[Text]:
     low, high = row["latency_ci_ms"]
     test, key = row["test_accuracy"], f"{split}_accuracy"
     is_baseline = row["trial"] is None
     cells = (
         "base" if is_baseline else f"{mark}{row['trial']}",
-        f"{row['val_accuracy']:.2f}",
-        "-" if test is None else f"{test:.2f}",
+        f"{metric.value(row['val_accuracy']):.2f}",
+        "-" if test is None else f"{metric.value(test):.2f}",
         "-" if is_baseline else f"{round(baseline[key] - row[key], 2) + 0.0:.2f}",  # + 0.0 turns -0.0 into 0.0
         f"{_milliseconds(row['latency_ms'])} [{_milliseconds(low)}-{_milliseconds(high)}]",
         f"{1 / row['latency_vs_baseline']:.2f}x",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from paretopress.measurement import Budget, Outcome, Rung
+from paretopress.measurement import Budget, Metric, Outcome, Rung
 from paretopress.pareto import hypervolume_2d, non_dominated
 from paretopress.plan import Plan
 
@@ -28,12 +28,13 @@ class Candidate:
 class Bounds:
     """A budget made concrete by the baseline of the run.
 
-    `limit_ms` bounds the upper end of the latency interval; `baseline_accuracy` is in percent, on validation data.
+    `limit_ms` bounds the upper end of the latency interval; `baseline_accuracy` is the score on validation data, in `metric`'s unit.
     """
 
     budget: Budget
     baseline_ms: float
     baseline_accuracy: float
+    metric: Metric = field(default_factory=Metric)
 
     @property
     def limit_ms(self) -> float:

@@ -117,7 +117,7 @@ class Predictor:
         left_out, left_in = (1.0 - float(chosen.get(role) or 0.0) for role in ("out", "in"))
         share, nodes = left_out * (1.0 if layer.kind is LayerKind.DEPTHWISE else left_in), 1
         if (rank := chosen.get("rank")) is not None:
-            taps, outputs = layer.in_channels * layer.kernel[0] * layer.kernel[1] * left_in, layer.out_channels * left_out
+            taps, outputs = layer.in_channels * math.prod(layer.kernel) * left_in, layer.out_channels * left_out
             factored = rank * (taps + outputs) / max(taps * outputs, 1e-9)
             if factored < 1.0:  # past the break-even rank a pruned layer is left dense
                 share, nodes = share * factored, 2

@@ -397,4 +397,4 @@ def told_of(outcome: Outcome) -> dict[str, Any]:
 def describe(outcome: Outcome, bounds: Bounds) -> str:
     """Return "98.1 % at 0.210 ms (2.4x)"."""
     latency = outcome.latency.latency_ms
-    return f"{outcome.val_accuracy:.2f} % at {latency:.3f} ms ({bounds.baseline_ms / latency:.2f}x)"
+    return f"{bounds.metric.shown(outcome.val_accuracy)} at {latency:.3f} ms ({bounds.baseline_ms / latency:.2f}x)"

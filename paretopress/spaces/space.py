@@ -10,6 +10,7 @@ A frozen knob leaves its variables or values out; temperature and alpha stay as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -168,7 +169,7 @@ class SearchSpace:
         led = set() if Knob.BRANCHES in self.options.frozen else {branch.group for branch in self.graph.branches}
         order = [layer.name for layer in self.graph.layers]
         for name in sorted(groups.keys() | led, key=order.index):
-            steps = _steps(groups[name].channels, self.options) if name in groups else []
+            steps = _steps(groups[name], self.options) if name in groups else []
             channels = groups[name].channels if name in groups else self.graph.layer(name).out_channels
             table: dict[Value, int] = {0.0: channels}
             table |= {round(1.0 - kept / channels, 4): kept for kept in steps}
@@ -212,18 +213,22 @@ def _refused(group: BitGroup, graph: ModelGraph, options: SpaceOptions) -> dict[
     return refused
 
 
-def _steps(channels: int, options: SpaceOptions) -> list[int]:
-    """Return kept widths below `channels`, widest first: multiples of the step, at most `max_choices` of them; none if frozen."""
+def _steps(group: ChannelGroup, options: SpaceOptions) -> list[int]:
+    """Return kept widths below the group's, widest first: multiples of the step, at most `max_choices` of them; none if frozen.
+
+    Heads go whole, whatever their width is to the step: what runs after them sees their sum alone.
+    """
     if Knob.PRUNE in options.frozen:
         return []
-    widths = list(range((channels - 1) // options.channel_step * options.channel_step, 0, -options.channel_step))
+    step = options.channel_step if group.unit == 1 else group.unit
+    widths = list(range((group.channels - 1) // step * step, 0, -step))
     return _thinned(widths, options.max_choices)
 
 
 def _ranks(layer: Layer, options: SpaceOptions) -> list[int]:
     if layer.kind not in (LayerKind.CONV, LayerKind.LINEAR):
         return []
-    taps = layer.in_channels * layer.kernel[0] * layer.kernel[1]
+    taps = layer.in_channels * math.prod(layer.kernel)
     limit = (layer.out_channels * taps - 1) // (layer.out_channels + taps)
     ranks = list(range(limit // options.channel_step * options.channel_step, 0, -options.channel_step))
     return _thinned(ranks, max(2, options.max_choices // 2))

@@ -30,7 +30,7 @@ def family_of(layer: Layer) -> Family | None:
     if layer.kind is LayerKind.CONV:
         if layer.in_channels <= IMAGE_CHANNELS:
             return Family.STEM
-        return Family.POINTWISE if layer.kernel == (1, 1) else Family.DENSE
+        return Family.POINTWISE if set(layer.kernel) == {1} else Family.DENSE
     return {LayerKind.DEPTHWISE: Family.DEPTHWISE, LayerKind.LINEAR: Family.LINEAR}.get(layer.kind)
 
 

@@ -10,10 +10,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
-VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "quiet_logger"}
+VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
+VALUES |= {"quiet_logger", "weighted"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "fetch": set(),
+    "fetch": {"inputs"},
+    "inputs": {"graph"},
+    "weighted": set(),
     "fvcore_import": set(),
     "quiet_logger": set(),
     "pareto": set(),
@@ -24,15 +27,16 @@ ALLOWED: dict[str, set[str]] = {
     "graph": {"errors"},
     "measurement": {"errors"},
     "spaces": VALUES,
-    "compress": VALUES,
+    "compress": VALUES | {"tasks"},
     "lower": VALUES,
     "targets": VALUES,
-    "evaluators": VALUES | {"lower", "targets"},
-    "intake": VALUES | {"compress"},
+    "evaluators": VALUES | {"lower", "targets", "tasks"},
+    "intake": VALUES | {"compress", "tasks"},
+    "tasks": VALUES,
     "search": VALUES | {"spaces"},
     "deploy": VALUES,
     "report": VALUES | {"search"},
-    "config": VALUES | {"compress", "search", "spaces"},
+    "config": VALUES | {"compress", "search", "spaces", "tasks"},
     "run_folder": VALUES,
     "demo_model": VALUES | {"intake"},
     "pipeline": VALUES | {"evaluators", "intake", "lower", "run_folder", "search", "targets"},
@@ -41,7 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
     "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},
     "run_parts": VALUES
-    | {"compress", "config", "intake", "pipeline", "plan_evaluator", "probing", "run_folder", "search", "setup_run", "spaces", "targets"},
+    | {"compress", "config", "intake", "pipeline", "plan_evaluator", "probing", "run_folder", "search", "setup_run", "spaces", "targets"}
+    | {"tasks"},
     "isolation": VALUES | {"targets"},
     "evaluator_process": VALUES | {"compress", "plan_evaluator", "run_folder", "run_parts", "run_study", "setup_run", "targets"},
     "run_study": VALUES | {"config", "run_folder", "search"},

@@ -21,11 +21,13 @@ def test_break_even_rank_matches_hand_count_when_3x3() -> None:
         (nn.Conv2d(6, 10, 3, stride=2, padding=1), 10),
         (nn.Conv2d(2, 30, (3, 5), padding=(1, 2), dilation=1, bias=False), 30),
         (nn.Conv2d(8, 4, 1), 4),
+        (nn.Conv1d(6, 10, 5, stride=2, padding=2), 10),
+        (nn.Conv3d(3, 8, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)), 8),
     ],
-    ids=["linear", "strided conv", "rectangular conv", "pointwise conv"],
+    ids=["linear", "strided conv", "rectangular conv", "pointwise conv", "conv of one axis", "conv of three axes"],
 )
 def test_factorise_is_the_identity_when_the_rank_is_full(layer: nn.Module, full: int) -> None:
-    x = torch.randn(3, 12) if isinstance(layer, nn.Linear) else torch.randn(3, layer.in_channels, 9, 11)
+    x = torch.randn(3, 12) if isinstance(layer, nn.Linear) else torch.randn(3, layer.in_channels, *(9, 11, 7)[: layer.weight.ndim - 2])
     torch.testing.assert_close(factorise(layer, full)(x), layer(x), rtol=1e-4, atol=1e-5)
 
 

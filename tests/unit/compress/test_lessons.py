@@ -40,7 +40,7 @@ def made(train: Dataset[tuple[Tensor, int]], teacher: nn.Module) -> Lessons:
 
 
 def first(lessons: Lessons, count: int, seed: int = 0, start: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return list(itertools.islice(lessons.lessons(seed, start), count))
+    return [(x, y, outputs[0]) for x, y, outputs in itertools.islice(lessons.lessons(seed, start), count)]
 
 
 def test_lessons_are_the_same_when_asked_again_whatever_was_drawn_between() -> None:

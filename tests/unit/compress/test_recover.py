@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from paretopress.compress.recover import Recipe, Recovery, Schedule, distillation_loss, learning_rate_test, rate_factor
+from paretopress.compress.recover import Recipe, Recovery, Schedule, learning_rate_test, rate_factor
 from paretopress.errors import RecoveryError
+from paretopress.tasks.base import distillation_loss
 
 
 def dataset(count: int = 64) -> TensorDataset:

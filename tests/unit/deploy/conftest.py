@@ -116,8 +116,8 @@ def alter_expected(reseal: Callable[..., None]) -> Callable[..., None]:
 
     def altered(folder: Path, change: Callable[[Array], Array]) -> None:
         with np.load(folder / "selfcheck.npz") as arrays:
-            inputs, expected = arrays["inputs"], arrays["expected_0"]
-        np.savez(folder / "selfcheck.npz", inputs=inputs, expected_0=change(expected))
+            inputs, expected = arrays["input_0"], arrays["expected_0"]
+        np.savez(folder / "selfcheck.npz", input_0=inputs, expected_0=change(expected))
         reseal(folder)
 
     return altered

@@ -55,7 +55,7 @@ def test_write_bundle_records_every_files_hash_when_written(bundle: Path, sha256
 
 def test_write_bundle_records_facts_and_interface_when_written(bundle: Path) -> None:
     manifest = manifest_of(bundle)
-    assert (manifest["schema"], manifest["format_version"]) == (1, 1)
+    assert (manifest["schema"], manifest["format_version"]) == (1, 2)
     assert manifest["inputs"] == [{"name": "x", "shape": ["N", 1, 2, 2], "dtype": "float32"}]
     assert manifest["outputs"] == [{"name": "scores", "shape": ["N", 3], "dtype": "float32"}]
     assert manifest["classes"] == ["cat", "dog", "owl"]
@@ -76,7 +76,7 @@ def test_write_bundle_records_facts_and_interface_when_written(bundle: Path) -> 
 
 def test_write_bundle_records_the_models_outputs_when_written(bundle: Path, samples: Array) -> None:
     with np.load(bundle / "selfcheck.npz") as arrays:
-        assert np.array_equal(arrays["inputs"], samples)
+        assert np.array_equal(arrays["input_0"], samples)
         assert np.array_equal(arrays["expected_0"], 2 * np.eye(3, dtype=np.float32)[np.arange(10) % 3])
 
 

@@ -58,8 +58,8 @@ def test_verify_bundle_raises_when_the_manifest_is_no_object(bundle: Path, text:
 
 @pytest.mark.parametrize("key", ["schema", "format_version"])
 def test_verify_bundle_raises_when_the_schema_is_another(bundle: Path, reseal: Callable[..., None], key: str) -> None:
-    reseal(bundle, **{key: 2})
-    with pytest.raises(BundleError, match="must have schema 1 and format_version 1"):
+    reseal(bundle, **{key: 3})
+    with pytest.raises(BundleError, match="must have schema 1 and format_version 2"):
         verify_bundle(bundle)
 
 
@@ -138,14 +138,14 @@ def test_verify_bundle_counts_classes_when_run_on_another_cpu(
 
 
 def test_verify_bundle_raises_when_expected_outputs_are_missing(bundle: Path, samples: Array, reseal: Callable[..., None]) -> None:
-    np.savez(bundle / "selfcheck.npz", inputs=samples)
+    np.savez(bundle / "selfcheck.npz", input_0=samples)
     reseal(bundle)
     with pytest.raises(BundleError, match="expected_0"):
         verify_bundle(bundle)
 
 
 def test_verify_bundle_reads_no_pickle_when_the_self_check_holds_one(bundle: Path, samples: Array, reseal: Callable[..., None]) -> None:
-    np.savez(bundle / "selfcheck.npz", allow_pickle=True, inputs=samples, expected_0=np.array([{"a": 1}], dtype=object))
+    np.savez(bundle / "selfcheck.npz", allow_pickle=True, input_0=samples, expected_0=np.array([{"a": 1}], dtype=object))
     reseal(bundle)
     with pytest.raises(BundleError, match="allow_pickle=False"):
         verify_bundle(bundle)

@@ -30,14 +30,19 @@ class Small(nn.Module):
 
 
 def test_count_macs_equals_the_hand_count_when_the_model_has_convs_and_a_linear() -> None:
-    counts = count_macs(Small(), (3, 6, 6))
+    counts = count_macs(Small(), torch.zeros(1, 3, 6, 6))
     assert counts.macs == CONV_MACS + DEPTHWISE_MACS + LINEAR_MACS
     assert counts.params == (8 * 27 + 8) + (8 * 9 + 8) + 4 + (72 * 4 + 4)
     assert "aten::erf" in counts.uncounted
 
 
 def test_macs_by_layer_splits_the_total_when_a_layer_is_not_called() -> None:
-    assert macs_by_layer(Small(), (3, 6, 6)) == {"body.0": CONV_MACS, "body.2": DEPTHWISE_MACS, "unused": 0, "head": LINEAR_MACS}
+    assert macs_by_layer(Small(), torch.zeros(1, 3, 6, 6)) == {
+        "body.0": CONV_MACS,
+        "body.2": DEPTHWISE_MACS,
+        "unused": 0,
+        "head": LINEAR_MACS,
+    }
 
 
 def test_count_macs_restores_every_mode_when_the_modes_are_mixed() -> None:
@@ -45,7 +50,7 @@ def test_count_macs_restores_every_mode_when_the_modes_are_mixed() -> None:
     model.body.eval()
     seen: list[bool] = []
     model.head.register_forward_pre_hook(lambda module, _: seen.append(module.training))
-    count_macs(model, (3, 6, 6))
+    count_macs(model, torch.zeros(1, 3, 6, 6))
     assert seen
     assert not any(seen)
     assert (model.training, model.body.training, model.body[0].training, model.head.training) == (True, False, False, True)
@@ -54,7 +59,7 @@ def test_count_macs_restores_every_mode_when_the_modes_are_mixed() -> None:
 def test_count_macs_says_nothing_when_operators_are_uncounted(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
         warnings.simplefilter("error")
-        count_macs(Small(), (3, 6, 6))
+        count_macs(Small(), torch.zeros(1, 3, 6, 6))
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -62,5 +67,5 @@ def test_count_macs_says_nothing_when_operators_are_uncounted(capfd: pytest.Capt
 def test_count_macs_raises_and_restores_when_the_shape_does_not_fit() -> None:
     model = Small().train()
     with pytest.raises(ModelError, match=r"must trace on an input of shape \(1, 5, 6, 6\)"):
-        count_macs(model, (5, 6, 6))
+        count_macs(model, torch.zeros(1, 5, 6, 6))
     assert model.head.training

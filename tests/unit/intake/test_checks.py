@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -70,9 +71,9 @@ def test_check_model_raises_when_a_layer_was_never_run() -> None:
         check_model(nn.Linear(2, 2, device="meta"))
 
 
-def test_check_data_returns_the_number_of_classes_when_all_is_well() -> None:
+def test_check_data_returns_when_all_is_well() -> None:
     labels = cast(Split, [(IMAGE, np.int64(2)), (IMAGE, torch.tensor(1))])
-    assert check_data(Data(items(), labels, items()), network()) == 3
+    check_data(Data(items(), labels, items()), network())
 
 
 def test_check_data_spares_the_global_generator_when_the_dataset_draws_from_it() -> None:
@@ -100,7 +101,7 @@ def test_check_data_spares_the_global_generator_when_the_dataset_draws_from_it()
         ((torch.zeros(1, 4, 5), 0), r"\(1, 4, 5\)"),
         ((IMAGE.double(), 0), "float64"),
         ((IMAGE.to(torch.uint8), 0), "uint8"),
-        ((IMAGE[0], 0), r"shape \(4, 4\)"),
+        ((IMAGE[0], 0), r"shape=\(4, 4\)"),
         ((IMAGE.numpy(), 0), "ndarray"),
         ((IMAGE, 3), "label=3"),
         ((IMAGE, -1), "label=-1"),
@@ -129,13 +130,13 @@ def test_check_data_checks_every_label_when_the_dataset_tells_them() -> None:
     with pytest.raises(DataError, match=r"label=7 at val\[1000\]") as caught:
         check_data(Data(items(), told, items()), network())
     assert "1 of 1001" in caught.value.hint
-    assert check_data(Data(items(), cast(Split, Told([2] * 1000)), items()), network()) == 3
+    check_data(Data(items(), cast(Split, Told([2] * 1000)), items()), network())
 
 
 def test_check_data_reads_512_items_when_labels_are_not_told() -> None:
     with pytest.raises(DataError, match=r"label=9 at train\[511\]"):
         check_data(Data(items(600, at511=(IMAGE, 9)), items(), items()), network())
-    assert check_data(Data(items(600, at512=(IMAGE, 9)), items(), items()), network()) == 3
+    check_data(Data(items(600, at512=(IMAGE, 9)), items(), items()), network())
 
 
 def test_check_data_quotes_the_error_when_an_item_cannot_be_read() -> None:
@@ -153,10 +154,32 @@ def test_check_data_says_shape_and_error_when_the_model_refuses_the_data() -> No
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("output", [torch.zeros(2, 3, 1, 1), torch.zeros(3), torch.zeros(1, 3), [torch.zeros(2, 3)]])
-def test_check_data_raises_when_the_output_is_not_logits(output: Tensor) -> None:
-    with pytest.raises(ModelError, match=r"logits \(N, classes\)"):
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (torch.zeros(2, 3, 1, 1), r"fit the task top-1: the first output must be logits \(N, classes\), but got shape \(2, 3, 1, 1\)"),
+        (torch.zeros(3), "tensors with one row an item, but got Tensor for 2 items"),
+        (torch.zeros(1, 3), "tensors with one row an item"),
+        ([{"boxes": torch.zeros(2, 4)}], "but got list for 2 items. Lists of boxes or of dicts are not supported yet"),
+    ],
+)
+def test_check_data_says_why_when_the_output_is_not_logits(output: object, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         check_data(Data(items(), items(), items()), lambda _: output)
+
+
+@pytest.mark.parametrize("wrapped", [lambda x: [x], lambda x: (x, x), lambda x: {"logits": x, "states": x}])
+def test_check_data_takes_logits_in_a_list_tuple_or_dict(wrapped: Callable[[Tensor], object]) -> None:
+    model = network()
+    check_data(Data(items(), items(), items()), lambda x: wrapped(model(x)))
+
+
+def test_check_data_takes_tokens_and_several_inputs() -> None:
+    pairs = cast(Split, [({"tokens": torch.zeros(4, dtype=torch.int64), "mask": torch.ones(4)}, 1)] * 4)
+    check_data(Data(pairs, pairs, pairs), lambda tokens, mask: torch.zeros(len(tokens), 3))
+    uneven = cast(Split, [((torch.zeros(4), torch.zeros(2)), 1), ((torch.zeros(4),), 1)])
+    with pytest.raises(DataError, match=r"must have 2 inputs as the first, but got 1 at train\[1\]"):
+        check_data(Data(uneven, uneven, uneven), lambda *_: torch.zeros(2, 3))
 
 
 def test_check_data_raises_when_the_output_is_nan() -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from paretopress.errors import ConfigError, ModelError, TrustError
 from paretopress.intake.model_spec import load_model
+from paretopress.intake.trace import take_in
+from paretopress.lower.export import export_onnx
 
 NAME = "squeezenet1_1"  # torchvision's smallest
 
@@ -26,7 +28,7 @@ def same(model: nn.Module, state: dict[str, Tensor]) -> bool:
     return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize("spec", ["resnet18", "model.safetensors", "model.onnx", "", "timm:resnet18"])
+@pytest.mark.parametrize("spec", ["resnet18", "model.safetensors", "model.tflite", "", "timm:resnet18"])
 def test_load_model_lists_the_forms_when_the_spec_is_unknown(spec: str) -> None:
     with pytest.raises(ConfigError, match="known form") as caught:
         load_model(spec)
@@ -159,3 +161,21 @@ def test_load_model_raises_when_a_trusted_file_holds_no_module(tmp_path: Path) -
     (tmp_path / "m.pt").write_bytes(b"damaged")
     with pytest.raises(ModelError, match="could not be read"):
         load_model("m.pt", trust=True, base=tmp_path)
+
+
+def test_load_model_converts_an_onnx_file(tiny: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    export_onnx(tiny, images, tmp_path / "tiny.onnx")
+    model = load_model("tiny.onnx", base=tmp_path)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), tiny(images), rtol=1e-4, atol=1e-5)
+    graph = take_in(model, images).graph
+    assert len(graph.layers) == 8
+    assert len(graph.branches) == 1
+
+
+def test_load_model_says_what_is_wrong_with_an_onnx_file(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match=r"broken\.onnx must convert to PyTorch"):
+        load_model("broken.onnx", base=tmp_path)

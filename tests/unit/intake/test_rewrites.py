@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from paretopress.compress.attention import Attention
 from paretopress.compress.shuffle import ChannelShuffle
-from paretopress.intake.rewrites import rewrite
+from paretopress.intake.rewrites import explicit, rewrite
 from paretopress.intake.trace import take_in
 
 
@@ -88,3 +89,90 @@ def test_take_in_prunes_inside_the_units_alone_when_channels_are_shuffled_betwee
     graph = take_in(TwoUnits().eval(), images[:2]).graph
     assert {group.name for group in graph.channel_groups} == {"inner.0", "inner.1"}
     assert {item.name: item.reason for item in graph.frozen}["stem"] == "its channels are shuffled with others"
+
+
+class SamePadded(nn.Conv2d):
+    """A convolution that pads by itself, as models converted from TensorFlow do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(nn.functional.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class ByFunctions(nn.Module):
+    """Layers called as functions: a subclass of nn.Conv2d, a shared weight, bare parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = SamePadded(3, 8, 3, stride=2)
+        self.depthwise = SamePadded(8, 8, 3, groups=8)
+        self.shared = nn.Parameter(torch.randn(8, 8))
+        self.kernel = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.depthwise(torch.relu(self.conv(x)))).mean((2, 3))
+        x = nn.functional.linear(nn.functional.linear(x, self.shared), self.shared.t())
+        return nn.functional.linear(x, weight=self.kernel)
+
+
+def test_take_in_finds_layers_that_are_called_as_functions(images: Tensor) -> None:
+    model = ByFunctions().eval()
+    intake = take_in(model, images[:2])
+    assert [layer.name for layer in intake.graph.layers] == ["conv", "depthwise", "kernel_layer"]
+    assert intake.graph.layer("conv").stride == (2, 2)
+    assert {item.name for item in intake.graph.frozen} >= {"shared"}
+    with torch.inference_mode():
+        torch.testing.assert_close(intake.module(images), model(images))
+
+
+class WordedPadding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = nn.Conv2d(3, 8, (3, 5), padding="same", dilation=(2, 1))
+        self.even = nn.Conv2d(8, 8, 4, padding="same")
+        self.none = nn.Conv2d(8, 8, 3, padding="valid")
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.none(self.even(self.odd(x))).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_take_in_puts_paddings_in_numbers_where_both_sides_are_alike(images: Tensor) -> None:
+    model = WordedPadding().eval()
+    module = take_in(model, images[:2]).module
+    assert [module.get_submodule(name).padding for name in ("odd", "even", "none")] == [(2, 2), "same", (0, 0)]
+    with torch.inference_mode():
+        torch.testing.assert_close(module(images), model(images))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_explicit_attention_computes_the_same(attends: Callable[..., nn.Module], images: Tensor, batch_first: bool, bias: bool) -> None:
+    model = attends(batch_first=batch_first, bias=bias).eval()
+    with torch.inference_mode():
+        wanted = model(images)
+        torch.testing.assert_close(explicit(model)(images), wanted, rtol=1e-4, atol=1e-5)
+    assert sum(isinstance(part, Attention) for part in model.modules()) == 2
+
+
+@pytest.mark.parametrize("original", [nn.MultiheadAttention(8, 2, add_zero_attn=True), nn.MultiheadAttention(8, 2, add_bias_kv=True)])
+def test_explicit_leaves_attention_with_added_rows_alone(original: nn.MultiheadAttention) -> None:
+    model = nn.Sequential(original)
+    assert explicit(model)[0] is original
+
+
+def test_explicit_leaves_attention_inside_torchs_own_layers_alone() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    assert not any(isinstance(part, Attention) for part in explicit(model).modules())
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_take_in_offers_whole_heads_of_attention(attends: Callable[..., nn.Module], images: Tensor, batch_first: bool) -> None:
+    graph = take_in(attends(batch_first=batch_first).eval(), images[:2]).graph
+    heads = {group.name: group for group in graph.channel_groups if group.unit > 1}
+    assert set(heads) == {"attentions.0.query", "attentions.1.query"}
+    group = heads["attentions.0.query"]
+    assert (group.channels, group.unit) == (32, 8)
+    assert group.layers == ("attentions.0.query", "attentions.0.key", "attentions.0.value")
+    assert group.feeds == ("attentions.0.out",)
+    assert "first" in {group.name for group in graph.channel_groups}

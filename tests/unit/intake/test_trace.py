@@ -86,28 +86,28 @@ def test_take_in_names_the_obstacle_when_control_flow_depends_on_values(images: 
 
 
 class Others(nn.Module):
-    """A convolution, a recurrent layer and a bare parameter."""
+    """A convolution, a transposed one and a bare parameter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
-        self.rnn = nn.LSTM(8, 4, batch_first=True)
+        self.wider = nn.ConvTranspose2d(8, 4, 2, 2)
         self.scale = nn.Parameter(torch.ones(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rnn(self.conv(x).flatten(2).transpose(1, 2))[0][:, 0] * self.scale
+        return self.wider(self.conv(x)).mean((2, 3)) * self.scale
 
 
 def test_take_in_leaves_weights_alone_when_their_layer_is_of_another_type(images: Tensor) -> None:
     graph = take_in(Others().eval(), images[:2]).graph
     frozen = {item.name: item.reason for item in graph.frozen}
-    assert frozen["rnn"] == "LSTM is neither a Conv2d nor a Linear"
-    assert frozen["scale"] == "a parameter outside of a Conv2d or Linear"
+    assert frozen["wider"] == "ConvTranspose2d is neither a convolution nor a Linear"
+    assert frozen["scale"] == "a parameter outside of a convolution or Linear"
     assert [layer.name for layer in graph.layers] == ["conv"]
 
 
 def test_take_in_raises_when_no_layer_can_be_changed(images: Tensor) -> None:
-    with pytest.raises(ModelError, match="must hold a Conv2d or Linear"):
+    with pytest.raises(ModelError, match="must hold a convolution or a Linear"):
         take_in(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(images[0].numel())).eval(), images[:2])
 
 
@@ -177,3 +177,26 @@ def test_take_in_proves_all_groups_at_once_when_they_meet_in_concatenations(imag
     groups = take_in(model, images[:2]).graph.channel_groups
     assert {group.name for group in groups} == {"stem", "convs.0", "convs.1"}
     assert proofs == [""]
+
+
+class Normalised(nn.Module):
+    """A block of ConvNeXt: a depthwise layer, a layer norm over channels, two pointwise layers, a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 8, 3, 1, 1, groups=8)
+        self.norm, self.first, self.second = nn.LayerNorm(8), nn.Linear(8, 32), nn.Linear(32, 8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.second(nn.functional.gelu(self.first(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))))
+        return self.fc((x + y.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+def test_take_in_freezes_channels_that_are_normalised_together(images: Tensor) -> None:
+    graph = take_in(Normalised().eval(), images[:2]).graph
+    frozen = {item.name: item.reason for item in graph.frozen}
+    assert frozen["stem"] == "its channels are normalised together by norm"
+    assert {group.name for group in graph.channel_groups} == {"first"}
+    assert [branch.layers for branch in graph.branches] == [("depthwise", "first", "second")]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.errors import LoweringError, ParityError
-from paretopress.lower.export import INPUT, OUTPUT, check_parity, export_onnx
+from paretopress.graph import INPUT, OUTPUT
+from paretopress.lower.export import check_parity, export_onnx
 from paretopress.lower.quantise import quantise_onnx
 
 ALL = ("stem", "block1.conv1", "block1.conv2", "block2.conv1", "block2.conv2", "block2.down.0", "depthwise", "fc")
@@ -30,7 +31,7 @@ def run(path: Path, images: Tensor) -> np.ndarray:
 
 def quantise(source: Path, bits: dict[str, int], images: Tensor) -> Path:
     target = source.with_name("quantised.onnx")
-    quantise_onnx(source, target, bits, [images.numpy()], reduce_range=False)
+    quantise_onnx(source, target, bits, [{INPUT: images.numpy()}], reduce_range=False)
     return target
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
@@ -11,7 +11,15 @@ from paretopress.spaces.space import SearchSpace, SpaceOptions
 NAMES = ("a", "b", "c", "d")
 LAYERS = tuple(Layer(name, LayerKind.CONV, 64, 64, (3, 3), (1, 1), 1, 1_000_000, 9_216, (64, 8, 8)) for name in NAMES)
 GROUPS = tuple(ChannelGroup(name, 64, (name,)) for name in NAMES)
-GRAPH = ModelGraph((3, 8, 8), (10,), LAYERS, GROUPS, (), tuple(BitGroup(name, (name,), (32, 8)) for name in NAMES), ())
+GRAPH = ModelGraph(
+    (TensorSpec("input", (3, 8, 8)),),
+    (TensorSpec("output", (10,)),),
+    LAYERS,
+    GROUPS,
+    (),
+    tuple(BitGroup(name, (name,), (32, 8)) for name in NAMES),
+    (),
+)
 SPACE = SearchSpace(GRAPH, SpaceOptions(channel_step=8))
 BOUNDS = Bounds(Budget(speedup=1.1), 10.0, 90.0)
 

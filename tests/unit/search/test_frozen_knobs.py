@@ -7,7 +7,7 @@ from collections.abc import Callable
 import optuna
 import pytest
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
@@ -23,8 +23,8 @@ from paretopress.spaces.space import SearchSpace, SpaceOptions
 NAMES = ("stem", "a.conv1", "a.conv2", "b.conv1", "b.conv2", "head")
 ORDER = ["b.conv1", "a.conv1"]
 GRAPH = ModelGraph(
-    (3, 8, 8),
-    (10,),
+    (TensorSpec("input", (3, 8, 8)),),
+    (TensorSpec("output", (10,)),),
     tuple(Layer(name, LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 1_000_000, 9_216, (32, 8, 8)) for name in NAMES),
     tuple(ChannelGroup(name, 32, (name,)) for name in ("stem", "a.conv1", "b.conv1")),
     tuple(ResidualBranch(f"{x}.conv1", f"add_{x}", 0, (f"{x}.conv1", f"{x}.conv2"), (f"{x}.conv1",)) for x in "ab"),

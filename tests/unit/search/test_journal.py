@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 
 from paretopress.errors import RunFolderError
-from paretopress.graph import BitGroup, Layer, LayerKind, ModelGraph
+from paretopress.graph import BitGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.search.journal import create_study, open_study
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 LAYER = Layer("conv", LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 1_000_000, 9_216, (32, 8, 8))
-SPACE = SearchSpace(ModelGraph((3, 8, 8), (10,), (LAYER,), (), (), (BitGroup("conv", ("conv",), (32, 8)),), ()), SpaceOptions())
+SPACE = SearchSpace(
+    ModelGraph(
+        (TensorSpec("input", (3, 8, 8)),), (TensorSpec("output", (10,)),), (LAYER,), (), (), (BitGroup("conv", ("conv",), (32, 8)),), ()
+    ),
+    SpaceOptions(),
+)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.search.predictor import Measured, Predictor, shrunk_fit
 from paretopress.search.seeds import ladder_plans
 from paretopress.search.tables import Tables
@@ -14,8 +14,8 @@ from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace, SpaceOptio
 
 NAMES = ("stem", "conv1", "conv2")
 GRAPH = ModelGraph(
-    (3, 8, 8),
-    (10,),
+    (TensorSpec("input", (3, 8, 8)),),
+    (TensorSpec("output", (10,)),),
     tuple(Layer(name, LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 600_000, 9_216, (32, 8, 8)) for name in NAMES),
     (ChannelGroup("conv1", 32, ("conv1",), ("conv2",)),),
     (ResidualBranch("conv1", "add", 0, ("conv1", "conv2"), ("conv1",)),),

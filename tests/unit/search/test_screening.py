@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.plan import Plan
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.screening import Screen, Seen, width_switches
@@ -15,8 +15,8 @@ from paretopress.spaces.space import SearchSpace, SpaceOptions
 NAMES = ("stem", "a.conv1", "a.conv2", "head")
 LAYERS = tuple(Layer(name, LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 1_000_000, 9_216, (32, 8, 8)) for name in NAMES)
 GRAPH = ModelGraph(
-    (3, 8, 8),
-    (10,),
+    (TensorSpec("input", (3, 8, 8)),),
+    (TensorSpec("output", (10,)),),
     LAYERS,
     (ChannelGroup("stem", 32, ("stem",)), ChannelGroup("a.conv1", 32, ("a.conv1",), ("a.conv2",))),
     (ResidualBranch("a.conv1", "add_a", 0, ("a.conv1", "a.conv2"), ("a.conv1",)),),

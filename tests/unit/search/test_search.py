@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from paretopress.errors import ConfigError, LatencyError, RunError, SearchFailedError, TargetLostError
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch
+from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
@@ -26,8 +26,8 @@ LAYERS = tuple(
     for name in ("stem", "a.conv1", "a.conv2", "b.conv1", "b.conv2", "head")
 )
 GRAPH = ModelGraph(
-    (3, 8, 8),
-    (10,),
+    (TensorSpec("input", (3, 8, 8)),),
+    (TensorSpec("output", (10,)),),
     LAYERS,
     tuple(ChannelGroup(name, 32, (name,)) for name in ("stem", "a.conv1", "b.conv1")),
     tuple(ResidualBranch(f"{x}.conv1", f"add_{x}", 0, (f"{x}.conv1", f"{x}.conv2"), (f"{x}.conv1",)) for x in "ab"),

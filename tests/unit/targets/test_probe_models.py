@@ -63,8 +63,8 @@ def test_chains_have_the_pattern_of_the_product_when_quantised(
     model = make()
     onnx.save(model, tmp_path / "float.onnx")
     layers = {node.name: 8 for node in model.graph.node if node.op_type in LAYER_OPS}
-    batch = feed_for(model, np.random.default_rng(0))["input"]
-    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", layers, [batch], reduce_range=False)
+    batches = [feed_for(model, np.random.default_rng(0))]
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", layers, batches, reduce_range=False)
     assert shape_of(make_quantised()) == shape_of(onnx.load(tmp_path / "int8.onnx"))
 
 

@@ -1,0 +1,60 @@
+"""Multi-head attention in plain layers, so that each of them can be compressed and whole heads can go."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """What nn.MultiheadAttention computes without masks, by four Linear layers.
+
+    Forward names the width of a head, never their number: a head goes by removing its rows of `query`, `key` and `value` and its columns
+    of `out`. Attention weights are not returned.
+    Source: Vaswani et al. 2017, "Attention is all you need", section 3.2.2.
+    """
+
+    def __init__(self, original: nn.MultiheadAttention) -> None:
+        """Take the weights of an attention that `is_plain`."""
+        super().__init__()
+        width = original.embed_dim
+        self.head_width, self.dropout, self.batch_first = original.head_dim, original.dropout, original.batch_first
+        if original.in_proj_weight is None:
+            weights = [original.q_proj_weight, original.k_proj_weight, original.v_proj_weight]
+        else:
+            weights = list(original.in_proj_weight.chunk(3))
+        biases = [None] * 3 if original.in_proj_bias is None else list(original.in_proj_bias.chunk(3))
+        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        self.out = _linear(original.out_proj.weight, original.out_proj.bias)
+        assert self.out.in_features == width
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+        """Return (outputs, None) of the shape of `query`: (N, positions, width), or (positions, N, width) without `batch_first`."""
+        q, k, v = (self._split(layer(x)) for layer, x in ((self.query, query), (self.key, key), (self.value, value)))
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        joined = attended.transpose(1, 2).flatten(2)
+        return self.out(joined if self.batch_first else joined.transpose(0, 1)), None
+
+    def _split(self, x: Tensor) -> Tensor:
+        return split_heads(x if self.batch_first else x.transpose(0, 1), self.head_width)
+
+
+def split_heads(x: Tensor, width: int) -> Tensor:
+    """Return (N, heads, positions, width) of (N, positions, heads * width); their number is read off `x`."""
+    heads: Tensor = x.unflatten(-1, (-1, width)).transpose(1, 2)  # type: ignore[no-untyped-call]  # untyped in torch
+    return heads
+
+
+def is_plain(layer: nn.MultiheadAttention) -> bool:
+    """Return whether `Attention` can stand for it: no learned or zero rows are added to keys and values."""
+    return layer.bias_k is None and layer.bias_v is None and not layer.add_zero_attn
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        made.weight.copy_(weight)
+        if bias is not None:
+            made.bias.copy_(bias)
+    return made

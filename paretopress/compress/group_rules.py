@@ -1,0 +1,37 @@
+"""Channel groups that torch-pruning does not handle: how each kind is pruned, silenced, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from paretopress.compress.heads import least_important_heads, prune_heads, silence_heads
+from paretopress.compress.recurrent import Recurrent, least_important_units, prune_units, silence_units
+from paretopress.graph import ChannelGroup
+
+Change = Callable[[nn.Module, ChannelGroup, Sequence[int]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRule:
+    """What to do with a group of a module: `prune` removes channels in place, `silence` sets what they put out to zero.
+
+    `least_important` returns the channels that go when so many remain, in rising order.
+    """
+
+    prune: Change
+    silence: Change
+    least_important: Callable[[nn.Module, ChannelGroup, int], list[int]]
+
+
+_HEADS = GroupRule(prune_heads, silence_heads, least_important_heads)
+_UNITS = GroupRule(prune_units, silence_units, least_important_units)
+
+
+def rule_for(module: nn.Module, group: ChannelGroup) -> GroupRule | None:
+    """Return the rule of a group, None for one that torch-pruning handles."""
+    if group.unit > 1:
+        return _HEADS
+    return _UNITS if isinstance(module.get_submodule(group.layers[0]), Recurrent) else None

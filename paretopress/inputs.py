@@ -1,0 +1,84 @@
+"""Batches of a model's inputs: a tensor (N, ...), or a tuple of them where the model takes several, all with the same N."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paretopress.graph import TensorSpec
+
+Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
+
+
+def tensors(x: Inputs) -> tuple[Tensor, ...]:
+    """Return the inputs in the order in which the model takes them."""
+    return (x,) if isinstance(x, Tensor) else x
+
+
+def like(x: Inputs, made: Iterable[Tensor]) -> Inputs:
+    """Return tensors in the form of `x`: one, or a tuple."""
+    parts = tuple(made)
+    return parts[0] if isinstance(x, Tensor) else parts
+
+
+def size_of(x: Inputs) -> int:
+    """Return N."""
+    return len(tensors(x)[0])
+
+
+def taken(x: Inputs, count: int) -> Inputs:
+    """Return the first items."""
+    return like(x, (part[:count] for part in tensors(x)))
+
+
+def split(x: Inputs, size: int) -> list[Inputs]:
+    """Return batches of so many items; the last may have fewer."""
+    return [like(x, parts) for parts in zip(*(torch.split(part, size) for part in tensors(x)), strict=True)]
+
+
+def joined(batches: Sequence[Inputs]) -> Inputs:
+    """Return one batch of several."""
+    return like(batches[0], (torch.cat(parts) for parts in zip(*map(tensors, batches), strict=True)))
+
+
+def values_of_an_item(x: Inputs) -> int:
+    """Return how many numbers one item holds."""
+    return sum(part[0].numel() for part in tensors(x))
+
+
+def arrays(x: Inputs) -> tuple[np.ndarray, ...]:
+    """Return the inputs as arrays."""
+    return tuple(part.numpy() for part in tensors(x))
+
+
+def feeds(names: Sequence[str], batches: Iterable[Inputs]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield what ONNX Runtime takes, batch by batch."""
+    return (dict(zip(names, arrays(x), strict=True)) for x in batches)
+
+
+def zeros(specs: Sequence[TensorSpec], count: int) -> Inputs:
+    """Return a batch of zeros for inputs that are described so; a zero is the first token, too."""
+    made = tuple(torch.zeros(count, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs)
+    return made[0] if len(made) == 1 else made
+
+
+def outputs_of(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return what a traced model puts out as a tuple."""
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+class TakesBatch(nn.Module):
+    """A module that takes a whole batch of inputs as one argument."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Inputs) -> Tensor | Sequence[Tensor]:
+        """Return what the inner module puts out."""
+        value: Tensor | Sequence[Tensor] = self.inner(*tensors(x))
+        return value

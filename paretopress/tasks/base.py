@@ -1,0 +1,111 @@
+"""The interface of a task, and what tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from paretopress.measurement import Metric
+
+Arrays = Sequence[npt.NDArray[Any]]
+Outputs = Sequence[Tensor]
+
+
+class Scorer(Protocol):
+    """Gathers outputs, batch by batch, and tells the score of all."""
+
+    def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
+        """Take the outputs (N, ...) of a batch and its targets (N, ...). Raises: ValueError: they do not belong together."""
+
+    def score(self) -> float:
+        """Return the score of all batches; raises ValueError if there was none."""
+
+
+class Task(Protocol):
+    """How outputs are judged. The first output is the one that is scored; the others are held to the teacher's."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the scores are."""
+        ...
+
+    def check(self, outputs: Outputs, targets: Tensor) -> str:
+        """Return "" if outputs (N, ...) and targets (N, ...) of one batch fit the task, else what is wrong."""
+
+    def scorer(self) -> Scorer:
+        """Return a new scorer."""
+
+    def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
+        """Return what a student minimises, a scalar; `alpha` is the teacher's share, 1 - alpha that of the targets."""
+
+    def divergence(self, found: Outputs, wanted: Outputs) -> Tensor:
+        """Return how far outputs are from others, a scalar, 0 where they are the same; mean over the items."""
+
+    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+        """Return minus the log-likelihood of targets drawn from the model's own prediction, a scalar, summed over the items."""
+
+
+class Gathered:
+    """A scorer that keeps all first outputs and targets, for metrics that need them at once."""
+
+    def __init__(self, of_all: Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]) -> None:
+        """Take what tells the score of (outputs, targets)."""
+        self._of_all = of_all
+        self._outputs: list[npt.NDArray[Any]] = []
+        self._targets: list[npt.NDArray[Any]] = []
+
+    def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
+        """Keep a batch."""
+        self._outputs.append(outputs[0])
+        self._targets.append(targets)
+
+    def score(self) -> float:
+        """Return the score of all that was kept."""
+        if not self._targets:
+            raise ValueError("at least one batch is needed")
+        return float(self._of_all(np.concatenate(self._outputs), np.concatenate(self._targets)))
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    """Return alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * cross-entropy, a scalar.
+
+    Args:
+        student, teacher: logits (N, classes) float. labels: (N,) int64; negative ones count for nothing in the cross-entropy.
+        temperature: T > 0; the factor T^2 keeps the gradient's size independent of T. alpha: in [0, 1].
+    Source: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", section 2.
+    """
+    soft = F.kl_div(
+        F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1), reduction="batchmean", log_target=True
+    )
+    hard = F.cross_entropy(student, labels, ignore_index=IGNORED) if alpha < 1.0 else student.new_zeros(())
+    return alpha * temperature**2 * soft + (1.0 - alpha) * hard
+
+
+IGNORED = -100
+
+
+def divergence_of_logits(found: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean Kullback-Leibler divergence, in nats, of (N, classes) logits from others."""
+    return F.kl_div(F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1), reduction="batchmean", log_target=True)
+
+
+def surprise_of_logits(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Return minus the log-likelihood of labels drawn from (N, classes) logits, summed."""
+    labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def held_to_the_teacher(student: Outputs, teacher: Outputs) -> Tensor:
+    """Return the mean squared error of all outputs but the first, each in units of the teacher's variance; summed over them."""
+    terms = [
+        F.mse_loss(mine.float(), theirs.float()) / theirs.float().var().clamp_min(1e-12)
+        for mine, theirs in zip(student[1:], teacher[1:], strict=True)
+        if mine.is_floating_point()
+    ]
+    return torch.stack(terms).sum() if terms else student[0].new_zeros(())

@@ -1,0 +1,88 @@
+"""Tasks by the name of their metric, or by a function of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from paretopress.errors import ConfigError
+from paretopress.measurement import Metric
+from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
+from paretopress.tasks.classification import F1, TOP_1, TOP_5, Classification
+from paretopress.tasks.regression import R2, SPEARMAN, Regression
+from paretopress.tasks.segmentation import MIOU, Segmentation
+
+_BY_METRIC: dict[str, Callable[[], Task]] = {
+    **{name.lower(): partial(Classification, name) for name in (TOP_1, TOP_5, F1)},
+    **{name.lower(): partial(Regression, name) for name in (SPEARMAN, R2)},
+    MIOU.lower(): Segmentation,
+}
+# metric -> unit, where that is not percent
+UNITS = {SPEARMAN.lower(): "x 100"}
+_KINDS: dict[str, Callable[[], Task]] = {"classification": Classification, "segmentation": Segmentation, "regression": Regression}
+# (outputs, targets) of all items -> the score
+Score = Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A task that is learnt as another is, and scored by a function of the user's."""
+
+    learnt_as: Task
+    metric: Metric
+    score: Score
+
+    def check(self, outputs: Outputs, targets: Tensor) -> str:
+        """As the other task."""
+        return self.learnt_as.check(outputs, targets)
+
+    def scorer(self) -> Scorer:
+        """Return a new scorer."""
+        sign = 1.0 if self.metric.higher_is_better else -1.0
+        return Gathered(lambda outputs, targets: sign * float(self.score(outputs, targets)))
+
+    def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
+        """As the other task."""
+        return self.learnt_as.loss(student, teacher, targets, temperature=temperature, alpha=alpha)
+
+    def divergence(self, found: Outputs, wanted: Outputs) -> Tensor:
+        """As the other task."""
+        return self.learnt_as.divergence(found, wanted)
+
+    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+        """As the other task."""
+        return self.learnt_as.surprise(outputs, generator)
+
+
+def metric_names() -> list[str]:
+    """Return the metrics that have a name here."""
+    return [TOP_1, TOP_5, F1, MIOU, SPEARMAN, R2]
+
+
+def task_kinds() -> list[str]:
+    """Return what a task scored by a function of the user's can be learnt as."""
+    return list(_KINDS)
+
+
+def task_by(metric: str) -> Task:
+    """Return the task that a metric belongs to; raises ConfigError with the valid names."""
+    made = _BY_METRIC.get(metric.lower())
+    if made is None:
+        raise ConfigError(
+            f"the metric must be one of {', '.join(metric_names())}, or FILE.py:FUNCTION, but got {metric!r}",
+            "A function takes (outputs, targets) of all items as arrays and returns the score.",
+        )
+    return made()
+
+
+def task_scored_by(score: Score, kind: str, metric: Metric) -> Task:
+    """Return a task that is scored by a function; raises ConfigError for an unknown kind."""
+    if kind not in _KINDS:
+        raise ConfigError(f"the task must be one of {', '.join(_KINDS)}, but got {kind!r}")
+    return Scored(_KINDS[kind](), metric, score)

@@ -1,0 +1,90 @@
+"""A class for every pixel: logits (N, classes, H, W), labels (N, H, W); a label of 255 counts for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from paretopress.measurement import Metric
+from paretopress.tasks.base import (
+    IGNORED,
+    Arrays,
+    Outputs,
+    Scorer,
+    distillation_loss,
+    divergence_of_logits,
+    held_to_the_teacher,
+    surprise_of_logits,
+)
+
+MIOU = "mIoU"
+VOID = 255
+
+
+class MeanIntersectionOverUnion:
+    """Percent: the mean over the classes that occur of intersection over union (Everingham et al. 2015, section 4.2), by torchmetrics."""
+
+    def __init__(self) -> None:
+        self._metric: Any = None
+
+    def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
+        """Count the pixels of a batch."""
+        logits = outputs[0]
+        if logits.ndim != 4 or logits.shape[2:] != targets.shape[1:]:
+            raise ValueError(f"outputs must be (N, classes, H, W) as the labels {targets.shape}, but got shape={logits.shape}")
+        if self._metric is None:
+            from torchmetrics.classification import MulticlassJaccardIndex  # a second that only those wait for who ask for it
+
+            self._metric = MulticlassJaccardIndex(num_classes=logits.shape[1], ignore_index=VOID)
+        self._metric.update(torch.from_numpy(logits.argmax(axis=1)), torch.from_numpy(targets))
+
+    def score(self) -> float:
+        """Return the percentage."""
+        if self._metric is None:
+            raise ValueError("at least one item is needed")
+        return 100.0 * float(self._metric.compute())
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """Scored by the mean intersection over union."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the scores are."""
+        return Metric(MIOU)
+
+    def check(self, outputs: Outputs, targets: Tensor) -> str:
+        """Return "" for logits (N, classes, H, W) and labels (N, H, W) of integers, else what is wrong."""
+        logits = outputs[0]
+        if logits.ndim != 4 or targets.shape != (len(logits), *logits.shape[2:]):
+            return f"logits must be (N, classes, H, W) and labels (N, H, W), but got {tuple(logits.shape)} and {tuple(targets.shape)}"
+        return f"labels must be integers, but got {targets.dtype}" if targets.is_floating_point() else ""
+
+    def scorer(self) -> Scorer:
+        """Return a new scorer."""
+        return MeanIntersectionOverUnion()
+
+    def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
+        """Return the distillation loss of every pixel's logits, and what other outputs are off."""
+        labels = targets.flatten().masked_fill(targets.flatten() == VOID, IGNORED)
+        first = distillation_loss(_pixels(student[0]).float(), _pixels(teacher[0]), labels, temperature=temperature, alpha=alpha)
+        return first + held_to_the_teacher(student, teacher)
+
+    def divergence(self, found: Outputs, wanted: Outputs) -> Tensor:
+        """Return the mean divergence of the pixels' logits in nats, and what other outputs are off."""
+        return divergence_of_logits(_pixels(found[0]), _pixels(wanted[0])) + held_to_the_teacher(found, wanted)
+
+    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+        """Return minus the log-likelihood of a label for every pixel, the mean over an item's pixels."""
+        pixels = outputs[0][0, 0].numel()
+        return surprise_of_logits(_pixels(outputs[0]), generator) / pixels
+
+
+def _pixels(logits: Tensor) -> Tensor:
+    """Return (N * H * W, classes)."""
+    return logits.movedim(1, -1).flatten(0, -2)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paretopress.compress.encoder import Encoder
+from paretopress.intake.rewrites import explicit
+from paretopress.intake.trace import take_in
+
+transformers = pytest.importorskip("transformers")
+
+
+def bert() -> nn.Module:
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=16
+    )
+    return transformers.BertModel(config)
+
+
+def distilbert() -> nn.Module:
+    config = transformers.DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=16)
+    return transformers.DistilBertModel(config)
+
+
+class Classifier(nn.Module):
+    """The mean of the hidden states that are not masked, and a Linear."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.fc = encoder, nn.Linear(32, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        return self.fc((states * mask).sum(1) / mask.sum(1))
+
+
+@pytest.fixture(params=[bert, distilbert])
+def classifier(request: pytest.FixtureRequest) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Classifier(request.param()).eval()
+
+
+@pytest.fixture
+def sentences() -> tuple[Tensor, Tensor]:
+    """Tokens (4, 10) and a mask that leaves 10, 7, 4 and 1 of them."""
+    tokens = torch.randint(0, 50, (4, 10), generator=torch.Generator().manual_seed(1))
+    return tokens, (torch.arange(10) < torch.tensor([[10], [7], [4], [1]])).long()
+
+
+def test_explicit_encoder_computes_the_same(classifier: nn.Module, sentences: tuple[Tensor, Tensor]) -> None:
+    with torch.inference_mode():
+        wanted = classifier(*sentences)
+        plain = explicit(classifier)
+        assert isinstance(plain.encoder, Encoder)
+        torch.testing.assert_close(plain(*sentences), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_take_in_offers_heads_widths_and_blocks_of_an_encoder(classifier: nn.Module, sentences: tuple[Tensor, Tensor]) -> None:
+    intake = take_in(classifier, sentences, ("input_ids", "attention_mask"))
+    names = {group.name: group.unit for group in intake.graph.channel_groups}
+    assert names == {f"encoder.layers.{index}.{part}": unit for index in range(2) for part, unit in (("query", 8), ("first", 1))}
+    assert len(intake.graph.branches) == 4  # attention and the two Linear layers of each
+    with torch.inference_mode():
+        torch.testing.assert_close(intake.module(*sentences), classifier(*sentences), rtol=1e-4, atol=1e-5)
