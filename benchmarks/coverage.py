@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import zoo
+from one_of_each import ALL, plans
 from results_file import Headline, write_result
 
 from paretopress.api import start_run
@@ -27,9 +28,9 @@ from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import check_parity
 from paretopress.pipeline import Pipeline, Stopwatch
-from paretopress.plan import FLOAT_BITS, INT8_BITS, Plan
+from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.report.live import SilentReporter
-from paretopress.run_folder import create_run_folder
+from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.setup_run import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -38,7 +39,6 @@ from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
 
 TRIALS = 4
-ALL = "all three"
 
 
 def cover(name: str, folder: Path, trials: int = TRIALS) -> dict[str, object]:
@@ -58,8 +58,9 @@ def cover(name: str, folder: Path, trials: int = TRIALS) -> dict[str, object]:
     )
     try:
         intake, split = load_and_trace(config, zoo.model(name), data)
-        row |= structure(intake.graph) | one_of_each(intake, split, folder / "one")
+        row |= structure(intake.graph)
         result = start_run(config, folder / "run", SilentReporter(), model=zoo.model(name), data=data)
+        row |= one_of_each(intake, split, RunFolder(folder / "run"), result.front["baseline"]["latency_ms"])
         checked = verify_bundle(result.export(folder / "bundle"))
     except Exception as error:  # one of ours says what to do; any other is a defect, and the row says so
         said = str(error) if isinstance(error, ParetopressError) else f"{type(error).__name__}: {error}"
@@ -90,40 +91,24 @@ def structure(graph: ModelGraph) -> dict[str, object]:
     }
 
 
-def plans(space: SearchSpace) -> dict[str, Plan]:
-    """Return a plan that prunes, one that quantises, one that factorises the largest layer it can, and one that does all three."""
-    layers = sorted(space.graph.layers, key=lambda layer: -layer.macs)
-    names = [layer.name for layer in layers]
-    groups = sorted(space.graph.channel_groups, key=lambda group: min(map(names.index, (*group.layers, *group.feeds))))
-    kept = next(({group.name: keep} for group in groups if (keep := space.nearest_kept(group, 0.5)) < group.channels), {})
-    bit_groups = sorted(space.graph.bit_groups, key=lambda group: min(map(names.index, group.layers)))
-    bits = next(({group.name: INT8_BITS} for group in bit_groups if space.offers(group, INT8_BITS)), {})
-    ranks = {variable.name.removeprefix("rank/"): variable for variable in space.variables if variable.name.startswith("rank/")}
-    pruned = {name for group in groups if group.name in kept for name in (*group.layers, *group.feeds)}
-    rank = next(({name: int(ranks[name].values[-1])} for name in names if name in ranks and name not in pruned), {})
-    made = {"pruned": Plan(kept=kept), "quantised": Plan(bits=bits), "factorised": Plan(rank=rank)}
-    return {word: plan for word, plan in made.items() if plan != Plan()} | {ALL: Plan(kept=kept, bits=bits, rank=rank)}
-
-
-def one_of_each(intake: Intake, data: Data, folder: Path) -> dict[str, object]:
+def one_of_each(intake: Intake, data: Data, run: RunFolder, baseline_ms: float) -> dict[str, object]:
     """Return the speed-up of each plan's file, and the parity error of the plan that does all, before its layers are quantised."""
     capabilities = detect(environment())
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
-    target, run = LocalTarget(), create_run_folder(folder)
+    target = LocalTarget()
     pipeline = Pipeline(intake, data, target, run, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=0)
-    baseline = pipeline.measure_baseline()
     found: dict[str, object] = {}
     for number, (word, plan) in enumerate(plans(space).items()):
-        path = folder / f"{number}.onnx"
+        path = run.root / f"one-{number}.onnx"
         module = compress_module(intake.module, intake.graph, plan).module
-        if word == ALL:
+        if word == ALL and not intake.graph.only_bits:
             pipeline.lower(module, Plan(kept=plan.kept, rank=plan.rank, bits=dict.fromkeys(plan.bits, FLOAT_BITS)), path, Stopwatch())
             found["parity"] = check_parity(module, path, pipeline.example)
-        pipeline.lower(module, plan, path, Stopwatch(), calibrated=False)
+        pipeline.lower(module, plan, path, Stopwatch(), only_timed=True)
         latency = target.measure(
             path,
             run.baseline,
-            baseline_ms=baseline.latency.latency_ms,
+            baseline_ms=baseline_ms,
             limit_ms=None,
             feed=pipeline.feed,
             rng=np.random.default_rng(number),

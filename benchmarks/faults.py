@@ -149,24 +149,33 @@ class Run:
         """Return what is not as it must be after the run has ended."""
         after, said = self.trials(), []
         said += [f"trial {n} is another" for n, value in before.items() if after.get(n) != value]
-        state, value = RunState.from_json(self.folder.read(self.folder.state)), self.folder.read(self.folder.front)
-        records = Records(open_study(study_place(self.folder)))
-        anew = [(c.number, c.outcome.latency.latency_ms) for c in front(records.candidates(), state.bounds(stored_config(self.folder)))]
-        if anew != [(point["trial"], point["latency_ms"]) for point in value["points"]] or not anew:
-            said.append("the front made anew is another")
-        for point in value["points"]:
-            path = self.folder.root / point["onnx"]["path"]
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != point["onnx"]["sha256"]:
-                said.append(f"the file of trial {point['trial']} is another")
+        said += checked_end(self.folder)
         deadline = time.monotonic() + 10.0
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.2)
         said += [f"{' '.join(p.cmdline())} is left" for p in self.processes()]
         said += [f"{path.name} is left" for path in self.folder.root.rglob(".*.part")]
-        counted = len(records.durations())  # completed, or failed for good; not what was in flight and tried again
+        counted = len(
+            Records(open_study(study_place(self.folder))).durations()
+        )  # completed, or failed for good; not what was in flight and tried again
         if counted != stored_config(self.folder).limits().trials:
             said.append(f"{counted} trials count")
         return said
+
+
+def checked_end(folder: RunFolder) -> list[str]:
+    """Return what is wrong with the front of a run that has ended: made anew from the study it must be the same, its files as hashed."""
+    state, value = RunState.from_json(folder.read(folder.state)), folder.read(folder.front)
+    records = Records(open_study(study_place(folder)))
+    anew = [(c.number, c.outcome.latency.latency_ms) for c in front(records.candidates(), state.bounds(stored_config(folder)))]
+    wrong = []
+    if anew != [(point["trial"], point["latency_ms"]) for point in value["points"]] or not anew:
+        wrong.append("the front made anew is another")
+    for point in value["points"]:
+        path = folder.root / point["onnx"]["path"]
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != point["onnx"]["sha256"]:
+            wrong.append(f"the file of trial {point['trial']} is another")
+    return wrong
 
 
 def ended(process: subprocess.Popen[str], code: int | None) -> str:

@@ -94,7 +94,7 @@ def main() -> None:
         baseline = pipeline.measure_baseline()
         images, _ = stack(data.train, 256, config.seed)
         ranking = rank_branches(intake.module, intake.graph, images, lambda module: recovery.recalibrated(module, 0), greedy=True)
-        tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline.latency.latency_ms)
+        tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline.latency.latency_ms, Stopwatch())
         known = {"graph": intake.graph.to_json(), "tables": tables.to_json(), "removal_order": list(ranking.order)}
         write_json(KNOWN, known | {"baseline_ms": baseline.latency.latency_ms, "baseline_accuracy": baseline.val_accuracy})
         seeds = [space.params(plan) for plan in seed_plans(space, ranking.order)]

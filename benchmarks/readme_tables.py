@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/figures.md and docs/coverage.md from benchmarks/results/*.json, between their markers.
+"""Write the tables of README.md and of the pages in docs/ from benchmarks/results/*.json, between their markers.
 
     python benchmarks/readme_tables.py [--check]
 
@@ -70,10 +70,54 @@ def coverage(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _table_of(model: str, columns: str) -> list[str]:
+    return ["", f"{model}:", "", f"| {columns} |", "|---" * len(columns.split("|")) + "|"]
+
+
+def techniques(value: Mapping[str, Any]) -> list[str]:
+    """Return a table for each model, a row per technique."""
+    lines = headlines(value)
+    for model in dict.fromkeys(row["model"] for row in value["rows"]):
+        lines += [
+            "",
+            f"{model}:",
+            "",
+            "| technique | variant | validation % | drop | KB | KB zipped | x fp32 |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in (row for row in value["rows"] if row["model"] == model):
+            start = f"| {row['technique']} | {row['variant']} |"
+            if "error" in row:
+                lines.append(f"{start} the runtime refuses it: {row['error']} | | | | |")
+                continue
+            sizes = f"{row['size_bytes'] / 1e3:.0f} | {row['zipped_bytes'] / 1e3:.0f}"
+            lines.append(f"{start} {row['val_accuracy']:.2f} | {row['drop']:.2f} | {sizes} | {row['speedup']:.2f} |")
+    return lines
+
+
+def real_models(value: Mapping[str, Any]) -> list[str]:
+    """Return a table for each model, the fastest first."""
+    lines = headlines(value)
+    for model in dict.fromkeys(row["model"] for row in value["rows"]):
+        lines += [
+            "",
+            f"{model}:",
+            "",
+            "| made by | model | test % | drop | as the original % | KB | x fp32 |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in (row for row in value["rows"] if row["model"] == model):
+            same = f"{row['agreement_percent']:.1f}" if "agreement_percent" in row else ""
+            figures = f"{row['test_accuracy']:.2f} | {row['test_drop']:.2f} | {same} | {row['size_bytes'] / 1e3:.0f} | {row['speedup']:.2f}"
+            lines.append(f"| {row['maker']} | {row['name']} | {figures} |")
+    return lines
+
+
 Table = Callable[[Mapping[str, Any]], list[str]]
 PAGES: dict[str, dict[str, Table]] = {
     "README.md": {"demo": headlines, "search_hour": cifar10, "trial_cost": headlines, "coverage": headlines, "knobs": headlines},
-    "docs/coverage.md": {"coverage": coverage},
+    "docs/coverage.md": {"coverage": coverage, "real_models": real_models},
+    "docs/techniques.md": {"techniques": techniques},
     "docs/figures.md": {
         "search_hour_mobilenet_v2_050": cifar10,
         "cifar10_resnet20": cifar10,
@@ -82,6 +126,7 @@ PAGES: dict[str, dict[str, Table]] = {
         "recovery": headlines,
         "scale": headlines,
         "faults": headlines,
+        "night": headlines,
         "fuzz": headlines,
         "workers": headlines,
         "latency_aa": headlines,

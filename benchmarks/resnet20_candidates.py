@@ -66,5 +66,5 @@ def make_candidates(folder: Path) -> Candidates:
     for number, plan in enumerate(plans):
         files.append(folder / f"{number:02d}.onnx")
         module = compress_module(intake.module, intake.graph, plan).module
-        pipeline.lower(module, plan, files[-1], Stopwatch(), calibrated=False)
+        pipeline.lower(module, plan, files[-1], Stopwatch(), only_timed=True)
     return Candidates(intake, data, pipeline, baseline, tuple(plans), tuple(files))

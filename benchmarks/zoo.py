@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import onnx
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
+from torchvision.models.detection.image_list import ImageList
 
 from paretopress.fetch import Item
+from paretopress.intake.model_spec import load_model
+from paretopress.lower.export import export_onnx
 
-CLASSES, SIZE, TOKENS, VOCABULARY, ANCHORS = 10, 96, 64, 1_000, 312
+CLASSES, SIZE, TOKENS, VOCABULARY = 10, 96, 64, 1_000
 Splits = tuple[Dataset[Item], Dataset[Item], Dataset[Item]]
 
 
@@ -64,11 +70,16 @@ def masks() -> Splits:
     return _splits(make)
 
 
-def anchors() -> Splits:
-    """Return photos of 96x96 with a class for every anchor of SSDLite."""
+def objects() -> Splits:
+    """Return photos of 96x96 with up to three boxes and their labels."""
 
     def make(generator: torch.Generator) -> Item:
-        return torch.randn(3, SIZE, SIZE, generator=generator), torch.randint(0, CLASSES, (ANCHORS, 1), generator=generator)
+        rows = torch.zeros(3, 5)
+        for row in rows[: 1 + int(torch.randint(0, 3, (), generator=generator))]:
+            corner = torch.rand(2, generator=generator) * SIZE / 2
+            row[:2], row[2:4] = corner, corner + SIZE / 4 + torch.rand(2, generator=generator) * SIZE / 4
+            row[4] = 1 + _label(generator) % (CLASSES - 1)
+        return torch.randn(3, SIZE, SIZE, generator=generator), rows
 
     return _splits(make)
 
@@ -199,16 +210,28 @@ class TwoViews(nn.Module):
         return self.fc(torch.cat([F.relu(self.left(left)).mean((2, 3)), F.relu(self.right(right)).mean((2, 3))], 1))
 
 
-class RawDetector(nn.Module):
-    """A detector of torchvision without its anchors and its choice of boxes: classes (N, classes, anchors, 1), boxes (N, anchors, 4)."""
+class Detector(nn.Module):
+    """SSDLite of torchvision without its choice of boxes: logits (N, anchors, classes), and boxes (N, anchors, 4) in pixels.
 
-    def __init__(self, whole: nn.Module) -> None:
+    Boxes are decoded as in Liu et al. 2016, "SSD", section 2.2, with torchvision's weights of 10 and 5.
+    """
+
+    def __init__(self, whole: nn.Module, size: int) -> None:
         super().__init__()
         self.backbone, self.head = whole.backbone, whole.head
+        photos = torch.zeros(1, 3, size, size)
+        with torch.inference_mode():
+            features = list(whole.eval().backbone(photos).values())
+            (anchors,) = whole.anchor_generator(ImageList(photos, [(size, size)]), features)
+        self.register_buffer("centres", ((anchors[:, :2] + anchors[:, 2:]) / 2.0).clone())
+        self.register_buffer("sizes", (anchors[:, 2:] - anchors[:, :2]).clone())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         found = self.head(list(self.backbone(images).values()))
-        return found["cls_logits"].transpose(1, 2).unsqueeze(-1), found["bbox_regression"]
+        moved = found["bbox_regression"]
+        centres = self.centres + moved[..., :2] / 10.0 * self.sizes
+        halves = torch.exp((moved[..., 2:] / 5.0).clamp(max=4.0)) * self.sizes / 2.0
+        return found["cls_logits"], torch.cat([centres - halves, centres + halves], dim=-1)
 
 
 class Sentences(nn.Module):
@@ -239,9 +262,25 @@ def _distilbert() -> nn.Module:
     return Sentences(DistilBertModel(DistilBertConfig(vocab_size=VOCABULARY)), 768)
 
 
+def _from_file(*, odd: bool) -> nn.Module:
+    """Return a ResNet-18 from its ONNX file; an odd one has an activation that onnx2torch does not know."""
+    made = torchvision.models.get_model("resnet18", weights=None, num_classes=CLASSES)
+    _see_a_batch(made, images()[0])
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
+        path = Path(folder, "resnet18.onnx")
+        export_onnx(made, torch.zeros(2, 3, SIZE, SIZE), path)
+        if odd:
+            file = onnx.load(path)
+            for node in (node for node in file.graph.node if node.op_type == "Relu"):
+                node.op_type = "ThresholdedRelu"
+                node.attribute.append(onnx.helper.make_attribute("alpha", 0.0))
+            onnx.save(file, path)
+        return load_model(str(path))
+
+
 def _ssdlite() -> nn.Module:
     whole = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=CLASSES)
-    return RawDetector(whole)
+    return Detector(whole, SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +325,11 @@ FAMILIES: dict[str, Family] = {
     "lraspp_mobilenet_v3_large": _vision("lraspp_mobilenet_v3_large", "masks", "mIoU", weights_backbone=None),
     "deeplabv3_mobilenet_v3_large": _vision("deeplabv3_mobilenet_v3_large", "masks", "mIoU", weights_backbone=None),
     "fcn_resnet50": _vision("fcn_resnet50", "masks", "mIoU", weights_backbone=None, aux_loss=True),
-    "ssdlite320_mobilenet_v3_large, raw outputs": Family(_ssdlite, "anchors", "mIoU"),
+    "ssdlite320_mobilenet_v3_large, boxes not chosen": Family(_ssdlite, "objects", "mAP"),
     "ssdlite320_mobilenet_v3_large": _vision("ssdlite320_mobilenet_v3_large", weights_backbone=None),
     "two inputs": Family(TwoViews, "views"),
+    "resnet18.onnx": Family(lambda: _from_file(odd=False)),
+    "resnet18.onnx that does not convert": Family(lambda: _from_file(odd=True)),
 }
 
 
@@ -318,3 +359,4 @@ def _see_a_batch(module: nn.Module, items: Dataset[Item]) -> None:
         module.train()(*inputs) if isinstance(inputs, list) else module.train()(inputs)
     for norm in norms:
         norm.momentum = 0.1
+    module.eval()

@@ -188,9 +188,11 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
             state = find_state(pipeline, intake, split, space, config, env, started)
+            taking_up_s = 0.0  # its set-up counts it
         else:
             state.demand_model(intake.module)
-        return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config)))
+            taking_up_s = time.monotonic() - started
+        return Result(run, search_run(Prepared(folder, config, state, pipeline, space, taking_up_s), reporter, _helpers(config)))
 
 
 def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:

@@ -68,7 +68,7 @@ def search(
     config: Annotated[Path | None, typer.Argument(help="TOML file that says the same as the options.", metavar="[CONFIG]")] = None,
     model: ModelOption = None,
     data: DataOption = None,
-    metric: Annotated[str | None, typer.Option(help="top-1, top-5, F1, mIoU, Spearman, R2 or FILE.py:FUNCTION.")] = None,
+    metric: Annotated[str | None, typer.Option(help="top-1, top-5, F1, mIoU, mAP, Spearman, R2 or FILE.py:FUNCTION.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Upper bound on the p50 of one batch.")] = None,
     speedup: Annotated[float | None, typer.Option(help="The bound as a ratio: baseline latency / X.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of the metric that may be lost.")] = None,

@@ -75,7 +75,7 @@ class RecoverySection(_Section):
 
     learning_rate: float | None = Field(None, gt=0.0)
     batch_size: int = Field(128, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] | None = None
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
     weight_decay: float = Field(1e-4, ge=0.0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -87,12 +87,12 @@ class RecoverySection(_Section):
     long_steps: int | None = Field(None, ge=0)
     final_steps: int | None = Field(None, ge=0)
 
-    def recipe(self, learning_rate: float) -> Recipe:
-        """Return the recipe at a learning rate."""
+    def recipe(self, learning_rate: float, usual: Optimizer = Optimizer.SGD) -> Recipe:
+        """Return the recipe at a learning rate, with the `usual` optimizer where none is named."""
         return Recipe(
             learning_rate,
             self.batch_size,
-            Optimizer(self.optimizer),
+            Optimizer(self.optimizer or usual),
             self.momentum,
             self.weight_decay,
             Schedule(self.schedule),

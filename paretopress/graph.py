@@ -108,6 +108,7 @@ class ModelGraph:
         outputs: in the order in which it puts them out; (classes,) is the shape of logits.
         layers: in the order in which the model calls them.
         frozen: what is not pruned, with the reason.
+        only_bits: whether a plan can change nothing but the bits.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -117,6 +118,7 @@ class ModelGraph:
     branches: tuple[ResidualBranch, ...]
     bit_groups: tuple[BitGroup, ...]
     frozen: tuple[Frozen, ...]
+    only_bits: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -138,7 +140,7 @@ class ModelGraph:
         }
         lists = {key: tuple(part(**{k: _tupled(v) for k, v in item.items()}) for item in value[key]) for key, part in parts.items()}
         layers = tuple(replace(layer, kind=LayerKind(layer.kind)) for layer in lists.pop("layers"))
-        return cls(layers=layers, **lists)
+        return cls(layers=layers, **lists, only_bits=value.get("only_bits", False))
 
     def layer(self, name: str) -> Layer:
         """Return the layer of that name; raises KeyError."""

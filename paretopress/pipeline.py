@@ -25,6 +25,7 @@ from paretopress.event_log import EventLog
 from paretopress.inputs import arrays, feeds, split, taken
 from paretopress.intake.data import Data, Split, batch, stack
 from paretopress.intake.trace import Intake
+from paretopress.kept_bytes import KeptBytes
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
@@ -40,6 +41,7 @@ _EARLY_ITEMS = 512
 _SAMPLES = 16
 _EVALUATION_BATCH = 128
 _CACHE_BYTES = 1 << 30
+_EXPORTS_BYTES = 64 << 20
 # the cache's folders of latencies, and their file
 _LATENCY, _LATENCY_FILE = "latency", "latency.json"
 
@@ -112,6 +114,7 @@ class Pipeline:
         self._val = Batches(data.val, data.sizes()["val"])
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
+        self._exports = KeptBytes(_EXPORTS_BYTES)
         self._fingerprint: dict[str, Any] | None = None
         self._baseline_sha256: str | None = None
 
@@ -150,19 +153,32 @@ class Pipeline:
     def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
         return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
 
-    def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, calibrated: bool = True) -> None:
-        """Write the ONNX file of a module under a plan's bits; one that is only timed need not be `calibrated` on more than a few."""
+    def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, only_timed: bool = False) -> None:
+        """Write the ONNX file of a module under a plan's bits.
+
+        One that is `only_timed` must be what the plan makes of the original, without any training. It is calibrated on a few items, not
+        compared with the module, and exported once for all plans that differ in their bits.
+        """
         with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
             bits = self.bits_by_layer(module, plan)
             exported = Path(temporary, "float.onnx") if bits else path
             with watch.stage("export"):
-                export_onnx(module, self.example, exported, self._names, self._outputs)
+                if only_timed:
+                    self._export_to_time(module, Plan(kept=plan.kept, rank=plan.rank), exported)
+                else:
+                    export_onnx(module, self.example, exported, self._names, self._outputs)
             if bits:
                 with watch.stage("quantise"):
-                    batches = (
-                        self._calibration if calibrated else [{name: part[:_TIMED_ITEMS] for name, part in self._calibration[0].items()}]
-                    )
-                    quantise_onnx(exported, path, bits, batches, reduce_range=self.reduce_range)
+                    few = [{name: part[:_TIMED_ITEMS] for name, part in self._calibration[0].items()}]
+                    quantise_onnx(exported, path, bits, few if only_timed else self._calibration, reduce_range=self.reduce_range)
+
+    def _export_to_time(self, module: nn.Module, structure: Plan, path: Path) -> None:
+        known = self._exports.get(structure)
+        if known is not None:
+            write_bytes(path, known)
+            return
+        export_onnx(module, self.example, path, self._names, self._outputs, checked=False)
+        self._exports.put(structure, path.read_bytes())
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a latency on this run's target depends on beside the files; it is asked for once."""
@@ -209,7 +225,9 @@ class Pipeline:
 
     def bits_by_layer(self, module: nn.Module, plan: Plan) -> dict[str, int]:
         """Return layer -> bits of the layers that a plan quantises and the module still has."""
-        return self.intake.graph.bits_by_layer(plan.bits, {name for name, _ in module.named_modules()})
+        graph = self.intake.graph
+        present = (layer.name for layer in graph.layers) if graph.only_bits else (name for name, _ in module.named_modules())
+        return graph.bits_by_layer(plan.bits, set(present))
 
     def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation items."""

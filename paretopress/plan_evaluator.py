@@ -72,6 +72,7 @@ class PlanEvaluator:
         self.pipeline, self.recovery, self.effort, self.bounds = pipeline, recovery, effort, bounds
         self._students = students
         self._in_hand: _InHand | None = None
+        self._macs: dict[Plan, Macs] = {}  # they do not depend on the bits
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
         """Return the measured candidate of a plan at a rung.
@@ -115,7 +116,7 @@ class PlanEvaluator:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
         watch = Stopwatch()
         held = self._candidate(plan, Rung.COSTS, number, watch)
-        self.pipeline.lower(held.module, plan, path, watch, calibrated=False)
+        self.pipeline.lower(held.module, plan, path, watch, only_timed=True)
         latency = self.pipeline.latency(path, self.bounds, number, watch)
         rejected = self._over_budget(latency, path)
         if not rejected:
@@ -192,9 +193,11 @@ class PlanEvaluator:
             if goes_on:
                 with torch.no_grad():
                     compressed.module.load_state_dict(load_file(trained))
+        structure = Plan(kept=plan.kept, rank=plan.rank)
         with watch.stage("macs"):
-            macs = count_macs(compressed.module, self.pipeline.example)
-        self._in_hand = _InHand(number, rung, compressed, macs, as_compressed=not goes_on)
+            if structure not in self._macs:
+                self._macs[structure] = count_macs(compressed.module, self.pipeline.example)
+        self._in_hand = _InHand(number, rung, compressed, self._macs[structure], as_compressed=not goes_on)
         return self._in_hand
 
     def _over_budget(self, latency: Latency, path: Path) -> str:

@@ -45,6 +45,11 @@ class RunFolder:
         return self.root / "state.json"
 
     @property
+    def worked(self) -> Path:
+        """Seconds that the run has been worked on."""
+        return self.root / "worked"
+
+    @property
     def tables(self) -> Path:
         """Costs of layers and predicted damages of choices."""
         return self.root / "tables.json"

@@ -39,13 +39,14 @@ _EXAMPLE_ITEMS = 4
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that is ready for its first trial."""
+    """A run that is ready for its next trial; `taking_up_s` is what it took to get there, for one that was begun before."""
 
     folder: RunFolder
     config: RunConfig
     state: RunState
     pipeline: Pipeline
     space: SearchSpace
+    taking_up_s: float = 0.0
 
     @property
     def bounds(self) -> Bounds:

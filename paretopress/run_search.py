@@ -18,6 +18,7 @@ from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
+from paretopress.pipeline import Stopwatch
 from paretopress.plan import Plan
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter
@@ -35,6 +36,7 @@ from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import STOPPED_EARLY, TRIAL, Search, describe
 from paretopress.search.tables import Tables
 from paretopress.shared_run import publish, worker_identity
+from paretopress.worked import noting_work, seconds_worked
 
 Helpers = Callable[[str], AbstractContextManager[None]]
 
@@ -111,14 +113,17 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
             workers=config.workers.count,
             claims=claims,
             setup_s=state.setup_s,
+            setup_stages_s=state.setup_stages_s,
             closing_s=_closing_s(run),
         )
         if isinstance(inner, Isolation):
             search.cancel, inner.left_s = inner.close, lambda: search.times.left_s
         search.on_change = lambda line: reporter.update(_progress(search, line))
         search.on_event = lambda event, fields: _note(event, fields, run, search, reporter)
+        search.times.take_up(seconds_worked(run.folder.worked) + run.taking_up_s)
         EventLog(run.folder.log)("started", {"trials": search.counts().all, "worker": worker, "workers": search.workers})
-        yield search
+        with noting_work(run.folder.worked, lambda: search.times.elapsed_s):
+            yield search
 
 
 def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Reporter) -> StudyPlace:
@@ -214,13 +219,14 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     candidates = search.candidates()
     points = front(candidates, search.bounds)
     chosen = best(points, search.bounds, search.val_images)
-    known = _known_test_accuracies(folder)
+    known, watch = _known_test_accuracies(folder), Stopwatch()
 
     def tested(outcome: Outcome) -> Outcome:
         accuracy = known.get(outcome.onnx_sha256)
-        return Outcome.from_json(
-            outcome.to_json() | {"test_accuracy": pipeline.test_accuracy(outcome.onnx_path) if accuracy is None else accuracy}
-        )
+        if accuracy is None:
+            with watch.stage("accuracy"):
+                accuracy = pipeline.test_accuracy(outcome.onnx_path)
+        return Outcome.from_json(outcome.to_json() | {"test_accuracy": accuracy})
 
     value = front_json(
         point_json(None, Plan().to_json(), tested(state.baseline)),
@@ -235,7 +241,7 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
         environment=state.environment,
         data=pipeline.data.sizes(),
         elapsed_s=search.times.elapsed_s,
-        seconds=search.seconds(),
+        seconds=search.seconds(watch.seconds),
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)

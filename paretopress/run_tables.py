@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paretopress.compress.fisher import Asked, fisher_damages
+from paretopress.compress.fisher import Asked, Damages, fisher_damages
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.graph import LayerKind
 from paretopress.inputs import Inputs
@@ -24,11 +24,13 @@ from paretopress.targets.local import SessionSettings
 _PROFILED_RUNS, _PROFILED_MS = (10, 100), 2_000.0
 
 
-def measure_tables(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss: Mapping[str, float], baseline_ms: float) -> Tables:
+def measure_tables(
+    pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss: Mapping[str, float], baseline_ms: float, watch: Stopwatch
+) -> Tables:
     """Return the tables of a model.
 
     Args:
-        items: training items for the damages. branch_loss: group -> divergence when its branch is removed.
+        items: training items for the damages. branch_loss: group -> divergence when its branch is removed. watch: for what it measures.
     The profiler runs on this host and in its state of the minute, so its milliseconds are scaled to what the target measured of the
     whole file; on another machine the proportions are a prediction that the trials correct.
     """
@@ -42,15 +44,11 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch
         bits = int8_bits(space, 1)
         if bits:
             files[8] = Path(temporary, "int8.onnx")
-            pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), calibrated=False)
+            pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), only_timed=True)
         for width, path in files.items():
-            profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=runs, layer_of=layer_of)
-            whole_ms = baseline_ms
-            if width != FLOAT_BITS:
-                rng = np.random.default_rng(pipeline.seed)
-                whole_ms = pipeline.target.measure(
-                    path, pipeline.folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng
-                ).latency_ms
+            with watch.stage("latency"):
+                profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=runs, layer_of=layer_of)
+                whole_ms = baseline_ms if width == FLOAT_BITS else _whole_ms(pipeline, path, baseline_ms)
             scale = whole_ms / profile.sum_ms
             for name, ms in profile.by_layer().items():
                 if name is None:
@@ -63,6 +61,17 @@ def measure_tables(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch
     return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, items, branch_loss))
 
 
+def _whole_ms(pipeline: Pipeline, path: Path, baseline_ms: float) -> float:
+    return pipeline.target.measure(
+        path,
+        pipeline.folder.baseline,
+        baseline_ms=baseline_ms,
+        limit_ms=None,
+        feed=pipeline.feed,
+        rng=np.random.default_rng(pipeline.seed),
+    ).latency_ms
+
+
 def _damages(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss: Mapping[str, float]) -> dict[str, dict[Value, float]]:
     """Return parameter -> value -> predicted divergence; a bit group's is the sum of its layers'."""
     choices = {variable.name: variable for variable in space.variables if isinstance(variable, Choice)}
@@ -71,20 +80,16 @@ def _damages(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss:
     ranks = {name.removeprefix("rank/"): [v for v in c.values if v is not None] for name, c in choices.items() if name.startswith("rank/")}
     bit_groups = {group.name: group for group in space.graph.bit_groups if f"bits/{group.name}" in choices}
     widths = {name: [int(v) for v in choices[f"bits/{name}"].values if v not in (None, FLOAT_BITS)] for name in bit_groups}
-    # nothing is predicted for recurrent layers: the trials will tell
-    judged = {layer.name for layer in space.graph.layers if layer.kind is not LayerKind.RECURRENT}
-    found = fisher_damages(
-        pipeline.intake.module,
-        space.graph,
-        items,
-        Asked(
-            kept={name: [keep for keep in by_ratio.values() if 0 < keep < groups[name].channels] for name, by_ratio in kept.items()},
-            ranks={name: [int(rank) for rank in values] for name, values in ranks.items()},
-            bits={layer: widths[name] for name, group in bit_groups.items() for layer in group.layers if layer in judged},
-        ),
-        seed=pipeline.seed,
-        task=pipeline.data.task,
+    # nothing is predicted for recurrent layers and for files without gradients: the trials will tell
+    silent = space.graph.only_bits
+    judged = {layer.name for layer in space.graph.layers if layer.kind is not LayerKind.RECURRENT and not silent}
+    asked = Asked(
+        kept={name: [keep for keep in by_ratio.values() if 0 < keep < groups[name].channels] for name, by_ratio in kept.items()},
+        ranks={name: [int(rank) for rank in values] for name, values in ranks.items()},
+        bits={layer: widths[name] for name, group in bit_groups.items() for layer in group.layers if layer in judged},
     )
+    module, task = pipeline.intake.module, pipeline.data.task
+    found = Damages({}, {}, {}) if silent else fisher_damages(module, space.graph, items, asked, seed=pipeline.seed, task=task)
     damages: dict[str, dict[Value, float]] = {}
     for name, by_ratio in kept.items():
         damages[f"prune/{name}"] = {ratio: found.kept[name][keep] for ratio, keep in by_ratio.items() if 0 < keep < groups[name].channels}

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 
 from paretopress.atomic import write_json
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover import Recipe, Recovery, learning_rate_test
+from paretopress.compress.recover import RATES, Recipe, Recovery, learning_rate_test, usual_optimizer
 from paretopress.compress.sensitivity import rank_branches
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.errors import RunFolderError
@@ -26,7 +26,7 @@ from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Outcome
-from paretopress.pipeline import Pipeline
+from paretopress.pipeline import Pipeline, Stopwatch
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import Effort
 from paretopress.run_tables import measure_tables
@@ -40,7 +40,6 @@ from paretopress.targets.lock import no_measurement
 STATE_SCHEMA = 1
 # the cache's folders of findings, and their file
 _SETUP, _FOUND = "setup", "found.json"
-_RATES = (0.003, 0.01, 0.03, 0.1)
 # steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 # plans that a search has time to train shortly, and for longer; the shares of its training time that these take
@@ -70,6 +69,7 @@ class RunState:
     preprocessing: Mapping[str, Any]
     data_sizes: Mapping[str, int]
     setup_s: float
+    setup_stages_s: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -90,6 +90,7 @@ class RunState:
             "preprocessing": dict(self.preprocessing),
             "data_sizes": dict(self.data_sizes),
             "setup_s": self.setup_s,
+            "setup_stages_s": dict(self.setup_stages_s),
         }
 
     @classmethod
@@ -110,6 +111,7 @@ class RunState:
             value["preprocessing"],
             value["data_sizes"],
             value["setup_s"],
+            value.get("setup_stages_s", {}),
         )
 
     def demand_model(self, module: nn.Module) -> None:
@@ -187,9 +189,10 @@ def find_state(
     `started` is the run's first moment by time.monotonic().
     """
     baseline = pipeline.measure_baseline()
+    watch = Stopwatch({name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")})
     parts = {
         "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
-        "trains": _trains(config),
+        "trains": _trains(config, intake.graph),
         "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
         "target": pipeline.fingerprint() if pipeline.cache is not None else None,
         "seed": config.seed,
@@ -197,7 +200,7 @@ def find_state(
     cache = pipeline.cache
     found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
     if found is None:
-        made = found = _find(pipeline, intake, data, space, config, baseline.latency.latency_ms)
+        made = found = _find(pipeline, intake, data, space, config, baseline.latency.latency_ms, watch)
         if cache is not None:
             cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
     tables = found.tables.scaled(baseline.latency.latency_ms / found.baseline_ms)
@@ -208,13 +211,14 @@ def find_state(
         found.learning_rate,
         found.rate_losses,
         found.seconds_per_step,
-        plan_effort(config.recovery, config.limits(), found.seconds_per_step, spent, epoch),
+        _effort(config, intake, found.seconds_per_step, spent, epoch),
         found.removal_order,
         environment,
         data.classes,
         data.preprocessing,
         data.sizes(),
         spent,
+        watch.seconds,
     )
     write_json(pipeline.folder.tables, tables.to_json())
     write_json(pipeline.folder.graph, intake.graph.to_json())
@@ -222,17 +226,20 @@ def find_state(
     return state
 
 
-def _trains(config: RunConfig) -> bool:
-    return config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None)
+def _trains(config: RunConfig, graph: ModelGraph) -> bool:
+    return not graph.only_bits and (config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None))
 
 
-def _find(pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, baseline_ms: float) -> Findings:
-    trains = _trains(config)
-    recovery = Recovery(intake.module, data.train, config.recovery.recipe(min(_RATES)), task=data.task)
-    step_s = _typical_step_s(intake, recovery, space) if trains else 0.0
-    rate, losses = (
-        _learning_rate(intake, recovery, space, config.recovery, step_s) if trains else (config.recovery.learning_rate or 0.0, {})
-    )
+def _find(
+    pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, baseline_ms: float, watch: Stopwatch
+) -> Findings:
+    recipe = config.recovery.recipe(0.0, usual_optimizer(intake.module))
+    recovery = Recovery(intake.module, data.train, replace(recipe, learning_rate=min(RATES[recipe.optimizer])), task=data.task)
+    step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
+    if _trains(config, intake.graph):
+        with watch.stage("recover"):
+            step_s = _typical_step_s(intake, recovery, space)
+            rate, losses = _learning_rate(intake, recovery, space, config.recovery, step_s)
     fewest, most = _SENSITIVITY_ITEMS
     count = _SENSITIVITY_VALUES // sum(math.prod(spec.shape) for spec in intake.graph.inputs)
     items, _ = stack(data.train, min(max(count, fewest), most), config.seed)
@@ -244,7 +251,7 @@ def _find(pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, co
         greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
         task=data.task,
     )
-    tables = measure_tables(pipeline, space, items, ranking.loss_alone, baseline_ms)
+    tables = measure_tables(pipeline, space, items, ranking.loss_alone, baseline_ms, watch)
     shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
     return Findings(rate, shown, step_s, ranking.order, tables, baseline_ms)
 
@@ -269,13 +276,16 @@ def _learning_rate(
     fewest, most = _RATE_TEST_STEPS
     half = _half(intake, space)
     recovery.reconstruct(half, seed=0)  # as every trial is before it trains
-    losses = learning_rate_test(
-        lambda: copy.deepcopy(half.module),
-        recovery.at,
-        _RATES,
-        min(max(int(_RATE_TEST_S / (len(_RATES) * step_s)), fewest), most),
-    )
+    rates = RATES[recovery.recipe.optimizer]
+    steps = min(max(int(_RATE_TEST_S / (len(rates) * step_s)), fewest), most)
+    losses = learning_rate_test(lambda: copy.deepcopy(half.module), recovery.at, rates, steps)
     return min(losses, key=losses.__getitem__), losses
+
+
+def _effort(config: RunConfig, intake: Intake, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
+    if intake.graph.only_bits:  # a file has nothing that could be trained
+        return Effort(0, 0, 0, scoring_threads())
+    return plan_effort(config.recovery, config.limits(), step_s, spent_s, steps_per_epoch)
 
 
 def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
@@ -301,5 +311,5 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
 
 def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:
     """Return the recovery that every trial of a run shares."""
-    recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01)
+    recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01, usual_optimizer(intake.module))
     return Recovery(intake.module, data.train, recipe, no_measurement, task=data.task)

@@ -14,6 +14,7 @@ from paretopress.search.records import Records
 from paretopress.search.study import describe
 from paretopress.search.timetable import Timetable
 from paretopress.setup_run import RunState
+from paretopress.worked import seconds_worked
 
 
 def run_status(run: Path) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def run_status(run: Path) -> dict[str, Any]:
     bounds, limits = state.bounds(config), config.limits()
     records = Records(open_study(place))
     times = Timetable(records, limits, state.setup_s)
+    times.take_up(seconds_worked(folder.worked))
     points, counts = front(records.candidates(), bounds), records.counts()
     chosen = best(points, bounds, state.data_sizes["val"])
     phase = "finished" if folder.front.is_file() else "finalists" if times.in_finalists else "searching"

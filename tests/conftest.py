@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from loopback_database import running_database
 from torch import Tensor, nn
 
+from paretopress.lower.export import export_onnx
 from paretopress.plan import Plan
 from paretopress.spaces.knobs import Knob
 
@@ -100,6 +103,23 @@ def attends() -> Callable[..., nn.Module]:
             return Attends(**options).eval()
 
     return make
+
+
+@pytest.fixture
+def odd_file(tiny: nn.Module, images: Tensor) -> Callable[[Path], Path]:
+    """Writes the tiny network to a folder as odd.onnx, with an activation that onnx2torch does not know, and returns its path."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "odd.onnx"
+        export_onnx(tiny, images, path)
+        model = onnx.load(path)
+        for node in (node for node in model.graph.node if node.op_type == "Relu"):
+            node.op_type = "ThresholdedRelu"
+            node.attribute.append(onnx.helper.make_attribute("alpha", 0.0))
+        onnx.save(model, path)
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ class Attention(nn.Module):
         else:
             weights = list(original.in_proj_weight.chunk(3))
         biases = [None] * 3 if original.in_proj_bias is None else list(original.in_proj_bias.chunk(3))
-        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        self.out = _linear(original.out_proj.weight, original.out_proj.bias)
+        self.query, self.key, self.value = (plain_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        self.out = plain_linear(original.out_proj.weight, original.out_proj.bias)
         assert self.out.in_features == width
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
@@ -41,8 +41,8 @@ class Attention(nn.Module):
 
 
 def split_heads(x: Tensor, width: int) -> Tensor:
-    """Return (N, heads, positions, width) of (N, positions, heads * width); their number is read off `x`."""
-    heads: Tensor = x.unflatten(-1, (-1, width)).transpose(1, 2)  # type: ignore[no-untyped-call]  # untyped in torch
+    """Return (..., heads, positions, width) of (..., positions, heads * width); their number is read off `x`."""
+    heads: Tensor = x.unflatten(-1, (-1, width)).transpose(-3, -2)  # type: ignore[no-untyped-call]  # untyped in torch
     return heads
 
 
@@ -51,7 +51,8 @@ def is_plain(layer: nn.MultiheadAttention) -> bool:
     return layer.bias_k is None and layer.bias_v is None and not layer.add_zero_attn
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a Linear with copies of a weight (outputs, inputs) and a bias (outputs,)."""
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         made.weight.copy_(weight)

@@ -1,4 +1,4 @@
-"""Channel groups that torch-pruning does not handle: how each kind is pruned, silenced, and judged."""
+"""Channel groups that are pruned without torch-pruning: how each kind is pruned, silenced, and judged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from paretopress.compress.chains import is_chain
 from paretopress.compress.heads import least_important_heads, prune_heads, silence_heads
 from paretopress.compress.recurrent import Recurrent, least_important_units, prune_units, silence_units
 from paretopress.graph import ChannelGroup
@@ -32,6 +33,6 @@ _UNITS = GroupRule(prune_units, silence_units, least_important_units)
 
 def rule_for(module: nn.Module, group: ChannelGroup) -> GroupRule | None:
     """Return the rule of a group, None for one that torch-pruning handles."""
-    if group.unit > 1:
+    if group.unit > 1 or is_chain(module, group):  # a unit of a chain is a head of width 1: a row of one layer, a column of the next
         return _HEADS
     return _UNITS if isinstance(module.get_submodule(group.layers[0]), Recurrent) else None

@@ -8,15 +8,18 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from paretopress.compress.windows import HeadBias
 from paretopress.graph import ChannelGroup
 
 
 def prune_heads(module: nn.Module, group: ChannelGroup, channels: Sequence[int]) -> None:
-    """Remove channels of whole heads in place: rows of query, key and value, columns of the layers behind them."""
+    """Remove channels of whole heads in place: rows of query, key and value, columns of the layers behind them, and their biases."""
     for name in group.layers:
         tp.prune_linear_out_channels(module.get_submodule(name), list(channels))
     for name in group.feeds:
         tp.prune_linear_in_channels(module.get_submodule(name), list(channels))
+    for bias in (part for part in module.get_submodule(group.name.rpartition(".")[0]).children() if isinstance(part, HeadBias)):
+        bias.drop(sorted({channel // group.unit for channel in channels}))
 
 
 def least_important_heads(module: nn.Module, group: ChannelGroup, keep: int) -> list[int]:

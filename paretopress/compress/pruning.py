@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 import torch_pruning as tp
@@ -54,7 +55,13 @@ def channels_of(layer: nn.Module) -> int:
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]  # nn.Module attributes are untyped
 
 
-def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Inputs) -> KeptChannels:
+def prune_groups(
+    module: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    kept: Mapping[str, int],
+    example: Inputs,
+    ranking: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> KeptChannels:
     """Prune channel groups in place, the least important channels first, and return what is left.
 
     Importance: mean L2 norm over everything that a channel couples, normalised per group (Fang et al. 2023, "DepGraph", section 3.3).
@@ -63,6 +70,7 @@ def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Ma
         groups: name -> group; a group of which no layer is left in the module is passed over.
         kept: group name -> output channels that remain, at least 1.
         example: a batch of inputs, float32, to trace the dependencies.
+        ranking: group name -> its channels, the least important first, in place of that importance; not for heads and hidden units.
     """
     wanted = {name: keep for name, keep in kept.items() if keep < groups[name].channels}
     if not wanted:
@@ -71,7 +79,7 @@ def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Ma
     present = {name: keep for name, keep in wanted.items() if any(layer in layers for layer in groups[name].layers)}
     rules = {name: rule for name in present if (rule := rule_for(module, groups[name])) is not None}
     plain = {name: keep for name, keep in present.items() if name not in rules}
-    outputs, inputs = _prune_plain(module, groups, plain, example) if plain else ({}, {})
+    outputs, inputs = _prune_plain(module, groups, plain, example, ranking) if plain else ({}, {})
     for name, rule in rules.items():
         group = groups[name]
         dropped = rule.least_important(module, group, present[name])
@@ -83,7 +91,11 @@ def prune_groups(module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Ma
 
 
 def _prune_plain(
-    module: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, int], example: Inputs
+    module: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    kept: Mapping[str, int],
+    example: Inputs,
+    ranking: Mapping[str, Sequence[int]],
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Prune what torch-pruning can; return module path -> output and input channels that are left."""
     layers = dict(module.named_modules())
@@ -93,7 +105,9 @@ def _prune_plain(
     inputs: dict[str, tuple[int, ...]] = {}
     for name, keep in kept.items():
         root = next(layers[layer] for layer in groups[name].layers if layer in layers)
-        coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, name, keep))
+        ranked = ranking.get(name)
+        dropped = least_important(graph, root, name, keep) if ranked is None else sorted(ranked[: len(ranked) - keep])
+        coupled = graph.get_pruning_group(root, pruning_function(root), dropped)
         for item, indices in coupled:
             layer = item.target.module
             if id(layer) not in names:  # an operation, not a module

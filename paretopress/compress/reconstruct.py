@@ -27,12 +27,16 @@ _NO_SCALE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A layer with what follows it linearly: `end` is its batch norm, or the layer; `add` what sums `end` and `other`, or None."""
+    """A layer with what follows it linearly: `end` is its batch norm, or the layer; `add` what sums `end` and `other`, or None.
+
+    `channels_last` is where a Linear has them.
+    """
 
     layer: fx.Node
     norm: fx.Node | None
     add: fx.Node | None
     other: fx.Node | None
+    channels_last: bool
 
     @property
     def end(self) -> fx.Node:
@@ -55,8 +59,8 @@ class Reconstruction:
         """
         self._inputs = tensors(inputs)
         self._positions = Positions(size_of(inputs), _ROWS, seed)
-        ends = {node.name for unit in _units(original) for node in (unit.end, unit.add) if node is not None}
-        ends |= {node.name for node in original.graph.nodes if _norm_of(original, node) is not None}
+        ends = {node.name: False for node in original.graph.nodes if _norm_of(original, node) is not None}
+        ends |= {node.name: unit.channels_last for unit in _units(original) for node in (unit.end, unit.add) if node is not None}
         recorder = _Recorder(original, ends, self._positions)
         with torch.no_grad():
             recorder.run(*self._inputs)
@@ -77,15 +81,17 @@ class Reconstruction:
 class _Recorder(fx.Interpreter):
     """Runs a module and keeps the sampled rows of some nodes."""
 
-    def __init__(self, module: fx.GraphModule, names: set[str], positions: Positions) -> None:
+    def __init__(self, module: fx.GraphModule, names: Mapping[str, bool], positions: Positions) -> None:
+        """Take the names with whether the channels of the node are the last axis."""
         super().__init__(module)
         self._names, self._positions = names, positions
         self.rows: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
-        if n.name in self._names and isinstance(value, Tensor) and value.ndim in (2, 4):
-            self.rows[n.name] = self._positions.rows(value)
+        last = self._names.get(n.name)
+        if last is not None and isinstance(value, Tensor) and self._positions.fit(value, channels_last=last):
+            self.rows[n.name] = self._positions.rows(value, channels_last=last)
         return value
 
 
@@ -126,7 +132,7 @@ class _Solver(fx.Interpreter):
         view = solvable(self.module.get_submodule(str(unit.layer.target)))
         x = self.env[unit.layer.all_input_nodes[0]]
         target = self._target(unit)
-        if view is None or target is None or x.ndim != (4 if isinstance(view.window, nn.Conv2d) else 2):
+        if view is None or target is None or not self._fits(unit, x):
             return
         rows = self._positions.patches(x if view.before is None else view.before(x), view.window)
         norm = None if unit.norm is None else self.module.get_submodule(str(unit.norm.target))
@@ -137,12 +143,20 @@ class _Solver(fx.Interpreter):
         if unit.norm is not None:
             self._settled.add(unit.norm)
 
+    def _fits(self, unit: _Unit, x: Tensor) -> bool:
+        if not unit.channels_last:
+            return x.ndim == 4
+        return self._positions.fit(x, channels_last=True) and (x.ndim == 2 or unit.norm is None)
+
     def _target(self, unit: _Unit) -> Tensor | None:
         """Return (rows, outputs) that the unit is to put out, or None where the original did not record it."""
         here = self._here(unit.layer)
         other = None if unit.other is None else self.env.get(unit.other)
-        if unit.add is not None and unit.add.name in self._targets and isinstance(other, Tensor) and other.ndim in (2, 4):
-            whole, there = self._targets[unit.add.name][:, here], self._positions.rows(other)
+        last = unit.channels_last
+        summed = unit.add is not None and unit.add.name in self._targets
+        if summed and isinstance(other, Tensor) and self._positions.fit(other, channels_last=last):
+            assert unit.add is not None
+            whole, there = self._targets[unit.add.name][:, here], self._positions.rows(other, channels_last=last)
             if whole.shape == there.shape:
                 return whole - there
         recorded = self._targets.get(unit.end.name)
@@ -211,16 +225,18 @@ def _units(module: fx.GraphModule) -> list[_Unit]:
     for node in order:
         if node.op != "call_module" or calls.count(str(node.target)) > 1 or len(node.all_input_nodes) != 1:
             continue
-        if not isinstance(module.get_submodule(str(node.target)), nn.Conv2d | nn.Linear | nn.Sequential):
+        layer = module.get_submodule(str(node.target))
+        if not isinstance(layer, nn.Conv2d | nn.Linear | nn.Sequential):
             continue
+        last = isinstance(layer[0] if isinstance(layer, nn.Sequential) and len(layer) else layer, nn.Linear)
         follower = _only_user(node)
         norm = follower if follower is not None and _takes_affine(module, follower, calls) else None
         add = _only_user(norm or node)
         others = [] if add is None or not is_add(add) else [arg for arg in add.all_input_nodes if arg is not (norm or node)]
         if add is not None and len(others) == 1 and order[others[0]] < order[node]:
-            units.append(_Unit(node, norm, add, others[0]))
+            units.append(_Unit(node, norm, add, others[0], last))
         else:
-            units.append(_Unit(node, norm, None, None))
+            units.append(_Unit(node, norm, None, None, last))
     return units
 
 

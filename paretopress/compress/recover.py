@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -39,6 +39,16 @@ class Optimizer(StrEnum):
 
     SGD = "sgd"
     ADAMW = "adamw"
+
+
+# learning rates that are worth comparing
+RATES: Mapping[Optimizer, tuple[float, ...]] = {Optimizer.SGD: (0.003, 0.01, 0.03, 0.1), Optimizer.ADAMW: (3e-5, 1e-4, 3e-4, 1e-3)}
+
+
+def usual_optimizer(module: nn.Module) -> Optimizer:
+    """Return what such networks are trained with as a rule: AdamW where there are layer norms or recurrent layers, else SGD."""
+    adaptive = any(isinstance(part, nn.LayerNorm | nn.RNNBase) for part in module.modules())
+    return Optimizer.ADAMW if adaptive else Optimizer.SGD
 
 
 class Schedule(StrEnum):

@@ -19,6 +19,10 @@ class Positions:
         self._images, self._each, self._seed = images, max(1, math.ceil(rows / images)), seed
         self._drawn: dict[int, Tensor] = {}
 
+    def fit(self, value: Tensor, *, channels_last: bool) -> bool:
+        """Return whether `rows` can take the value: a row of it per image."""
+        return len(value) == self._images and (value.ndim in (2, 4) or (channels_last and value.ndim > 2))
+
     def of(self, size: int) -> Tensor:
         """Return (images, positions) int64: distinct places in a flattened map of so many."""
         if size not in self._drawn:
@@ -27,10 +31,13 @@ class Positions:
             self._drawn[size] = order[:, : self._each].contiguous()
         return self._drawn[size]
 
-    def rows(self, value: Tensor) -> Tensor:
-        """Return (rows, C) of a feature map (N, C, H, W), or (N, C) as it is; a copy."""
+    def rows(self, value: Tensor, *, channels_last: bool = False) -> Tensor:
+        """Return (rows, C) of a feature map (N, C, H, W), of (N, ..., C) with the channels last, or of (N, C) as it is; a copy."""
         if value.ndim == 2:
             return value.clone()
+        if channels_last:
+            flat = value.flatten(1, -2)
+            return flat[torch.arange(len(flat))[:, None], self.of(flat.shape[1])].flatten(0, 1)
         places, width = self.of(value.shape[2] * value.shape[3]), value.shape[3]
         images = torch.arange(len(value))[:, None]
         return value[images, :, places // width, places % width].flatten(0, 1)
@@ -38,10 +45,10 @@ class Positions:
     def patches(self, x: Tensor, layer: nn.Conv2d | nn.Linear) -> Tensor:
         """Return (rows, features): what the layer multiplies with its weights, flattened, at the sampled positions of its output.
 
-        Args: x: (N, C, H, W) for a Conv2d with numeric zero padding, (N, features) for a Linear.
+        Args: x: (N, C, H, W) for a Conv2d with numeric zero padding, (N, ..., features) for a Linear.
         """
         if isinstance(layer, nn.Linear):
-            return x
+            return self.rows(x, channels_last=True)
         assert not isinstance(layer.padding, str)
         (height, width), (down, right), (top, left) = layer.kernel_size, layer.stride, layer.padding
         steps_down, steps_right = layer.dilation

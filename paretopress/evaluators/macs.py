@@ -12,6 +12,7 @@ from torch import nn
 from paretopress.errors import ModelError
 from paretopress.fvcore_import import FlopCountAnalysis
 from paretopress.inputs import Inputs, taken, tensors
+from paretopress.onnx_graph import onnx_graph_in
 from paretopress.weighted import Weighted
 
 
@@ -67,6 +68,10 @@ def count_macs(module: nn.Module, example: Inputs) -> Macs:
     Raises: ModelError: the module does not trace on that input.
     Invariant: every submodule is left in the training mode it came in.
     """
+    file = onnx_graph_in(module)
+    if file is not None:
+        layers = file.layers(tensors(taken(example, 1)))
+        return Macs(sum(layer.macs for layer in layers), sum(layer.params for layer in layers), ())
     with _evaluating(module):
         analysis = _analysis(module, example)
         return Macs(

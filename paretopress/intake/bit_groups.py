@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from torch import fx, nn
 
 from paretopress.compress.branches import is_add
@@ -34,7 +36,7 @@ def find_bit_groups(module: fx.GraphModule, layers: tuple[Layer, ...]) -> tuple[
     members: dict[str, list[Layer]] = {}
     for layer in layers:
         members.setdefault(root(layer.name), []).append(layer)
-    return tuple(BitGroup(name, tuple(layer.name for layer in group), _bits(group, lstms)) for name, group in members.items())
+    return tuple(BitGroup(name, tuple(layer.name for layer in group), bits_of(group, lstms)) for name, group in members.items())
 
 
 def _producer(node: fx.Node, modules: dict[str, nn.Module]) -> str:
@@ -51,7 +53,8 @@ def _producer(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     return ""
 
 
-def _bits(group: list[Layer], lstms: set[str]) -> tuple[int, ...]:
+def bits_of(group: Sequence[Layer], lstms: Collection[str] = ()) -> tuple[int, ...]:
+    """Return the widths that layers can take together; `lstms` are those among them that are LSTMs."""
     if any(layer.kind is LayerKind.RECURRENT for layer in group):
         return (32, 8) if all(layer.name in lstms for layer in group) else (32,)  # the runtime has no GRU of 8 bits
     weight_only = all(layer.kind is LayerKind.LINEAR and layer.in_channels >= _MIN_INT4_FEATURES for layer in group)

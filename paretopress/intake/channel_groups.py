@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import fx, nn
 from torch.nn import functional as F
 
+from paretopress.compress.chains import find_chains
 from paretopress.compress.group_rules import rule_for
 from paretopress.compress.heads import channels_of_heads
 from paretopress.compress.pruning import channels_of, dependency_graph, pruning_function
@@ -35,9 +35,10 @@ def find_channel_groups(
     module: fx.GraphModule, layers: tuple[Layer, ...], example: Inputs
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
     """Return (groups that can be pruned, layers that are left alone with the reason), both in the model's order."""
-    proposed, frozen = _propose(module, layers, example)
     order = {layer.name: place for place, layer in enumerate(layers)}
-    proposed = sorted([*proposed, *find_head_groups(module), *find_recurrent_groups(module)], key=lambda group: order[group.name])
+    known = [*find_head_groups(module), *find_recurrent_groups(module), *find_chains(module)]
+    found, frozen = _propose(module, layers, example, {name for group in known for name in group.layers})
+    proposed = sorted([*known, *found], key=lambda group: order[group.name])
     proven, refused = _proven(module, proposed, example)
     return tuple(proven), (*frozen, *refused)
 
@@ -55,20 +56,27 @@ def _proven(module: fx.GraphModule, groups: list[ChannelGroup], example: Inputs)
     return [*first, *second], [*first_refused, *second_refused]
 
 
-def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Inputs) -> tuple[list[ChannelGroup], list[Frozen]]:
+def _propose(
+    module: fx.GraphModule, layers: tuple[Layer, ...], example: Inputs, known: Collection[str]
+) -> tuple[list[ChannelGroup], list[Frozen]]:
+    """Return the groups that torch-pruning finds, but for `known` layers, and the layers that can be in none."""
     by_name = {layer.name: layer for layer in layers}
     names = {id(child): name for name, child in module.named_modules()}
-    try:
-        graph = dependency_graph(module, example)
-    except Exception as error:  # torch-pruning raises whatever its handlers meet
-        reason = f"its channels cannot be followed through the model: {_one_line(error)}"
-        return [], [Frozen(layer.name, reason) for layer in layers]
-    found: dict[str, ChannelGroup] = {}
-    frozen: dict[str, Frozen] = {}
-    outputs = _output_layers(module)
     order = {layer.name: i for i, layer in enumerate(layers)}
-    together = _normalised_together(module)
-    for raw in _raw_groups(graph, module, layers, names, together, frozen):
+    outputs, together = _output_layers(module), _normalised_together(module)
+    frozen: dict[str, Frozen] = {}
+    left = []
+    for layer in layers:  # what is known at once: following channels through a whole transformer takes minutes
+        if layer.name in known or layer.kind is LayerKind.RECURRENT:
+            continue
+        if layer.name in outputs:
+            frozen[layer.name] = Frozen(layer.name, "its output channels are the model's outputs")
+        elif layer.name in together:
+            frozen[layer.name] = Frozen(layer.name, f"its channels are normalised together by {together[layer.name]}")
+        else:
+            left.append(layer)
+    found: dict[str, ChannelGroup] = {}
+    for raw in _raw_groups(module, left, example, names, frozen):
         ordered, fed = (
             tuple(sorted(_touched(raw, handler, names) & by_name.keys(), key=order.__getitem__))
             for handler in ("prune_out_channels", "prune_in_channels")
@@ -90,20 +98,20 @@ def _propose(module: fx.GraphModule, layers: tuple[Layer, ...], example: Inputs)
 
 
 def _raw_groups(
-    graph: tp.DependencyGraph,
-    module: fx.GraphModule,
-    layers: tuple[Layer, ...],
-    names: dict[int, str],
-    together: Mapping[str, str],
-    frozen: dict[str, Frozen],
+    module: fx.GraphModule, layers: Sequence[Layer], example: Inputs, names: dict[int, str], frozen: dict[str, Frozen]
 ) -> Iterator[Iterable[tuple[Any, list[int]]]]:
     """Yield the raw group that each layer leads, unless an earlier one holds it; freeze a layer that torch-pruning cannot follow."""
-    seen = {name for group in find_head_groups(module) for name in group.layers}
+    if not layers:
+        return
+    seen: set[str] = set()
+    try:
+        graph = dependency_graph(module, example)
+    except Exception as error:  # torch-pruning raises whatever its handlers meet
+        reason = f"its channels cannot be followed through the model: {_one_line(error)}"
+        frozen |= {layer.name: Frozen(layer.name, reason) for layer in layers}
+        return
     for layer in layers:
-        if layer.name in seen or layer.kind is LayerKind.RECURRENT:
-            continue
-        if layer.name in together:  # known at once, where following such channels through a whole transformer takes minutes
-            frozen[layer.name] = Frozen(layer.name, f"its channels are normalised together by {together[layer.name]}")
+        if layer.name in seen:
             continue
         root = module.get_submodule(layer.name)
         try:

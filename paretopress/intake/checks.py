@@ -15,6 +15,7 @@ from paretopress.errors import DataError, ModelError
 from paretopress.fetch import collate, fetch, inputs_of
 from paretopress.inputs import Inputs, size_of, tensors
 from paretopress.intake.data import Data, Split, labels_of, split_size
+from paretopress.onnx_graph import OnnxGraph
 from paretopress.tasks.classification import Classification
 
 ITEMS = 16  # read of each split where it tells its labels
@@ -27,7 +28,7 @@ def check_model(model: object) -> None:
     """Return if `model` is a module with parameters, all of them and all buffers finite. Raises: ModelError: it is not."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module, but got {type(model).__name__}", "Hand over the module, not its state dict.")
-    if next(model.parameters(), None) is None:
+    if next(model.parameters(), None) is None and not isinstance(model, OnnxGraph):
         raise ModelError(f"a model must have parameters, but got none in {type(model).__name__}", "There is nothing to compress.")
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor) or tensor.is_meta:

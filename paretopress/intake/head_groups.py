@@ -24,16 +24,16 @@ def find_head_groups(module: fx.GraphModule) -> list[ChannelGroup]:
         if node.op != "call_function" or node.target is not F.scaled_dot_product_attention:
             continue
         shape = shape_of(node.all_input_nodes[0]) or ()
-        if len(shape) != 4 or shape[1] < 2 or len(node.all_input_nodes) < 3:
+        if len(shape) < 4 or shape[-3] < 2 or len(node.all_input_nodes) < 3:
             continue
-        width = shape[1] * shape[3]
+        width = shape[-3] * shape[-1]
         makers = [_layer_before(source, module) for source in node.all_input_nodes[:3]]
         reader = _layer_behind(node, module)
         names = [*makers, reader]
         if all(names) and len(set(names)) == 4 and all(calls.count(name) == 1 for name in names):
             linears = [module.get_submodule(name) for name in names]
             if all(layer.out_features == width for layer in linears[:3]) and linears[3].in_features == width:
-                groups.append(ChannelGroup(makers[0], width, tuple(makers), (reader,), unit=shape[3]))
+                groups.append(ChannelGroup(makers[0], width, tuple(makers), (reader,), unit=shape[-1]))
     return groups
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from paretopress.errors import ConfigError, ModelError, TrustError
 from paretopress.intake.factory import call_factory, is_factory
 from paretopress.intake.spec import Spec, parse_spec, resolve
+from paretopress.onnx_graph import OnnxGraph
 
 PICKLES = (".pt", ".pth")
 MODEL_FORMS = (
@@ -113,9 +115,13 @@ def _onnx_model(path: Path) -> nn.Module:
     try:
         module: nn.Module = convert(str(path))
     except Exception as error:  # a damaged file, or an operator that it does not know: its errors share no base class
-        raise ModelError(
-            f"{path.name} must convert to PyTorch, but got {_first_line(error)}", "Hand over the model that it was exported from."
-        ) from error
+        try:
+            return OnnxGraph(onnx.load(path), _first_line(error))
+        except Exception as damage:  # a file that is none, for one
+            raise ModelError(
+                f"{path.name} must be an ONNX model that ONNX Runtime runs, but got {_first_line(damage)}",
+                "Hand over the model that it was exported from.",
+            ) from error
     return module
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from paretopress.compress.attention import Attention, is_plain
 from paretopress.compress.encoder import plain_encoder
 from paretopress.compress.shuffle import ChannelShuffle
+from paretopress.compress.windows import WindowAttention, attends_in_windows
 from paretopress.inputs import Inputs, tensors
 from paretopress.intake.shapes import shape_of
 from paretopress.weighted import Conv, Weighted
@@ -34,8 +35,13 @@ _DEFAULTS: dict[str, Any] = {"input": None, "weight": None, "bias": None, "strid
 _WEIGHT = ".weight"
 
 
-def explicit(model: nn.Module) -> nn.Module:
-    """Put plain layers in place of attention and encoders that need no more than them; changes the model, and returns it."""
+def explicit(model: nn.Module, run: Callable[[], object] | None = None) -> nn.Module:
+    """Put plain layers in place of attention and encoders that need no more than them; changes the model, and returns it.
+
+    `run` runs the model once: attention within windows is written out for the size of its maps, and stays as it is without.
+    """
+    for name, size in _map_sizes(model, run).items():
+        model.set_submodule(name, WindowAttention(model.get_submodule(name), size))
     for name, part in list(model.named_modules()):
         encoder = plain_encoder(part)
         if encoder is not None:
@@ -48,6 +54,24 @@ def explicit(model: nn.Module) -> nn.Module:
                 return made
             model.set_submodule(name, made)
     return model
+
+
+def _map_sizes(model: nn.Module, run: Callable[[], object] | None) -> dict[str, tuple[int, int]]:
+    """Return each attention within windows with the (rows, columns) of its maps, those left out that see maps of several sizes."""
+    seen: dict[str, set[tuple[int, int]]] = {name: set() for name, part in model.named_modules() if name and attends_in_windows(part)}
+    if run is None or not seen:
+        return {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, sizes=sizes: sizes.add(tuple(args[0].shape[1:3])))
+        for name, sizes in seen.items()
+    ]
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: next(iter(sizes)) for name, sizes in seen.items() if len(sizes) == 1}
 
 
 def _belongs_to_torch(model: nn.Module, name: str) -> bool:

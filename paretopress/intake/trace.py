@@ -9,18 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.recurrent import Recurrent
+from paretopress.compress.windows import HeadBias
 from paretopress.errors import ModelError
-from paretopress.graph import INPUT, OUTPUT, Frozen, Layer, LayerKind, ModelGraph, TensorSpec
-from paretopress.inputs import Inputs, size_of, tensors
-from paretopress.intake.bit_groups import find_bit_groups
+from paretopress.graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec
+from paretopress.inputs import Inputs, outputs_of, size_of, tensors
+from paretopress.intake.bit_groups import bits_of, find_bit_groups
 from paretopress.intake.channel_groups import find_channel_groups
 from paretopress.intake.residual import find_branches
 from paretopress.intake.rewrites import explicit, rewrite
 from paretopress.intake.shapes import shape_of
+from paretopress.onnx_graph import OnnxGraph
 from paretopress.weighted import Weighted, kernel_of
 
 # where the output's node keeps the names of several outputs
@@ -45,7 +48,9 @@ def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = Non
         names: of the arguments of the model's forward that the inputs are; None takes the first ones. The others keep their defaults.
     Raises: ModelError: the model does not trace, has nothing to compress, or its outputs are not tensors with a row an item.
     """
-    module = trace(model, names, len(tensors(example)))
+    if isinstance(model, OnnxGraph):
+        return _take_in_file(model, example, names)
+    module = trace(model, names, len(tensors(example)), example)
     rewrite(module, example)
     ShapeProp(module).propagate(*tensors(example))
     outputs = _outputs(module, size_of(example))
@@ -69,13 +74,39 @@ def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = Non
     return Intake(module, graph)
 
 
+def _take_in_file(model: OnnxGraph, example: Inputs, names: Sequence[str] | None) -> Intake:
+    """Find the layers of a file that is run as it is; all that a plan can change of them is their bits."""
+    taken, given = model.names()
+    order, parts = taken if names is None else list(names), tensors(example)
+    module = copy.deepcopy(model).traced(order)
+    with torch.inference_mode():
+        outputs = outputs_of(module(*parts))
+    by_name = dict(zip(order, parts, strict=True))
+    layers = model.layers(tuple(by_name[name] for name in taken))
+    if not layers:
+        raise ModelError("the file must hold a convolution or a matrix product with weights, but has none", "There is nothing to compress.")
+    graph = ModelGraph(
+        inputs=tuple(_spec(name, part) for name, part in by_name.items()),
+        outputs=tuple(_spec(name, part) for name, part in zip(given, outputs, strict=True)),
+        layers=layers,
+        channel_groups=(),
+        branches=(),
+        bit_groups=tuple(BitGroup(layer.name, (layer.name,), bits_of((layer,))) for layer in layers),
+        frozen=(Frozen("the file", f"bits alone are searched: it does not convert to PyTorch, {model.reason}"),),
+        only_bits=True,
+    )
+    return Intake(module, graph)
+
+
+def _spec(name: str, value: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."))
+
+
 def _specs(module: fx.GraphModule, example: Inputs) -> tuple[TensorSpec, ...]:
     """Return the inputs under the names of the model's arguments, or "input" where there is one."""
     parts = tensors(example)
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"] if len(parts) > 1 else [INPUT]
-    return tuple(
-        TensorSpec(name, tuple(part.shape[1:]), str(part.dtype).removeprefix("torch.")) for name, part in zip(names, parts, strict=True)
-    )
+    return tuple(_spec(name, part) for name, part in zip(names, parts, strict=True))
 
 
 def _outputs(module: fx.GraphModule, count: int) -> tuple[TensorSpec, ...]:
@@ -95,6 +126,9 @@ def _outputs(module: fx.GraphModule, count: int) -> tuple[TensorSpec, ...]:
 class _Tracer(fx.Tracer):
     """Traces through modules that are made in a forward, as a slice of an nn.Sequential is: their children belong to the model."""
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, HeadBias) or super().is_leaf_module(m, module_qualified_name)
+
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             self.path_of_module(m)
@@ -103,17 +137,19 @@ class _Tracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
 
-def trace(model: nn.Module, names: Sequence[str] | None = None, count: int = 1) -> fx.GraphModule:
+def trace(model: nn.Module, names: Sequence[str] | None = None, count: int = 1, example: Inputs | None = None) -> fx.GraphModule:
     """Return the model as an fx graph in eval mode that takes its inputs by position.
 
-    Args: names: see `take_in`; None takes the first `count` arguments.
+    Args: names: see `take_in`; None takes the first `count` arguments. example: a batch, for what is written out for one size.
     Raises: ModelError: the model cannot be traced, with the line where that stopped; or its forward has no such arguments.
     """
     parameters = inspect.signature(model.forward).parameters
     given = list(parameters)[:count] if names is None else list(names)
     fixed = _fixed(parameters, given)
     try:
-        return _traced(explicit(copy.deepcopy(model).eval()), given, fixed)
+        copied = copy.deepcopy(model).eval()
+        run = None if example is None else lambda: copied(**dict(zip(given, tensors(example), strict=True)))
+        return _traced(explicit(copied, run), given, fixed)
     except Exception:  # a model may call its attention in ways that plain layers do not know
         try:
             return _traced(copy.deepcopy(model).eval(), given, fixed)

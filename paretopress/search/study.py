@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -68,6 +69,7 @@ class Search:
     cancel: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     setup_s: float = 0.0
+    setup_stages_s: Mapping[str, float] = field(default_factory=dict)
     closing_s: float = 0.0
     records: Records = field(init=False)
     times: Timetable = field(init=False)
@@ -134,13 +136,17 @@ class Search:
         steps = zip(self.ladder[:-1], self.ladder[1:], strict=True)
         return [agreement(lower, higher, climb_pairs(seen, lower, higher, self.bounds)) for lower, higher in steps]
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of work by what they went to: set-up, each stage, latencies measured again, and what is left over.
+    def seconds(self, closing: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
+        """Return the seconds of work by what they went to: each stage, latencies measured again, set-up, and what is left over.
 
-        "recover" is training, "other" what no stage of a trial accounts for: proposing, the journal, reports. With several workers the
-        stages overlap, and add up to more than the time that passed.
+        "recover" is training, "setup" what the set-up took but for its own stages, "other" what no stage accounts for: proposing, the
+        journal, reports, what a killed process had under way. With several workers the stages overlap, and add up to more than the time
+        that passed. `closing` are the stages after the last finalist.
         """
-        spent = {"setup": self.setup_s}
+        spent = {"setup": self.setup_s - sum(self.setup_stages_s.values())}
+        for stages_s in (self.setup_stages_s, closing):
+            for name, duration_s in stages_s.items():
+                spent[name] = spent.get(name, 0.0) + duration_s
         for outcome in [*(c.outcome for c in self.short_candidates()), *self.finals().values()]:
             for name, duration_s in outcome.stages_s.items():
                 spent[name] = spent.get(name, 0.0) + duration_s

@@ -58,6 +58,11 @@ class Timetable:
         """Seconds until the run has to close; infinite where only the number of trials bounds it."""
         return math.inf if self.limits.seconds is None else self.limits.seconds - self.closing_s - self.elapsed_s
 
+    def take_up(self, worked_s: float) -> None:
+        """Go on after `worked_s` seconds of work, if that is more than was written down: a killed process has lost its last trial."""
+        if not self.shared and worked_s > self.elapsed_s:
+            self._before, self._started = worked_s, self.clock()
+
     def begin(self) -> None:
         """Let the time of a shared study pass from now on, after what passed before."""
         self.records.add_attribute(_BEGAN, self.clock() - self._before)

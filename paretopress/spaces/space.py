@@ -67,13 +67,16 @@ class SearchSpace:
     """
 
     def __init__(self, graph: ModelGraph, options: SpaceOptions) -> None:
+        asked = options.frozen
+        if graph.only_bits:
+            options = replace(options, frozen=options.frozen | (set(Knob) - {Knob.BITS}))
         if Knob.BITS in options.frozen:
             options = replace(options, bits=(FLOAT_BITS,))
         self.graph, self.options = graph, options
         self._kept: dict[str, dict[Value, int]] = {}
         self._refused = {group.name: _refused(group, graph, options) for group in graph.bit_groups}
         self.left_out = (
-            *(Frozen(f"{knob}", "frozen by the configuration") for knob in Knob if knob in options.frozen),
+            *(Frozen(f"{knob}", "frozen by the configuration") for knob in Knob if knob in asked),
             *(Frozen(f"{name} in {bits} bits", reason) for name, refused in self._refused.items() for bits, reason in refused.items()),
         )
         variables: list[Variable] = [*self._prune_variables(), *self._bit_variables(), *self._rank_variables()]

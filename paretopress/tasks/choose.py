@@ -15,6 +15,7 @@ from paretopress.errors import ConfigError
 from paretopress.measurement import Metric
 from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
 from paretopress.tasks.classification import F1, TOP_1, TOP_5, Classification
+from paretopress.tasks.detection import MAP, Detection
 from paretopress.tasks.regression import R2, SPEARMAN, Regression
 from paretopress.tasks.segmentation import MIOU, Segmentation
 
@@ -22,10 +23,13 @@ _BY_METRIC: dict[str, Callable[[], Task]] = {
     **{name.lower(): partial(Classification, name) for name in (TOP_1, TOP_5, F1)},
     **{name.lower(): partial(Regression, name) for name in (SPEARMAN, R2)},
     MIOU.lower(): Segmentation,
+    MAP.lower(): Detection,
 }
 # metric -> unit, where that is not percent
 UNITS = {SPEARMAN.lower(): "x 100"}
-_KINDS: dict[str, Callable[[], Task]] = {"classification": Classification, "segmentation": Segmentation, "regression": Regression}
+_KINDS: dict[str, Callable[[], Task]] = {
+    "classification": Classification, "segmentation": Segmentation, "detection": Detection, "regression": Regression,
+}  # fmt: skip
 # (outputs, targets) of all items -> the score
 Score = Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
 
@@ -62,7 +66,7 @@ class Scored:
 
 def metric_names() -> list[str]:
     """Return the metrics that have a name here."""
-    return [TOP_1, TOP_5, F1, MIOU, SPEARMAN, R2]
+    return [TOP_1, TOP_5, F1, MIOU, MAP, SPEARMAN, R2]
 
 
 def task_kinds() -> list[str]:

@@ -11,12 +11,15 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
-VALUES |= {"quiet_logger", "weighted"}
+VALUES |= {"kept_bytes", "onnx_graph", "quiet_logger", "weighted", "worked"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fetch": {"inputs"},
     "inputs": {"graph"},
+    "kept_bytes": set(),
+    "onnx_graph": {"errors", "graph"},
     "weighted": set(),
+    "worked": set(),
     "fvcore_import": set(),
     "quiet_logger": set(),
     "pareto": set(),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -108,6 +109,31 @@ def test_apply_brings_outputs_nearer_than_recalibration_when_compressed(intake: 
     assert max(left.values()) <= 1.0
     error, before = (float((outputs(module, unseen) - wanted).square().mean()) for module in (solved.module, plain))
     assert error < 0.7 * before
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(Plan(kept={"attentions.0.query": 16}), id="heads"),
+        pytest.param(Plan(kept={"first": 16}), id="width between Linear layers"),
+        pytest.param(Plan(rank={"second": 4}), id="factors of a Linear"),
+    ],
+)
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_apply_solves_linear_layers_over_positions(attends: Callable[..., nn.Module], many: Tensor, plan: Plan, batch_first: bool) -> None:
+    model = attends(batch_first=batch_first)
+    intake, (train, unseen) = take_in(model, many[:2]), many.split((120, 40))
+    student = compressed(intake, plan)
+    before = float((outputs(student.module, unseen) - outputs(model, unseen)).square().mean())
+    Reconstruction(intake.module, train, seed=0).apply(student)
+    assert float((outputs(student.module, unseen) - outputs(model, unseen)).square().mean()) < 0.8 * before
+
+
+def test_positions_pair_rows_of_channels_last_with_what_a_linear_makes_of_them() -> None:
+    layer, x, positions = nn.Linear(6, 5), torch.randn(4, 3, 7, 6), Positions(4, 40, seed=0)
+    rows = positions.patches(x, layer) @ layer.weight.T + layer.bias
+    assert rows.shape == (40, 5)
+    torch.testing.assert_close(rows, positions.rows(layer(x), channels_last=True), rtol=1e-4, atol=1e-5)
 
 
 def test_apply_restores_the_outputs_when_the_lost_channels_were_copies(tiny: nn.Module, images: Tensor, many: Tensor) -> None:

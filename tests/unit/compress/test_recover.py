@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from paretopress.compress.recover import Recipe, Recovery, Schedule, learning_rate_test, rate_factor
+from paretopress.compress.recover import (
+    RATES,
+    Optimizer,
+    Recipe,
+    Recovery,
+    Schedule,
+    learning_rate_test,
+    rate_factor,
+    usual_optimizer,
+)
 from paretopress.errors import RecoveryError
 from paretopress.tasks.base import distillation_loss
 
@@ -113,3 +122,16 @@ def test_learning_rate_test_gives_infinity_when_a_rate_diverges(tiny: nn.Module)
 
     losses = learning_rate_test(student, lambda rate: Recovery(tiny, dataset(), Recipe(rate, 16)), (0.01, 0.1), steps=1)
     assert losses == {0.01: math.inf, 0.1: math.inf}
+
+
+@pytest.mark.parametrize(
+    ("layers", "usual"),
+    [
+        ([nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)], Optimizer.SGD),
+        ([nn.Linear(8, 8), nn.LayerNorm(8)], Optimizer.ADAMW),
+        ([nn.LSTM(8, 8)], Optimizer.ADAMW),
+    ],
+)
+def test_usual_optimizer_goes_by_the_kind_of_network(layers: list[nn.Module], usual: Optimizer) -> None:
+    assert usual_optimizer(nn.Sequential(*layers)) is usual
+    assert min(RATES[Optimizer.ADAMW]) < min(RATES[Optimizer.SGD])

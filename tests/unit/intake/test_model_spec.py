@@ -177,5 +177,5 @@ def test_load_model_converts_an_onnx_file(tiny: nn.Module, images: Tensor, tmp_p
 def test_load_model_says_what_is_wrong_with_an_onnx_file(tmp_path: Path) -> None:
     pytest.importorskip("onnx2torch")
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    with pytest.raises(ModelError, match=r"broken\.onnx must convert to PyTorch"):
+    with pytest.raises(ModelError, match=r"broken\.onnx must be an ONNX model"):
         load_model("broken.onnx", base=tmp_path)

@@ -275,13 +275,15 @@ def test_seconds_add_up_to_the_time_of_the_run_when_stages_overlap_no_other(tmp_
 
     study = create_study(tmp_path / "journal.log", "guided", SPACE, 0)
     run = Search(study, SPACE, timed, BOUNDS, Limits(trials=2, finalists=1), 1_000, clock=lambda: now[0], setup_s=10.0)
-    run.measure_again = again
+    run.measure_again, run.setup_stages_s = again, {"latency": 4.0}
     run.run([Plan(), Plan(bits={"stem": 8})])
-    seconds = run.seconds()
+    now[0] += 1.5
+    seconds = run.seconds({"accuracy": 1.5})
     repeated = sum(len(latencies) - 1 for latencies in run.records.latencies().values())
     assert repeated > 0
     assert seconds["recover"] == 2.0 * 7  # two trials of three rungs, and a finalist
-    assert seconds["latency"] == pytest.approx(0.5 * 7 + 0.1 * repeated)
+    assert seconds["latency"] == pytest.approx(4.0 + 0.5 * 7 + 0.1 * repeated)
+    assert (seconds["setup"], seconds["accuracy"]) == (6.0, 1.5)
     assert seconds["other"] == pytest.approx(0.5 * 7)
     assert sum(seconds.values()) == pytest.approx(run.times.elapsed_s)
 

@@ -34,6 +34,19 @@ def test_elapsed_goes_on_where_the_last_process_ended(study: optuna.Study) -> No
     assert second.left_s == 965.0
 
 
+def test_take_up_counts_what_a_killed_process_had_not_written_down(study: optuna.Study) -> None:
+    now = [100.0]
+    timetable(study, Limits(seconds=1_000.0), now, setup_s=5.0).note()
+    second = timetable(study, Limits(seconds=1_000.0), now, setup_s=5.0)
+    now[0] += 3.0
+    second.take_up(65.0)
+    assert second.elapsed_s == 65.0
+    now[0] += 10.0
+    assert second.elapsed_s == 75.0
+    second.take_up(20.0)  # less than is known
+    assert second.elapsed_s == 75.0
+
+
 def test_rest_trials_counts_what_is_under_way_when_their_number_is_the_limit(study: optuna.Study) -> None:
     times = timetable(study, Limits(trials=10), [0.0])
     assert times.rest_trials([1.0] * 4, under_way=2) == 4.0

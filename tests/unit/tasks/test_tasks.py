@@ -11,6 +11,7 @@ from paretopress.measurement import Metric
 from paretopress.tasks.base import Task, distillation_loss
 from paretopress.tasks.choose import metric_names, task_by, task_scored_by
 from paretopress.tasks.classification import Classification
+from paretopress.tasks.detection import Detection
 from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 
@@ -115,7 +116,7 @@ def test_check_says_what_does_not_fit(task: Task, shape: tuple[int, ...], target
 def test_task_by_knows_every_metric_by_name_in_any_case() -> None:
     for name in metric_names():
         assert task_by(name.upper()).metric.name == name
-    with pytest.raises(ConfigError, match="must be one of top-1, top-5, F1, mIoU, Spearman, R2"):
+    with pytest.raises(ConfigError, match="must be one of top-1, top-5, F1, mIoU, mAP, Spearman, R2"):
         task_by("speed")
 
 
@@ -125,10 +126,74 @@ def test_task_scored_by_a_function_keeps_the_negative_where_lower_is_better() ->
     found = score(task, torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([1.0, 2.0, 3.0, 8.0]))
     assert found == -1.0
     assert metric.shown(found) == "1.00 mm"
-    with pytest.raises(ConfigError, match="must be one of classification, segmentation, regression"):
-        task_scored_by(lambda *_: 0.0, "detection", metric)
+    with pytest.raises(ConfigError, match="must be one of classification, segmentation, detection, regression"):
+        task_scored_by(lambda *_: 0.0, "ranking", metric)
 
 
 def test_distillation_loss_has_no_hard_part_when_alpha_is_one() -> None:
     student, labels = torch.randn(5, 4), torch.full((5,), 3)
     assert float(distillation_loss(student, student, labels, temperature=4.0, alpha=1.0)) == pytest.approx(0.0, abs=1e-6)
+
+
+BOXES = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 20.0, 30.0, 30.0], [40.0, 40.0, 50.0, 50.0]]])
+OBJECTS = torch.tensor([[[0.0, 0.0, 10.0, 10.0, 1.0], [20.0, 20.0, 30.0, 30.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0]]])
+
+
+def seen(labels: list[int], sure: float = 8.0) -> torch.Tensor:
+    """Return logits (1, candidates, 3) that name these labels; the first is the surest."""
+    logits = torch.nn.functional.one_hot(torch.tensor([labels]), 3).float()
+    return logits * (sure - torch.arange(float(len(labels)))[None, :, None] / 10.0)
+
+
+def average_precision(logits: torch.Tensor, boxes: torch.Tensor = BOXES) -> float:
+    scorer = Detection().scorer()
+    scorer.update([logits.numpy(), boxes.numpy()], OBJECTS.numpy())
+    return scorer.score()
+
+
+def test_map_is_100_when_each_object_is_found_once() -> None:
+    assert average_precision(seen([1, 0, 2, 0])) == pytest.approx(100.0)
+
+
+def test_map_counts_a_box_once_that_overlaps_a_better_one_of_its_class() -> None:
+    assert average_precision(seen([1, 1, 2, 0])) == pytest.approx(100.0)
+
+
+def test_map_is_the_mean_over_the_classes_that_occur() -> None:
+    assert average_precision(seen([1, 0, 0, 0])) == pytest.approx(50.0)
+    assert average_precision(seen([1, 0, 0, 2])) == pytest.approx(50.0)  # where there is none
+
+
+def test_map_falls_with_the_overlap() -> None:
+    shifted = BOXES + torch.tensor([2.0, 0.0, 2.0, 0.0])  # overlaps of two thirds: 4 of the 10 thresholds, 0.5 to 0.65
+    assert average_precision(seen([1, 0, 2, 0]), shifted) == pytest.approx(40.0)
+
+
+def test_detection_loss_is_small_when_the_student_is_the_teacher_and_grows_with_what_is_off() -> None:
+    task, same = Detection(), [seen([1, 0, 2, 0]), BOXES]
+    wanted = task.loss(same, same, OBJECTS, temperature=2.0, alpha=0.9)
+    for other in ([seen([0, 0, 2, 0]), BOXES], [seen([1, 0, 2, 0]), BOXES + 3.0], [seen([1, 0, 1, 0]), BOXES]):
+        assert task.loss(other, same, OBJECTS, temperature=2.0, alpha=0.9) > wanted + 0.01
+        assert task.divergence(other, same) > 0.01
+    assert float(task.divergence(same, same)) == pytest.approx(0.0, abs=1e-6)
+    far = [seen([1, 0, 2, 0]), BOXES + torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None] * 30.0]  # boxes of the background alone
+    assert float(task.divergence(far, same)) < float(task.divergence([same[0], BOXES + 30.0], same)) / 10.0
+
+
+def test_detection_labels_are_those_of_the_objects_that_the_teachers_boxes_overlap() -> None:
+    task, same = Detection(), [seen([1, 0, 2, 0]), BOXES]
+    by_labels = [task.loss([seen(labels), BOXES], same, OBJECTS, temperature=1.0, alpha=0.0) for labels in ([1, 1, 2, 0], [1, 0, 2, 0])]
+    assert by_labels[0] < by_labels[1]  # the second box overlaps the first object by more than half, too
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "match"),
+    [
+        ([seen([1, 0, 2, 0])], OBJECTS, "logits and boxes, but got 1"),
+        ([seen([1, 0, 2, 0]), BOXES[:, :3]], OBJECTS, "but got (1, 4, 3) and (1, 3, 4)"),
+        ([seen([1, 0, 2, 0]), BOXES], OBJECTS[..., :4], "but got (1, 3, 4)"),
+    ],
+)
+def test_detection_check_says_what_is_wrong(outputs: list[torch.Tensor], targets: torch.Tensor, match: str) -> None:
+    assert match in Detection().check(outputs, targets)
+    assert Detection().check([seen([1, 0, 2, 0]), BOXES], OBJECTS) == ""

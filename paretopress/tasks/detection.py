@@ -1,0 +1,159 @@
+"""Objects in photos: outputs are logits and boxes of candidates, targets are boxes with labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from paretopress.errors import ConfigError
+from paretopress.measurement import Metric
+from paretopress.tasks.base import Arrays, Outputs, Scorer, distillation_loss, divergence_of_logits, surprise_of_logits
+
+MAP = "mAP"
+BACKGROUND = 0
+_LEAST_SCORE, _OVERLAP, _MOST, _MATCH = 0.05, 0.5, 100, 0.5
+
+
+class MeanAveragePrecision:
+    """Percent: average precision at overlaps of 0.5 to 0.95, the mean over the classes (Lin et al. 2014, "COCO"), by torchmetrics.
+
+    Of each photo the 100 best candidates above 5 % count, after those were left out that overlap a better one of their class by half.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from torchmetrics.detection import MeanAveragePrecision as Metric  # needs a package that only detection needs
+        except ImportError as error:
+            raise ConfigError(f"{MAP} needs pycocotools, but got: {error}", "pip install 'paretopress[detection]'") from error
+        try:
+            self._metric: Any = Metric(box_format="xyxy")
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{MAP} needs pycocotools, but it is not installed", "pip install 'paretopress[detection]'") from error
+        self._seen = False
+
+    def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
+        """Take the candidates of a batch."""
+        logits, boxes = (torch.from_numpy(part).float() for part in outputs[:2])
+        wrong = _wrong(logits, boxes, torch.from_numpy(targets))
+        if wrong:
+            raise ValueError(wrong)
+        found = [_best(one.softmax(dim=1), places) for one, places in zip(logits, boxes, strict=True)]
+        self._metric.update(found, [_there(torch.from_numpy(one)) for one in targets])
+        self._seen = True
+
+    def score(self) -> float:
+        """Return the percentage."""
+        if not self._seen:
+            raise ValueError("at least one item is needed")
+        return 100.0 * max(float(self._metric.compute()["map"]), 0.0)  # -1 where no photo has an object
+
+
+def _best(probabilities: Tensor, boxes: Tensor) -> dict[str, Tensor]:
+    """Return boxes, scores and labels of the candidates that count, of (candidates, classes) and (candidates, 4)."""
+    from torchvision.ops import batched_nms
+
+    candidates, labels = (probabilities[:, BACKGROUND + 1 :] > _LEAST_SCORE).nonzero(as_tuple=True)
+    labels = labels + BACKGROUND + 1
+    scores, places = probabilities[candidates, labels], boxes[candidates]
+    kept = batched_nms(places, scores, labels, _OVERLAP)[:_MOST]
+    return {"boxes": places[kept], "scores": scores[kept], "labels": labels[kept]}
+
+
+def _there(rows: Tensor) -> dict[str, Tensor]:
+    rows = rows[rows[:, 4] > BACKGROUND]
+    return {"boxes": rows[:, :4].float(), "labels": rows[:, 4].long()}
+
+
+def _wrong(logits: Tensor, boxes: Tensor, targets: Tensor) -> str:
+    if logits.ndim != 3 or boxes.shape != (*logits.shape[:2], 4):
+        return (
+            f"outputs must be logits (N, candidates, classes) and boxes (N, candidates, 4), "
+            f"but got {tuple(logits.shape)} and {tuple(boxes.shape)}"
+        )
+    if targets.ndim != 3 or targets.shape[0] != len(logits) or targets.shape[2] != 5:
+        return f"targets must be (N, objects, 5), a box and a label each, but got {tuple(targets.shape)}"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Scored by the mean average precision.
+
+    The first output is logits (N, candidates, classes), class 0 the background; the second boxes (N, candidates, 4), (x1, y1, x2, y2) in
+    the units of the targets. Targets are (N, objects, 5): a box and its label; rows with label 0 or less fill up.
+    """
+
+    @property
+    def metric(self) -> Metric:
+        """What the scores are."""
+        return Metric(MAP)
+
+    def check(self, outputs: Outputs, targets: Tensor) -> str:
+        """Return "" for logits, boxes and rows of box and label, else what is wrong."""
+        if len(outputs) < 2:
+            return f"outputs must be logits and boxes, but got {len(outputs)}: hand over a model that decodes its boxes and chooses none"
+        return _wrong(outputs[0], outputs[1], targets)
+
+    def scorer(self) -> Scorer:
+        """Return a new scorer."""
+        return MeanAveragePrecision()
+
+    def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
+        """Return the distillation loss of every candidate's logits, and how far boxes of objects are off; per object seen.
+
+        A candidate's label is that of the object that the teacher's box overlaps by half or more, else the background.
+        """
+        labels = _labels(teacher[1].float(), targets)
+        first = distillation_loss(_rows(student[0]).float(), _rows(teacher[0]), labels, temperature=temperature, alpha=alpha)
+        return first * _candidates_an_object(teacher[0]) + _boxes_off(student, teacher)
+
+    def divergence(self, found: Outputs, wanted: Outputs) -> Tensor:
+        """Return the mean divergence of the candidates' logits in nats, per object seen, and how far boxes are off."""
+        return divergence_of_logits(_rows(found[0]), _rows(wanted[0])) * _candidates_an_object(wanted[0]) + _boxes_off(found, wanted)
+
+    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+        """Return minus the log-likelihood of a label for every candidate, the mean over an item's candidates."""
+        return surprise_of_logits(_rows(outputs[0]), generator) / outputs[0].shape[1]
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Return (N * candidates, classes)."""
+    return logits.flatten(0, 1)
+
+
+def _of_objects(logits: Tensor) -> Tensor:
+    """Return (N, candidates): how probably each is no background."""
+    return 1.0 - logits.float().softmax(dim=2)[..., BACKGROUND]
+
+
+def _candidates_an_object(logits: Tensor) -> Tensor:
+    """Return how many candidates there are to each that shows an object: the others are many and teach little."""
+    return logits.shape[0] * logits.shape[1] / _of_objects(logits).sum().clamp_min(1.0)
+
+
+def _boxes_off(found: Outputs, wanted: Outputs) -> Tensor:
+    """Return the smooth L1 distance of boxes, in units of the wanted boxes' mean size, weighed by how probably they show objects."""
+    weights, boxes = _of_objects(wanted[0]), wanted[1].float()
+    size = (boxes[..., 2:] - boxes[..., :2]).abs().mean().clamp_min(1e-6)
+    each = F.smooth_l1_loss(found[1].float() / size, boxes / size, reduction="none").mean(2)
+    return (each * weights).sum() / weights.sum().clamp_min(1.0)
+
+
+def _labels(boxes: Tensor, targets: Tensor) -> Tensor:
+    """Return (N * candidates,) labels of boxes (N, candidates, 4)."""
+    from torchvision.ops import box_iou
+
+    found = []
+    for places, rows in zip(boxes, targets, strict=True):
+        objects = _there(rows)
+        labels = torch.zeros(len(places), dtype=torch.long, device=boxes.device)
+        if len(objects["labels"]):
+            overlap, which = box_iou(places, objects["boxes"].to(places)).max(1)
+            labels = torch.where(overlap >= _MATCH, objects["labels"].to(labels)[which], labels)
+        found.append(labels)
+    return torch.cat(found)

@@ -1,0 +1,44 @@
+"""How long a run has been worked on, in a file that a killed process leaves at most two seconds behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_EVERY_S = 2.0
+
+
+def seconds_worked(path: Path) -> float:
+    """Return the seconds that were noted last; 0 where there is no such file, or none that can be read."""
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+@contextmanager
+def noting_work(path: Path, seconds: Callable[[], float], every_s: float = _EVERY_S) -> Iterator[None]:
+    """Write `seconds()` to the file every two seconds, and at the end; a full disk is no reason to stop."""
+    ended = threading.Event()
+
+    def note() -> None:
+        beside = path.with_name(f".{path.name}.part")
+        with suppress(OSError):
+            beside.write_text(f"{seconds():.1f}\n")
+            os.replace(beside, path)
+
+    def go_on() -> None:
+        while not ended.wait(every_s):
+            note()
+
+    thread = threading.Thread(target=go_on, name="noting work", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        note()
