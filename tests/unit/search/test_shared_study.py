@@ -75,7 +75,9 @@ def test_searches_share_trials_and_finalists_when_they_share_a_study(place: Stud
     one.times.begin()
     helper = threading.Thread(target=two.work)
     helper.start()
-    one.run([Plan(), Plan(bits={"a": 8})])
+    # with four that meet the budget there are four finalists, whatever the two propose beyond them
+    met = [Plan(bits=dict.fromkeys(layers, 8)) for layers in ("ab", "cd", "abc", "abcd")]
+    one.run([Plan(), Plan(bits={"a": 8}), *met])
     helper.join(60.0)
     assert not helper.is_alive()
     study = open_study(place)
