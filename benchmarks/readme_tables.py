@@ -70,47 +70,37 @@ def coverage(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _table_of(model: str, columns: str) -> list[str]:
-    return ["", f"{model}:", "", f"| {columns} |", "|---" * len(columns.split("|")) + "|"]
+def by_model(value: Mapping[str, Any], columns: str, cells: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    """Return the headlines and a table for each model, a row of cells for each of its rows."""
+    lines = headlines(value)
+    for model in dict.fromkeys(row["model"] for row in value["rows"]):
+        lines += ["", f"{model}:", "", f"| {columns} |", "|---" * len(columns.split("|")) + "|"]
+        lines += [f"| {cells(row)} |" for row in value["rows"] if row["model"] == model]
+    return lines
 
 
 def techniques(value: Mapping[str, Any]) -> list[str]:
     """Return a table for each model, a row per technique."""
-    lines = headlines(value)
-    for model in dict.fromkeys(row["model"] for row in value["rows"]):
-        lines += [
-            "",
-            f"{model}:",
-            "",
-            "| technique | variant | validation % | drop | KB | KB zipped | x fp32 |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in (row for row in value["rows"] if row["model"] == model):
-            start = f"| {row['technique']} | {row['variant']} |"
-            if "error" in row:
-                lines.append(f"{start} the runtime refuses it: {row['error']} | | | | |")
-                continue
-            sizes = f"{row['size_bytes'] / 1e3:.0f} | {row['zipped_bytes'] / 1e3:.0f}"
-            lines.append(f"{start} {row['val_accuracy']:.2f} | {row['drop']:.2f} | {sizes} | {row['speedup']:.2f} |")
-    return lines
+
+    def cells(row: Mapping[str, Any]) -> str:
+        start = f"{row['technique']} | {row['variant']}"
+        if "error" in row:
+            return f"{start} | the runtime refuses it: {row['error']} | | | |"
+        sizes = f"{row['size_bytes'] / 1e3:.0f} | {row['zipped_bytes'] / 1e3:.0f}"
+        return f"{start} | {row['val_accuracy']:.2f} | {row['drop']:.2f} | {sizes} | {row['speedup']:.2f}"
+
+    return by_model(value, "technique | variant | validation % | drop | KB | KB zipped | x fp32", cells)
 
 
 def real_models(value: Mapping[str, Any]) -> list[str]:
     """Return a table for each model, the fastest first."""
-    lines = headlines(value)
-    for model in dict.fromkeys(row["model"] for row in value["rows"]):
-        lines += [
-            "",
-            f"{model}:",
-            "",
-            "| made by | model | test % | drop | as the original % | KB | x fp32 |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in (row for row in value["rows"] if row["model"] == model):
-            same = f"{row['agreement_percent']:.1f}" if "agreement_percent" in row else ""
-            figures = f"{row['test_accuracy']:.2f} | {row['test_drop']:.2f} | {same} | {row['size_bytes'] / 1e3:.0f} | {row['speedup']:.2f}"
-            lines.append(f"| {row['maker']} | {row['name']} | {figures} |")
-    return lines
+
+    def cells(row: Mapping[str, Any]) -> str:
+        same = f"{row['agreement_percent']:.1f}" if "agreement_percent" in row else ""
+        figures = f"{row['test_accuracy']:.2f} | {row['test_drop']:.2f} | {same} | {row['size_bytes'] / 1e3:.0f} | {row['speedup']:.2f}"
+        return f"{row['maker']} | {row['name']} | {figures}"
+
+    return by_model(value, "made by | model | test % | drop | as the original % | KB | x fp32", cells)
 
 
 Table = Callable[[Mapping[str, Any]], list[str]]

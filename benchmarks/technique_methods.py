@@ -14,7 +14,6 @@ import onnx
 import torch
 import torch_pruning as tp
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.calibrate import CalibrationDataReader
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
@@ -23,6 +22,7 @@ from torch.nn.utils import prune
 from paretopress.compress.apply import Compressed
 from paretopress.compress.pruning import dependency_graph, prune_groups, pruning_function
 from paretopress.graph import ModelGraph
+from paretopress.lower.quantise import CalibrationBatches
 
 Loss = Callable[[nn.Module], Tensor]
 
@@ -224,23 +224,12 @@ def corrected(module: fx.GraphModule, images: Tensor, levels: int = 127) -> fx.G
     return student
 
 
-class Batches(CalibrationDataReader):
-    """Hands calibration batches to the quantiser."""
-
-    def __init__(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
-        self._left = iter(batches)
-
-    def get_next(self) -> Mapping[str, np.ndarray] | None:
-        """Return the next batch, None after the last."""
-        return next(self._left, None)
-
-
 def static_per_tensor(source: Path, target: Path, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
     """Write the file with one scale per layer, by the runtime's quantiser as it comes."""
     quantize_static(
         source,
         target,
-        Batches(batches),
+        CalibrationBatches(batches),
         quant_format=QuantFormat.QDQ,
         per_channel=False,
         activation_type=QuantType.QUInt8,

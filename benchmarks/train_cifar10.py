@@ -25,9 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, dataset: Dataset) -> float:
-    """Return top-1 accuracy in percent."""
+    """Return top-1 accuracy in percent; items are tensors, or dicts by the names of the model's arguments."""
     model.eval()
-    right = sum(int((model(x).argmax(1) == y).sum()) for x, y in DataLoader(dataset, 500))
+    right = 0
+    for x, y in DataLoader(dataset, 500):
+        logits = model(**x) if isinstance(x, dict) else model(x)
+        right += int((logits.argmax(1) == y).sum())
     return 100.0 * right / len(dataset)
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from train_cifar10 import accuracy
 
 from paretopress.atomic import write_json
 
@@ -25,15 +26,9 @@ THREADS = 1
 Trained = tuple[nn.Module, nn.Module, dict[str, object]]
 
 
-@torch.inference_mode()
-def accuracy(model: nn.Module, dataset: Dataset) -> float:
-    """Return top-1 accuracy in percent."""
-    model.eval()
-    right = 0
-    for x, y in DataLoader(dataset, 100):
-        logits = model(**x) if isinstance(x, dict) else model(x)
-        right += int((logits.argmax(1) == y).sum())
-    return round(100.0 * right / len(dataset), 2)
+def scores(model: nn.Module, val: Dataset, test: Dataset) -> dict[str, float]:
+    """Return accuracies in percent."""
+    return {"val_accuracy": round(accuracy(model, val), 2), "test_accuracy": round(accuracy(model, test), 2)}
 
 
 def sst2_minilm_head() -> Trained:
@@ -53,7 +48,11 @@ def sst2_minilm_head() -> Trained:
         return value
 
     optimizer.step(loss)
-    return model, model.fc, {"weight_decay": decay, "val_accuracy": accuracy(model, val), "test_accuracy": accuracy(model, test)}
+    return (
+        model,
+        model.fc,
+        {"weight_decay": decay, **scores(model, val, test)},
+    )
 
 
 def fashion_lstm(epochs: int = 5, peak: float = 3e-3) -> Trained:
@@ -72,7 +71,11 @@ def fashion_lstm(epochs: int = 5, peak: float = 3e-3) -> Trained:
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch}: val {accuracy(model, val):.2f} %", flush=True)
-    return model, model, {"epochs": epochs, "peak": peak, "val_accuracy": accuracy(model, val), "test_accuracy": accuracy(model, test)}
+    return (
+        model,
+        model,
+        {"epochs": epochs, "peak": peak, **scores(model, val, test)},
+    )
 
 
 TRAININGS: dict[str, Callable[[], Trained]] = {"sst2_minilm_head": sst2_minilm_head, "fashion_lstm": fashion_lstm}

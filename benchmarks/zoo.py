@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 import torch
 import torchvision
+from odd_onnx import make_odd
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
@@ -270,11 +270,7 @@ def _from_file(*, odd: bool) -> nn.Module:
         path = Path(folder, "resnet18.onnx")
         export_onnx(made, torch.zeros(2, 3, SIZE, SIZE), path)
         if odd:
-            file = onnx.load(path)
-            for node in (node for node in file.graph.node if node.op_type == "Relu"):
-                node.op_type = "ThresholdedRelu"
-                node.attribute.append(onnx.helper.make_attribute("alpha", 0.0))
-            onnx.save(file, path)
+            make_odd(path)
         return load_model(str(path))
 
 

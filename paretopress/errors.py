@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what was said, or the error's type if nothing was."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def typed_line(error: BaseException) -> str:
+    """Return the error's type and the first line of what was said."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
 class ParetopressError(Exception):
     """Base of all errors of this package.
 

@@ -24,6 +24,13 @@ class LayerKind(StrEnum):
     RECURRENT = "recurrent"
 
 
+def kind_of_conv(groups: int, inputs: int, outputs: int) -> LayerKind:
+    """Return the kind of a convolution from so many channels to so many."""
+    if groups == 1:
+        return LayerKind.CONV
+    return LayerKind.DEPTHWISE if groups == inputs == outputs else LayerKind.GROUPED
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One input or output: its name in the exported file, the shape of one item, and its type, "float32" or "int64"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paretopress.graph import TensorSpec
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
+_Array = TypeVar("_Array", Tensor, np.ndarray)
 
 
 def tensors(x: Inputs) -> tuple[Tensor, ...]:
@@ -64,6 +65,14 @@ def zeros(specs: Sequence[TensorSpec], count: int) -> Inputs:
     """Return a batch of zeros for inputs that are described so; a zero is the first token, too."""
     made = tuple(torch.zeros(count, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs)
     return made[0] if len(made) == 1 else made
+
+
+def pieces(parts: Sequence[_Array], shape: Sequence[object]) -> Iterator[tuple[_Array, ...]]:
+    """Yield tensors or arrays (N, ...) in pieces of the batch size that a file's input of such a shape has, or whole if it is dynamic."""
+    fixed, count = next(iter(shape), None), len(parts[0])
+    step = fixed if isinstance(fixed, int) and fixed > 0 else max(count, 1)
+    for start in range(0, count, step):
+        yield tuple(part[start : start + step] for part in parts)
 
 
 def outputs_of(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

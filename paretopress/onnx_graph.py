@@ -16,8 +16,9 @@ import torch
 from onnx import numpy_helper, version_converter
 from torch import Tensor, fx, nn
 
-from paretopress.errors import ModelError
-from paretopress.graph import Layer, LayerKind
+from paretopress.errors import ModelError, first_line
+from paretopress.graph import Layer, LayerKind, kind_of_conv
+from paretopress.inputs import feeds, pieces
 
 OPSET = 17
 _LEAST_OPSET = 13  # of weights with a scale per channel
@@ -50,14 +51,8 @@ class OnnxGraph(nn.Module):
         """Return the file's outputs for inputs in its order, or by its names; a file of fixed batch size is fed in pieces."""
         nodes = self.session().get_inputs()
         inputs = (*inputs, *(named[node.name] for node in nodes[len(inputs) :]))
-        fixed = nodes[0].shape[0] if nodes[0].shape else None
-        step = fixed if isinstance(fixed, int) and fixed > 0 else max(len(inputs[0]), 1)
-        names = [node.name for node in nodes]
-        pieces = [
-            self.session().run(None, dict(zip(names, (part[start : start + step].numpy() for part in inputs), strict=True)))
-            for start in range(0, len(inputs[0]), step)
-        ]
-        return tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*pieces, strict=True))
+        found = [self.session().run(None, feed) for feed in feeds([node.name for node in nodes], pieces(inputs, nodes[0].shape))]
+        return tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
 
     def session(self) -> ort.InferenceSession:
         """Return a session of the file, the same at every call."""
@@ -115,7 +110,7 @@ def _of_known_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter's errors share no base class
-        raise ModelError(f"the file must be of opset {_LEAST_OPSET} or newer, but got {version}: {_first_line(error)}") from error
+        raise ModelError(f"the file must be of opset {_LEAST_OPSET} or newer, but got {version}: {first_line(error)}") from error
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -129,7 +124,7 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
         try:
             ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base class
-            raise ModelError(f"the file must run in ONNX Runtime, but got {_first_line(error)}") from error
+            raise ModelError(f"the file must run in ONNX Runtime, but got {first_line(error)}") from error
         return onnx.load(target)
 
 
@@ -156,7 +151,7 @@ def _shapes(model: onnx.ModelProto, tensors: list[str], inputs: list[str], examp
     known = {value.name for value in shown.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in known)
     session = ort.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
-    feed = dict(zip(inputs, (part.numpy() for part in example), strict=True))
+    (feed,) = feeds(inputs, [example])
     return dict(zip(tensors, (value.shape for value in session.run(tensors, feed)), strict=True))
 
 
@@ -171,13 +166,5 @@ def _describe(node: onnx.NodeProto, weight: np.ndarray, weights: dict[str, np.nd
     groups, (outputs, inputs) = int(given.get("group", 1)), weight.shape[:2]
     kernel = tuple(int(edge) for edge in weight.shape[2:])
     stride = tuple(given.get("strides", [1] * len(kernel)))
-    kind = LayerKind.CONV
-    if groups > 1:
-        kind = LayerKind.DEPTHWISE if groups == inputs * groups == outputs else LayerKind.GROUPED
-    macs = math.prod(shape[2:]) * int(weight.size)
+    kind, macs = kind_of_conv(groups, inputs * groups, outputs), math.prod(shape[2:]) * int(weight.size)
     return Layer(node.name, kind, int(inputs * groups), int(outputs), kernel, stride, groups, macs, params, tuple(shape[1:]))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

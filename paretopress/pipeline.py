@@ -25,7 +25,7 @@ from paretopress.event_log import EventLog
 from paretopress.inputs import arrays, feeds, split, taken
 from paretopress.intake.data import Data, Split, batch, stack
 from paretopress.intake.trace import Intake
-from paretopress.kept_bytes import KeptBytes
+from paretopress.kept import Kept
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
@@ -114,7 +114,7 @@ class Pipeline:
         self._val = Batches(data.val, data.sizes()["val"])
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
-        self._exports = KeptBytes(_EXPORTS_BYTES)
+        self._exports = Kept[bytes](_EXPORTS_BYTES, len)
         self._fingerprint: dict[str, Any] | None = None
         self._baseline_sha256: str | None = None
 
@@ -164,7 +164,7 @@ class Pipeline:
             exported = Path(temporary, "float.onnx") if bits else path
             with watch.stage("export"):
                 if only_timed:
-                    self._export_to_time(module, Plan(kept=plan.kept, rank=plan.rank), exported)
+                    self._export_to_time(module, plan.widths(), exported)
                 else:
                     export_onnx(module, self.example, exported, self._names, self._outputs)
             if bits:
@@ -172,13 +172,13 @@ class Pipeline:
                     few = [{name: part[:_TIMED_ITEMS] for name, part in self._calibration[0].items()}]
                     quantise_onnx(exported, path, bits, few if only_timed else self._calibration, reduce_range=self.reduce_range)
 
-    def _export_to_time(self, module: nn.Module, structure: Plan, path: Path) -> None:
-        known = self._exports.get(structure)
+    def _export_to_time(self, module: nn.Module, widths: Plan, path: Path) -> None:
+        known = self._exports.get(widths)
         if known is not None:
             write_bytes(path, known)
             return
         export_onnx(module, self.example, path, self._names, self._outputs, checked=False)
-        self._exports.put(structure, path.read_bytes())
+        self._exports.put(widths, path.read_bytes())
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a latency on this run's target depends on beside the files; it is asked for once."""

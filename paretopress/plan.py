@@ -66,6 +66,10 @@ class Plan:
         """Return the plan without its distillation settings: what decides latency, MACs and size."""
         return Plan(self.kept, self.rank, self.bits)
 
+    def widths(self) -> Plan:
+        """Return the plan without bits and distillation: what decides the multiply-adds and the float file before any training."""
+        return Plan(self.kept, self.rank)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` turns back into an equal plan."""
         return {

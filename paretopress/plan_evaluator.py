@@ -193,11 +193,11 @@ class PlanEvaluator:
             if goes_on:
                 with torch.no_grad():
                     compressed.module.load_state_dict(load_file(trained))
-        structure = Plan(kept=plan.kept, rank=plan.rank)
+        widths = plan.widths()
         with watch.stage("macs"):
-            if structure not in self._macs:
-                self._macs[structure] = count_macs(compressed.module, self.pipeline.example)
-        self._in_hand = _InHand(number, rung, compressed, self._macs[structure], as_compressed=not goes_on)
+            if widths not in self._macs:
+                self._macs[widths] = count_macs(compressed.module, self.pipeline.example)
+        self._in_hand = _InHand(number, rung, compressed, self._macs[widths], as_compressed=not goes_on)
         return self._in_hand
 
     def _over_budget(self, latency: Latency, path: Path) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from paretopress.repeating import repeating
 
 _EVERY_S = 2.0
 
@@ -22,7 +23,6 @@ def seconds_worked(path: Path) -> float:
 @contextmanager
 def noting_work(path: Path, seconds: Callable[[], float], every_s: float = _EVERY_S) -> Iterator[None]:
     """Write `seconds()` to the file every two seconds, and at the end; a full disk is no reason to stop."""
-    ended = threading.Event()
 
     def note() -> None:
         beside = path.with_name(f".{path.name}.part")
@@ -30,15 +30,8 @@ def noting_work(path: Path, seconds: Callable[[], float], every_s: float = _EVER
             beside.write_text(f"{seconds():.1f}\n")
             os.replace(beside, path)
 
-    def go_on() -> None:
-        while not ended.wait(every_s):
-            note()
-
-    thread = threading.Thread(target=go_on, name="noting work", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(note, every_s):
+            yield
     finally:
-        ended.set()
-        thread.join()
         note()

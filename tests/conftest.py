@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 from loopback_database import running_database
+from odd_onnx import make_odd
 from torch import Tensor, nn
 
 from paretopress.lower.export import export_onnx
@@ -112,11 +112,7 @@ def odd_file(tiny: nn.Module, images: Tensor) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / "odd.onnx"
         export_onnx(tiny, images, path)
-        model = onnx.load(path)
-        for node in (node for node in model.graph.node if node.op_type == "Relu"):
-            node.op_type = "ThresholdedRelu"
-            node.attribute.append(onnx.helper.make_attribute("alpha", 0.0))
-        onnx.save(model, path)
+        make_odd(path)
         return path
 
     return write

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,8 +26,7 @@ class Attention(nn.Module):
             weights = [original.q_proj_weight, original.k_proj_weight, original.v_proj_weight]
         else:
             weights = list(original.in_proj_weight.chunk(3))
-        biases = [None] * 3 if original.in_proj_bias is None else list(original.in_proj_bias.chunk(3))
-        self.query, self.key, self.value = (plain_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        self.query, self.key, self.value = three_linears(weights, original.in_proj_bias)
         self.out = plain_linear(original.out_proj.weight, original.out_proj.bias)
         assert self.out.in_features == width
 
@@ -49,6 +50,12 @@ def split_heads(x: Tensor, width: int) -> Tensor:
 def is_plain(layer: nn.MultiheadAttention) -> bool:
     """Return whether `Attention` can stand for it: no learned or zero rows are added to keys and values."""
     return layer.bias_k is None and layer.bias_v is None and not layer.add_zero_attn
+
+
+def three_linears(weights: Sequence[Tensor], bias: Tensor | None) -> list[nn.Linear]:
+    """Return a Linear for each of three weights (outputs, inputs), with its third of a bias (3 * outputs,)."""
+    biases = [None] * 3 if bias is None else list(bias.chunk(3))
+    return [plain_linear(weight, part) for weight, part in zip(weights, biases, strict=True)]
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -23,7 +23,7 @@ def find_chains(module: fx.GraphModule) -> list[ChannelGroup]:
     calls = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
     groups = []
     for node in module.graph.nodes:
-        first, second = _linear(module, node), _reader(module, node)
+        first, second = linear_called(module, node), _reader(module, node)
         if first and second and calls[first] == calls[second] == 1:
             layer = module.get_submodule(first)
             assert isinstance(layer, nn.Linear)
@@ -36,7 +36,7 @@ def is_chain(module: nn.Module, group: ChannelGroup) -> bool:
     if not isinstance(module, fx.GraphModule) or len(group.layers) != 1 or len(group.feeds) != 1:
         return False
     calls = [node for node in module.graph.nodes if node.op == "call_module" and node.target in (*group.layers, *group.feeds)]
-    return len(calls) == 2 and _linear(module, calls[0]) == group.name and _reader(module, calls[0]) == group.feeds[0]
+    return len(calls) == 2 and linear_called(module, calls[0]) == group.name and _reader(module, calls[0]) == group.feeds[0]
 
 
 def _reader(module: fx.GraphModule, node: fx.Node) -> str:
@@ -44,7 +44,7 @@ def _reader(module: fx.GraphModule, node: fx.Node) -> str:
     while len(node.users) == 1:
         node = next(iter(node.users))
         if not _is_activation(module, node):
-            return _linear(module, node)
+            return linear_called(module, node)
     return ""
 
 
@@ -54,5 +54,6 @@ def _is_activation(module: fx.GraphModule, node: fx.Node) -> bool:
     return (node.op == "call_function" and node.target in _FUNCTIONS) or (node.op == "call_method" and node.target in _METHODS)
 
 
-def _linear(module: fx.GraphModule, node: fx.Node) -> str:
+def linear_called(module: fx.GraphModule, node: fx.Node) -> str:
+    """Return the path of the Linear that a node calls, or ""."""
     return str(node.target) if node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Linear else ""

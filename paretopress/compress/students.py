@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from paretopress.atomic import write_bytes
 from paretopress.cache import Cache
+from paretopress.kept import Kept
 from paretopress.measurement import Rung
 from paretopress.plan import Plan
 
@@ -49,8 +49,7 @@ class Students:
     """
 
     def __init__(self, kept_bytes: int = _KEPT_BYTES, shelf: Shelf | None = None) -> None:
-        self._states: OrderedDict[tuple[Plan, Rung], State] = OrderedDict()
-        self._left_bytes = kept_bytes
+        self._states = Kept[State](kept_bytes, lambda state: sum(tensor.nbytes for tensor in state.values()))
         self._shelf = shelf
 
     def load(self, student: nn.Module, plan: Plan, rung: Rung) -> bool:
@@ -59,7 +58,8 @@ class Students:
         state = self._states.get(key) or (self._shelf.get(*key) if self._shelf is not None else None)
         if state is None:
             return False
-        self._remember(key, state)
+        if key not in self._states:
+            self._states.put(key, state)
         with torch.no_grad():
             student.load_state_dict(state)
         return True
@@ -70,22 +70,10 @@ class Students:
         if key in self._states:
             return
         state = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
-        self._remember(key, state)
+        self._states.put(key, state)
         if self._shelf is not None:
             self._shelf.put(*key, state)
-
-    def _remember(self, key: tuple[Plan, Rung], state: State) -> None:
-        if key not in self._states:
-            self._left_bytes -= _bytes(state)
-            self._states[key] = state
-        self._states.move_to_end(key)
-        while self._left_bytes < 0 and self._states:
-            self._left_bytes += _bytes(self._states.popitem(last=False)[1])
 
 
 def _key(plan: Plan, rung: Rung) -> tuple[Plan, Rung]:
     return Plan(plan.kept, plan.rank, {}, plan.temperature, plan.alpha), rung
-
-
-def _bytes(state: State) -> int:
-    return sum(tensor.nbytes for tensor in state.values())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretopress.compress.attention import plain_linear, split_heads
+from paretopress.compress.attention import plain_linear, split_heads, three_linears
 
 if TYPE_CHECKING:
     from torchvision.models.swin_transformer import ShiftedWindowAttention
@@ -52,9 +52,7 @@ class WindowAttention(nn.Module):
         # where one window holds all there is nothing to shift
         self.shift = tuple(0 if count == 1 else step for count, step in zip(self.windows, original.shift_size, strict=True))
         self.head_width = original.proj.in_features // original.num_heads
-        weights = original.qkv.weight.chunk(3)
-        biases = [None] * 3 if original.qkv.bias is None else list(original.qkv.bias.chunk(3))
-        self.query, self.key, self.value = (plain_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        self.query, self.key, self.value = three_linears(original.qkv.weight.chunk(3), original.qkv.bias)
         self.out = plain_linear(original.proj.weight, original.proj.bias)
         positions = self.window[0] * self.window[1]
         self.position_bias = HeadBias(original.relative_position_bias_table, original.relative_position_index, positions)

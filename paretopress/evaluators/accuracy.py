@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from paretopress.errors import DataError, RunError
-from paretopress.inputs import outputs_of
-from paretopress.targets.local import SessionSettings, first_line, open_session
+from paretopress.errors import DataError, RunError, first_line
+from paretopress.inputs import outputs_of, pieces
+from paretopress.targets.local import SessionSettings, open_session
 from paretopress.targets.target import Feed, Target
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
@@ -29,13 +29,6 @@ _TOP_1 = Classification()
 
 def _parts(inputs: npt.NDArray[Any] | Arrays) -> Arrays:
     return inputs if isinstance(inputs, tuple) else (inputs,)
-
-
-def _slices(inputs: Arrays, batch: object) -> Iterator[Arrays]:
-    """Yield the inputs in pieces of the file's own batch size, or whole if it is dynamic."""
-    step = batch if isinstance(batch, int) and batch > 0 else max(len(inputs[0]), 1)
-    for start in range(0, len(inputs[0]), step):
-        yield tuple(part[start : start + step] for part in inputs)
 
 
 def _here(session: ort.InferenceSession, file: str) -> Runner:
@@ -102,11 +95,11 @@ def _scored(batches: Iterable[Batch], task: Task, run: Callable[[Arrays], Arrays
 
 
 def _run_in_pieces(run: Runner, nodes: Sequence[ort.NodeArg], inputs: Arrays, file: str) -> Arrays:
-    pieces = [
+    found = [
         [np.asarray(output) for output in run({node.name: part for node, part in zip(nodes, parts, strict=True)})]
-        for parts in _slices(inputs, nodes[0].shape[0])
+        for parts in pieces(inputs, nodes[0].shape)
     ]
     try:
-        return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
+        return tuple(np.concatenate(outputs) for outputs in zip(*found, strict=True))
     except ValueError as error:  # an output without an axis of items
         raise RunError(f"outputs must have one row an item, but got: {error} at {file}") from error

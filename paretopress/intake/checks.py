@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from paretopress.errors import DataError, ModelError
+from paretopress.errors import DataError, ModelError, typed_line
 from paretopress.fetch import collate, fetch, inputs_of
 from paretopress.inputs import Inputs, size_of, tensors
 from paretopress.intake.data import Data, Split, labels_of, split_size
@@ -88,7 +88,7 @@ def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
         try:
             items = fetch(split, indices)
         except Exception as error:
-            raise DataError(f"items must be readable, but got {_first_line(error)} at {name}[{start}:{indices.stop}]") from error
+            raise DataError(f"items must be readable, but got {typed_line(error)} at {name}[{start}:{indices.stop}]") from error
         yield from zip(indices, items, strict=True)
 
 
@@ -139,7 +139,7 @@ def _probed(outputs_of_model: Callable[..., Any], probe: Inputs) -> tuple[Tensor
     except Exception as error:
         shape = ", ".join(str(tuple(part.shape)) for part in tensors(probe))
         hint = "Do model and data belong together? x is (N, C, H, W) of images."
-        raise DataError(f"the model must accept x of shape {shape}, but it raised {_first_line(error)}", hint) from error
+        raise DataError(f"the model must accept x of shape {shape}, but it raised {typed_line(error)}", hint) from error
     parts = list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple | list) else [value]
     found = tuple(part for part in parts if isinstance(part, Tensor))
     if not found or any(part.ndim == 0 or len(part) != size_of(probe) for part in found):
@@ -156,7 +156,3 @@ def _check_range(labels: Tensor, classes: int, name: str) -> None:
         index = int(wrong[0])
         hint = f"{len(wrong)} of {len(labels)} labels are out of range: the model has {classes} outputs."
         raise DataError(f"0 <= label < {classes} must hold, but got label={int(labels[index])} at {name}[{index}]", hint)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn import functional as F
 
+from paretopress.compress.chains import linear_called
 from paretopress.graph import ChannelGroup
 from paretopress.intake.shapes import shape_of
 
@@ -41,7 +42,7 @@ def _layer_before(node: fx.Node, module: fx.GraphModule) -> str:
     """Return the Linear whose outputs are only moved about on the way to the node, or ""."""
     while _moves(node):
         node = node.all_input_nodes[0]
-    return _linear(node, module)
+    return linear_called(module, node)
 
 
 def _layer_behind(node: fx.Node, module: fx.GraphModule) -> str:
@@ -49,13 +50,9 @@ def _layer_behind(node: fx.Node, module: fx.GraphModule) -> str:
     while len(node.users) == 1:
         node = next(iter(node.users))
         if not _moves(node):
-            return _linear(node, module)
+            return linear_called(module, node)
     return ""
 
 
 def _moves(node: fx.Node) -> bool:
     return (node.op == "call_method" and node.target in _MOVES_METHODS) or (node.op == "call_function" and node.target in _MOVES_FUNCTIONS)
-
-
-def _linear(node: fx.Node, module: fx.GraphModule) -> str:
-    return str(node.target) if node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Linear else ""

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from paretopress.errors import ConfigError, ModelError, TrustError
+from paretopress.errors import ConfigError, ModelError, TrustError, typed_line
 from paretopress.intake.factory import call_factory, is_factory
 from paretopress.intake.spec import Spec, parse_spec, resolve
 from paretopress.onnx_graph import OnnxGraph
@@ -80,7 +80,7 @@ def _pickled_model(path: Path, trust: bool) -> nn.Module:
         value: object = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # a damaged or foreign pickle can raise anything
         hint = "If a class is missing, hand over FILE.py:FACTORY instead, which builds the module and loads its weights."
-        raise ModelError(f"{path.name} could not be read: {_first_line(error)}", hint) from error
+        raise ModelError(f"{path.name} could not be read: {typed_line(error)}", hint) from error
     return _module(value, path.name)
 
 
@@ -116,10 +116,10 @@ def _onnx_model(path: Path) -> nn.Module:
         module: nn.Module = convert(str(path))
     except Exception as error:  # a damaged file, or an operator that it does not know: its errors share no base class
         try:
-            return OnnxGraph(onnx.load(path), _first_line(error))
+            return OnnxGraph(onnx.load(path), typed_line(error))
         except Exception as damage:  # a file that is none, for one
             raise ModelError(
-                f"{path.name} must be an ONNX model that ONNX Runtime runs, but got {_first_line(damage)}",
+                f"{path.name} must be an ONNX model that ONNX Runtime runs, but got {typed_line(damage)}",
                 "Hand over the model that it was exported from.",
             ) from error
     return module
@@ -135,7 +135,7 @@ def _state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True) if path.suffix in PICKLES else load_file(path)
     except Exception as error:  # a damaged pickle can raise anything, IndexError for one
         raise ModelError(
-            f"the weights in {path.name} could not be read: {_first_line(error)}", "Save a state dict, not the module."
+            f"the weights in {path.name} could not be read: {typed_line(error)}", "Save a state dict, not the module."
         ) from error
     for wrapper in WRAPPERS:  # what training scripts put around a state dict
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
@@ -160,7 +160,3 @@ def _demand_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what:
         raise ModelError(
             f"weights must fit the architecture, but got {what} with {found}", "Check the architecture's name and num_classes."
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

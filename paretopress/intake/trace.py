@@ -10,13 +10,13 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.recurrent import Recurrent
 from paretopress.compress.windows import HeadBias
 from paretopress.errors import ModelError
-from paretopress.graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec
+from paretopress.graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec, kind_of_conv
 from paretopress.inputs import Inputs, outputs_of, size_of, tensors
 from paretopress.intake.bit_groups import bits_of, find_bit_groups
 from paretopress.intake.channel_groups import find_channel_groups
@@ -98,7 +98,8 @@ def _take_in_file(model: OnnxGraph, example: Inputs, names: Sequence[str] | None
     return Intake(module, graph)
 
 
-def _spec(name: str, value: Tensor) -> TensorSpec:
+def _spec(name: str, value: Any) -> TensorSpec:
+    """Return the description of a batch, which is a tensor, or what ShapeProp noted of one."""
     return TensorSpec(name, tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."))
 
 
@@ -119,7 +120,7 @@ def _outputs(module: fx.GraphModule, count: int) -> tuple[TensorSpec, ...]:
         shape = shape_of(part) or ()
         if shape[:1] != (count,):
             raise ModelError(f"the model must return tensors with one row an item, but got {shape or 'no tensor'} at its output {name}")
-        specs.append(TensorSpec(name, shape[1:], str(part.meta["tensor_meta"].dtype).removeprefix("torch.")))
+        specs.append(_spec(name, part.meta["tensor_meta"]))
     return tuple(specs)
 
 
@@ -265,9 +266,7 @@ def _describe(name: str, layer: Weighted, output_shape: tuple[int, ...]) -> Laye
         positions = math.prod(output_shape[:-1])
         macs = positions * layer.weight.numel()
         return Layer(name, LayerKind.LINEAR, layer.in_features, layer.out_features, (1, 1), (1, 1), 1, macs, params, output_shape)
-    kind = LayerKind.CONV
-    if layer.groups > 1:
-        kind = LayerKind.DEPTHWISE if layer.groups == layer.in_channels == layer.out_channels else LayerKind.GROUPED
+    kind = kind_of_conv(layer.groups, layer.in_channels, layer.out_channels)
     macs = math.prod(output_shape[1:]) * layer.weight.numel()
     stride = tuple(int(step) for step in layer.stride)
     return Layer(name, kind, layer.in_channels, layer.out_channels, kernel_of(layer), stride, layer.groups, macs, params, output_shape)

@@ -21,9 +21,8 @@ from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError, ParityError
 from paretopress.graph import INPUT, OUTPUT
 from paretopress.inputs import Inputs, feeds, outputs_of, tensors
-from paretopress.onnx_graph import onnx_graph_in
+from paretopress.onnx_graph import OPSET, onnx_graph_in
 
-OPSET = 17
 # stands between the name of a layer and the number of a further call of it
 CALL = "#"
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})

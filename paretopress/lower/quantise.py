@@ -67,11 +67,14 @@ def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
     return found
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+class CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    """Hands batches to the quantiser, one after another."""
+
     def __init__(self, batches: Sequence[Feed]) -> None:
         self._batches: Iterator[Feed] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch, None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else dict(batch)
 
@@ -84,7 +87,7 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
         quantize_static(
             source,
             target,
-            _Batches(calibration),
+            CalibrationBatches(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=sorted(_LAYER_OPS | _ACTIVATIONS | _FOLLOWERS),
             nodes_to_quantize=_with_followers(model.graph, set(layers)),

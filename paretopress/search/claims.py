@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 
 import optuna
 
+from paretopress.repeating import repeating
 from paretopress.search.places import GRACE_S, WORDS
 
 _CLAIM, _ALIVE = "claim/", "alive/"
@@ -84,16 +84,5 @@ def renewed(claims: Claims | None) -> Iterator[None]:
         yield
         return
     claims.renew()
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(claims.grace_s / WORDS):
-            claims.renew()
-
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
-    try:
+    with repeating(claims.renew, claims.grace_s / WORDS):
         yield
-    finally:
-        ended.set()
-        thread.join()

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from paretopress.errors import LatencyError, ParetopressError
+from paretopress.errors import LatencyError, ParetopressError, first_line
 from paretopress.targets.environment import environment
 from paretopress.targets.frames import Frame, pack_arrays, read_frame, unpack_arrays, write_frame
-from paretopress.targets.local import LocalTarget, SessionSettings, first_line
+from paretopress.targets.local import LocalTarget, SessionSettings
 
 FOLDER_PREFIX = "paretopress-"
 # a network that was cut without a word leaves the connection open for hours; the host starts another agent where it finds none

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from paretopress.errors import ConfigError, LatencyError
+from paretopress.errors import ConfigError, LatencyError, first_line
 from paretopress.measurement import Latency
 from paretopress.targets.environment import environment
 from paretopress.targets.lock import sole_measurement
@@ -76,12 +76,6 @@ def pinned(cores: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what the runtime said, or the error's type if it said nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def open_session(

@@ -11,15 +11,16 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
-VALUES |= {"kept_bytes", "onnx_graph", "quiet_logger", "weighted", "worked"}
+VALUES |= {"kept", "onnx_graph", "quiet_logger", "repeating", "weighted", "worked"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fetch": {"inputs"},
     "inputs": {"graph"},
-    "kept_bytes": set(),
-    "onnx_graph": {"errors", "graph"},
+    "kept": set(),
+    "repeating": set(),
+    "onnx_graph": {"errors", "graph", "inputs"},
     "weighted": set(),
-    "worked": set(),
+    "worked": {"repeating"},
     "fvcore_import": set(),
     "quiet_logger": set(),
     "pareto": set(),
