@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from results_file import Headline, write_result
 
-from paretopress.api import start_run
+from paretopress.api import resume_run, start_run
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config, read_config
@@ -175,7 +175,10 @@ def compared(
     """Search, make the models by hand, measure all again; return their rows, fastest first, the front, and what both had in common."""
     config = read_config(config_file)
     folder = RunFolder(run)
-    if not folder.front.is_file():
+    if folder.config.is_file() and not folder.front.is_file():
+        with LiveView() as view:
+            resume_run(run, view)
+    elif not folder.front.is_file():
         time = config.to_json()["time"]
         alone = {"time": time if minutes is None else time | {"minutes": minutes}, "disk": {"cache_mb": 0}}  # no earlier run helps
         timed = parse_config(config.to_json() | alone, str(config_file))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from paretopress.measurement import Outcome, Rung
 from paretopress.search.candidates import Bounds, Candidate, front, selection_margin
 
 # before a finalist from that rung is back: full recovery leaves about half of the drop that a longer one left, a quarter of a short one's
 _FIRST_GUESS = {Rung.SHORT: 0.25, Rung.LONG: 0.5}
-# points of drop that the first guess counts for: the ratio of small drops is noise
-_GUESS_POINTS = 1.0
 _NOISE_POINTS = 0.5
 # the first finalist of so many is the fastest that can be hoped to stay within the bound; the others are spread along the drop
 _AT_THE_BOUND_EVERY = 4
@@ -23,7 +23,7 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     With a bound on the drop: now and then the fastest whose drop is expected to end within it, from the second time on by the selection
     margin; else the one whose drop is expected to end farthest, as a ratio, from all that are there, the baseline included: the user
     picks from a front, not from copies of one point, and asks for half a point, one or two rather than for three or three and a half. The
-    expectation scales a drop by what the finalists before it from the same rung showed.
+    expectation is a line through what the finalists before it from the same rung showed.
     Without a bound: the one that adds most hypervolume to the finalists.
 
     Args:
@@ -37,8 +37,8 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     if limit is None:
         return _most_volume(pool, candidates, finals, bounds)
     by_number = {c.number: c for c in candidates}
-    scales = {rung: _scale(rung, [by_number[n].outcome for n in finals], list(finals.values()), bounds) for rung in _FIRST_GUESS}
-    expected = {c.number: scales[c.outcome.rung] * max(bounds.drop(c.outcome), 0.0) for c in pool}
+    lines = {rung: _line(rung, [by_number[n].outcome for n in finals], list(finals.values()), bounds) for rung in _FIRST_GUESS}
+    expected = {c.number: _at(bounds.drop(c.outcome), *lines[c.outcome.rung]) for c in pool}
     if len(finals) % _AT_THE_BOUND_EVERY == 0:
         aim = limit - (selection_margin(bounds.baseline_accuracy, images, len(finals) + 2) if finals else 0.0)
         hopeful = [c for c in pool if expected[c.number] <= aim]
@@ -53,11 +53,21 @@ def _apart(drop: float) -> float:
     return max(drop, 0.0) + _NOISE_POINTS
 
 
-def _scale(rung: Rung, before: Sequence[Outcome], after: Sequence[Outcome], bounds: Bounds) -> float:
-    """Return the share of a drop at `rung` that full recovery leaves, by the finalists that came from there."""
+def _line(rung: Rung, before: Sequence[Outcome], after: Sequence[Outcome], bounds: Bounds) -> tuple[float, float]:
+    """Return slope and offset of the drop after full recovery over the drop at `rung`, by the finalists that came from there.
+
+    Least squares, with the first guess for the slope and none for the offset as one observation each: a small drop ends below zero, for
+    the student goes on to learn what the original had not, and a share of it alone would not say so.
+    """
     pairs = [(bounds.drop(short), bounds.drop(final)) for short, final in zip(before, after, strict=True) if short.rung is rung]
-    lost, left = (sum(max(pair[side], 0.0) for pair in pairs) for side in (0, 1))
-    return (_FIRST_GUESS[rung] * _GUESS_POINTS + left) / (_GUESS_POINTS + lost)
+    rows = np.array([(1.0, 0.0), (0.0, 1.0), *((short, 1.0) for short, _ in pairs)])
+    slope, offset = np.linalg.lstsq(rows, np.array([_FIRST_GUESS[rung], 0.0, *(final for _, final in pairs)]))[0].tolist()
+    return slope, offset
+
+
+def _at(drop: float, slope: float, offset: float) -> float:
+    """Return a line's value; what recovers worse the less it has lost is noise."""
+    return max(slope, 0.0) * drop + offset
 
 
 def _most_volume(pool: Sequence[Candidate], candidates: Sequence[Candidate], finals: Mapping[int, Outcome], bounds: Bounds) -> Candidate:

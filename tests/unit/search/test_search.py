@@ -392,6 +392,17 @@ def test_next_finalist_spreads_along_the_drop_when_several_are_wanted() -> None:
     assert list(finals) == [0, 3, 2, 1]
 
 
+def test_next_finalist_is_not_one_that_ends_above_the_baseline_when_small_drops_do() -> None:
+    bounds = Bounds(Budget(speedup=1.5, max_drop=3.0), 10.0, 90.0)
+    drops = {0: 4.5, 1: 1.5, 2: 0.9, 3: 0.4, 4: 0.3}
+    candidates = [Candidate(n, Plan(), outcome(90.0 - drop, 1.0 + n, rung=Rung.LONG)) for n, drop in drops.items()]
+    # full recovery leaves 0.6 of a drop, less 0.35: what had lost 0.3 or 0.4 ends above the baseline, what had lost 0.9 at 0.2
+    finals = {n: outcome(90.0 - 0.6 * drops[n] + 0.35, 1.0 + n, rung=Rung.FINAL) for n in (0, 1, 4)}
+    chosen = next_finalist(candidates, finals, bounds, 100_000)
+    assert chosen is not None
+    assert chosen.number == 2
+
+
 def test_run_measures_the_front_again_when_it_can(tmp_path: Path) -> None:
     repeated: list[str] = []
 
