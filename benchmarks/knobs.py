@@ -1,14 +1,14 @@
 """What each knob is worth on the CIFAR-10 (JPEG) ResNet-20: the same search with everything free, and with one knob frozen at a time.
 
-    python benchmarks/knobs.py [--seeds 20] [--trials 200] [--workers 2] [--real MINUTES] [--runs DIR]
+    python benchmarks/knobs.py [--seeds 20] [--trials 200] [--workers 2] [--real MINUTES] [--without KNOB] [--runs DIR]
 
 A knob's worth is what the free search's hypervolume is ahead of the one with the knob frozen, paired by seed; the interval is that of the
 median, by bootstrap. Where it contains zero the knob buys nothing on this target. These figures are simulated: they are read off the
 surrogate that samplers.py uses, fitted to benchmarks/results/plan_table.jsonl; they are as good as its error, which stands beside them.
 
-With --real the search of runs/cifar10_resnet20.toml is also made for real, for MINUTES each: free, and without the knob that is worth
-most by the surrogate. That is one pair, so it has no interval. The simulated part is then taken from benchmarks/results/knobs.json if it
-was made of the same table with the same options, and a finished or interrupted search in --runs is used or gone on with.
+With --real the search of runs/cifar10_resnet20.toml is also made for real, for MINUTES each: free, and without KNOB, else the one that is
+worth most by the surrogate. That is one pair, so it has no interval. The simulated part is then taken from benchmarks/results/knobs.json
+if it was made of the same table with the same options, and a finished or interrupted search in --runs is used or gone on with.
 """
 
 from __future__ import annotations
@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--real", type=float, metavar="MINUTES", help="also make two real searches, of so many minutes each")
+    parser.add_argument("--without", type=Knob, choices=list(Knob), help="which knob the second real search leaves out")
     parser.add_argument("--runs", type=Path, default=Path("runs/knobs"), help="where the real searches lie")
     args = parser.parse_args()
     simulation = {
@@ -203,7 +204,7 @@ def main() -> None:
     rows = rows or simulated_rows(args.seeds, args.trials, args.workers)
     if args.real:
         keep_freed_memory()
-        rows += [measured_row(args.real, args.runs, frozen) for frozen in ((), (dearest(rows),))]
+        rows += [measured_row(args.real, args.runs, frozen) for frozen in ((), (args.without or dearest(rows),))]
     error = setting().surrogate.error
     lines = headlines(rows, error, len(setting().rows))
     write_result("knobs", lines, rows, simulation=simulation, surrogate_error=error)
