@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 import torch
 from loopback_database import running_database
+from moto.server import ThreadedMotoServer
 from odd_onnx import make_odd
 from torch import Tensor, nn
 
@@ -129,6 +131,23 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL server."""
     with running_database(tmp_path_factory.mktemp("postgres") / "server") as server:
         yield server.url
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The spec of an empty bucket on an S3 server of this process, which child processes find too."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        boto3.client("s3").create_bucket(Bucket="press")
+        yield "s3://press"
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A run whose workers share a PostgreSQL database and a folder, typed as their users type it."""
+"""A run whose workers share a PostgreSQL database and a folder or an S3 store, typed as their users type it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def started(where: Path, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command(*arguments), cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def shared(where: Path, database: str, *, trials: int, steps: int = 1) -> tuple[subprocess.Popen[str], str]:
+def shared(where: Path, database: str, *, trials: int, steps: int = 1, artifacts: str | None = None) -> tuple[subprocess.Popen[str], str]:
     """Start a shared search; return it and the URL that others join with."""
     quick(where / "shared.toml", trials=trials, finalists=2, steps=steps, more=SHARED)
-    search = started(where, "search", "shared.toml", "--run", "run", "--storage", database, "--artifacts", where / "artifacts")
+    search = started(where, "search", "shared.toml", "--run", "run", "--storage", database, "--artifacts", artifacts or where / "artifacts")
     assert search.stdout is not None
     said = []
     for line in search.stdout:
@@ -72,8 +72,8 @@ def workers(workplace: Path) -> dict[str, int]:
     return counts
 
 
-def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str) -> None:
-    search, url = shared(workplace, database, trials=10)
+def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, bucket: str) -> None:
+    search, url = shared(workplace, database, trials=10, artifacts=bucket)
     other = elsewhere(workplace)
     worker = started(other, "worker", url, "--model", "user.py:make", "--data", "user.py:data")
     said = worker.communicate(timeout=300)[0]

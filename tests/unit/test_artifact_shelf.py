@@ -77,6 +77,20 @@ def test_fetch_refuses_a_file_that_is_not_the_measured_one(tmp_path: Path) -> No
         here.fetch(replace(outcome, onnx_path="trials/0009/model.onnx"))
 
 
+def test_an_s3_bucket_is_a_shelf_too(tmp_path: Path, bucket: str) -> None:
+    shelf, file, copy = ArtifactShelf(open_store(bucket), "night"), tmp_path / "model.onnx", tmp_path / "copy.onnx"
+    file.write_bytes(b"model")
+    shelf.push("trials/0003/model.onnx", file)
+    shelf.pull("trials/0003/model.onnx", copy, hashlib.sha256(b"model").hexdigest())
+    assert copy.read_bytes() == b"model"
+    with pytest.raises(RunError, match="another hash"):
+        shelf.pull("trials/0003/model.onnx", tmp_path / "other.onnx", "f" * 64)
+    with pytest.raises(RunError, match="must be there"):
+        shelf.pull("trials/0009/model.onnx", copy)
+    with pytest.raises(RunError, match="must be writable, but got NoSuchBucket"):
+        ArtifactShelf(open_store("s3://nowhere"), "night").push("trials/0003/model.onnx", file)
+
+
 def test_open_store_says_what_is_wrong_when_the_folder_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="writable"):
