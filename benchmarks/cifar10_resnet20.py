@@ -26,7 +26,7 @@ from paretopress.config import parse_config, read_config
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.inputs import zeros
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
@@ -34,6 +34,7 @@ from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.local import LocalTarget
 

@@ -27,13 +27,14 @@ from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import check_parity
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.report.live import SilentReporter
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.setup_run import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

@@ -29,7 +29,7 @@ from paretopress.evaluators.macs import count_macs
 from paretopress.inputs import zeros
 from paretopress.intake.data import stack
 from paretopress.pareto import non_dominated
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.run_tables import measure_tables
@@ -37,6 +37,7 @@ from paretopress.search.seeds import seed_plans
 from paretopress.setup_run import space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
 from paretopress.spaces.variables import Choice
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

@@ -26,13 +26,14 @@ from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.inputs import feeds, zeros
 from paretopress.intake.data import Data, batch
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import RunState
 from paretopress.spaces.space import SearchSpace
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.local import SessionSettings, open_session
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"

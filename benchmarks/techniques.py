@@ -33,13 +33,14 @@ from paretopress.config import RunConfig, read_config
 from paretopress.inputs import feeds
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.run_folder import create_run_folder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

@@ -40,6 +40,7 @@ from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, find_state, scoring_threads, space_for
 from paretopress.spaces.space import SearchSpace
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
@@ -154,7 +155,7 @@ def main() -> None:
         pipeline = Pipeline(
             intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=timed.seed
         )
-        state = find_state(pipeline, intake, data, space, timed, env, time.monotonic())
+        state = find_state(pipeline, intake, data, space, timed, env, time.monotonic(), Stopwatch())
         bench = Bench(timed, pipeline, space, state, Tables.from_json(folder.read(folder.tables)))
         for index, variant in enumerate(VARIANTS):
             rows.append(bench.run(variant, Path(temporary, str(index)), 60.0 * args.minutes))

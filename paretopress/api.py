@@ -32,6 +32,7 @@ from paretopress.search.records import Records
 from paretopress.search.samplers import check_sampler
 from paretopress.setup_run import RunState, find_state, space_for
 from paretopress.spaces.space import SearchSpace
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.machine_state import state_warnings
 from paretopress.targets.target import Target
@@ -89,7 +90,7 @@ def compress(
 
 def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
     """Start a run from a configuration; everything the user handed over is checked before the folder is made."""
-    started = time.monotonic()
+    started, watch = time.monotonic(), Stopwatch()
     config.checked_budget(), config.limits()
     if run.exists():
         raise RunFolderError(
@@ -100,7 +101,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
     reporter.message("reading model and data")
     intake, split = load_and_trace(config, model, data)
     with closing(open_run_target(config)) as target:
-        env = _target_facts(target, config, reporter)
+        env = _target_facts(target, config, reporter, watch)
         capabilities = capabilities_in(env)
         space = space_for(intake.graph, config, capabilities)
         folder = create_run_folder(run)
@@ -111,7 +112,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
                 reporter.message(f"warning: {warning}")
             pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-            state = find_state(pipeline, intake, split, space, config, env, started)
+            state = find_state(pipeline, intake, split, space, config, env, started, watch)
             return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config)))
 
 
@@ -177,17 +178,17 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         raise RunFolderError(
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
         )
-    started = time.monotonic()
+    started, watch = time.monotonic(), Stopwatch()
     intake, split = load_and_trace(config, model, data)
     with _paused_when_lost(run), closing(open_run_target(config)) as target, folder.locked():
         state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
         # the space of a study must not change, so the capabilities are those that the run began with
-        env = state.environment if state is not None else _target_facts(target, config, reporter)
+        env = state.environment if state is not None else _target_facts(target, config, reporter, watch)
         capabilities = capabilities_in(env)
         space = space_for(intake.graph, config, capabilities)
         pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            state = find_state(pipeline, intake, split, space, config, env, started)
+            state = find_state(pipeline, intake, split, space, config, env, started, watch)
             taking_up_s = 0.0  # its set-up counts it
         else:
             state.demand_model(intake.module)
@@ -206,9 +207,10 @@ def open_result(run: Path) -> Result:
     return Result(run, folder.read(folder.front))
 
 
-def _target_facts(target: Target, config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+def _target_facts(target: Target, config: RunConfig, reporter: Reporter, watch: Stopwatch) -> dict[str, Any]:
     open_target = opener(config.target.spec, config.target.cores)
-    return target_facts(target, open_target, reporter.message, probe=config.target.probe)
+    with watch.stage("probe"):
+        return target_facts(target, open_target, reporter.message, probe=config.target.probe)
 
 
 @contextmanager

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
 
@@ -68,22 +67,6 @@ class Batches:
         for start in range(0, self._size, _EVALUATION_BATCH):
             x, y = batch(self._split, range(start, min(start + _EVALUATION_BATCH, self._size)))
             yield arrays(x), y.numpy()
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 class Pipeline:

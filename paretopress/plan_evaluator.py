@@ -18,11 +18,12 @@ from paretopress.compress.students import Students
 from paretopress.errors import RunError
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.plan import INT8_BITS, Plan
 from paretopress.run_folder import MODEL_FILE
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS
+from paretopress.stopwatch import Stopwatch
 
 STUDENT_FILE = "student.safetensors"
 # a finalist whose int8 file is so many points behind its float module trains on with rounding: for a share of its steps, at a share of

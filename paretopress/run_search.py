@@ -18,7 +18,6 @@ from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
-from paretopress.pipeline import Stopwatch
 from paretopress.plan import Plan
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter
@@ -36,6 +35,7 @@ from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import STOPPED_EARLY, TRIAL, Search, describe
 from paretopress.search.tables import Tables
 from paretopress.shared_run import publish, worker_identity
+from paretopress.stopwatch import Stopwatch
 from paretopress.worked import noting_work, seconds_worked
 
 Helpers = Callable[[str], AbstractContextManager[None]]

@@ -12,12 +12,13 @@ from paretopress.compress.fisher import Asked, Damages, fisher_damages
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.graph import LayerKind
 from paretopress.inputs import Inputs
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.search.seeds import int8_bits
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import REMOVED, SearchSpace
 from paretopress.spaces.variables import Choice, Value
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.local import SessionSettings
 
 # runs of the profiler: a hundred of a quick model, and of a slow one as many as fit into two seconds, but ten

@@ -26,7 +26,7 @@ from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Outcome
-from paretopress.pipeline import Pipeline, Stopwatch
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import Effort
 from paretopress.run_tables import measure_tables
@@ -34,6 +34,7 @@ from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.lock import no_measurement
 
@@ -181,15 +182,22 @@ class Findings:
 
 
 def find_state(
-    pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, environment: Mapping[str, Any], started: float
+    pipeline: Pipeline,
+    intake: Intake,
+    data: Data,
+    space: SearchSpace,
+    config: RunConfig,
+    environment: Mapping[str, Any],
+    started: float,
+    watch: Stopwatch,
 ) -> RunState:
     """Measure the baseline and the tables of a new run, find its recipe, and write it all to the run folder.
 
     What an earlier run of the same model, data, settings and target found is taken from the cache; the baseline is always measured.
-    `started` is the run's first moment by time.monotonic().
+    `started` is the run's first moment by time.monotonic(), `watch` has the stages since then.
     """
     baseline = pipeline.measure_baseline()
-    watch = Stopwatch({name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")})
+    watch.seconds |= {name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")}
     parts = {
         "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
         "trains": _trains(config, intake.graph),
