@@ -32,9 +32,10 @@ class Headline:
 def write_result(name: str, headlines: Sequence[Headline], rows: Sequence[Mapping[str, Any]], *, threads: int = 1, **more: Any) -> Path:
     """Write benchmarks/results/NAME.json and print the headlines."""
     path = RESULTS / f"{name}.json"
+    typed = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     value = {
         "schema": 1,
-        "command": " ".join(["python", f"benchmarks/{name}.py", *(Path(word).name if "/" in word else word for word in sys.argv[1:])]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *typed]),
         "date": date.today().isoformat(),
         "environment": environment() | {"threads": threads},
         "headlines": [headline.to_json() for headline in headlines],
