@@ -42,8 +42,8 @@ Helpers = Callable[[str], AbstractContextManager[None]]
 
 # trials between two looks at what the candidates take on disk
 _TIDIED_EVERY = 20
-# what is kept of the time for the front's test accuracy, its picture and its last latencies; points expected on it for each finalist
-_CLOSING_S, _LATENCY_S, _POINTS_A_FINALIST, _CLOSING_SHARE = 3.0, 2.0, 2, 0.1
+# what is kept of the time for the picture, and for each point's last latencies; all that is kept is at most a share of the time
+_CLOSING_S, _LATENCY_S, _CLOSING_SHARE = 3.0, 2.0, 0.1
 
 
 def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict[str, Any]:
@@ -172,14 +172,14 @@ def _evaluator(run: Prepared) -> Iterator[Evaluator]:
         evaluate.close()
 
 
-def _closing_s(run: Prepared) -> float:
-    """Return how long the run is expected to take after its last finalist; predicted from what scoring the baseline took."""
+def _closing_s(run: Prepared) -> Callable[[int], float]:
+    """Return points on the front -> seconds that the end of the run is expected to take; predicted from what scoring the baseline took."""
     limits, sizes = run.config.limits(), run.pipeline.data.sizes()
     if limits.seconds is None:
-        return 0.0
+        return lambda _: 0.0
     scoring_s = run.state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
-    predicted_s = _CLOSING_S + limits.finalists * (_LATENCY_S + _POINTS_A_FINALIST * scoring_s)
-    return min(predicted_s, _CLOSING_SHARE * limits.seconds)
+    longest_s = _CLOSING_SHARE * limits.seconds
+    return lambda points: min(_CLOSING_S + scoring_s + points * (_LATENCY_S + scoring_s), longest_s)
 
 
 def _known(run: Prepared) -> Known | None:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
+from paretopress.search.candidates import front
 from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits
 from paretopress.search.study import Search
@@ -78,7 +79,7 @@ def test_run_blames_no_trial_when_it_was_cut_off_at_the_end(tmp_path: Path) -> N
 
 
 def test_run_gives_the_last_finalist_what_time_is_left(tmp_path: Path) -> None:
-    now, shares = [0.0], []
+    now, shares, sizes = [0.0], [], []
 
     def timed(plan: Plan, rung: Rung, number: int) -> Outcome:
         now[0] += 20.0 if rung is Rung.FINAL else 1.0
@@ -89,9 +90,14 @@ def test_run_gives_the_last_finalist_what_time_is_left(tmp_path: Path) -> None:
         now[0] += 20.0 * share
         return made_up(plan, Rung.FINAL, number)
 
+    def closing_s(points: int) -> float:
+        sizes.append(points)
+        return 3.0
+
     limits = Limits(seconds=100.0, finalist_share=0.5, finalists=2)
-    run = search(tmp_path, timed, limits, clock=lambda: now[0], recover_in_part=in_part, closing_s=3.0)
+    run = search(tmp_path, timed, limits, clock=lambda: now[0], recover_in_part=in_part, closing_s=closing_s)
     run.run([])
+    assert sizes[-1] == len(front(run.candidates(), run.bounds))  # it is kept for the points that are there
     assert len(shares) == 1
     assert 0.3 <= shares[0] < 1.0
     assert run.times.elapsed_s == pytest.approx(97.0)
