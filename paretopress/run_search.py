@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -172,14 +172,22 @@ def _evaluator(run: Prepared) -> Iterator[Evaluator]:
         evaluate.close()
 
 
-def _closing_s(run: Prepared) -> Callable[[int], float]:
-    """Return points on the front -> seconds that the end of the run is expected to take; predicted from what scoring the baseline took."""
+def _closing_s(run: Prepared) -> Callable[[Sequence[Candidate]], float]:
+    """Return points of the front -> seconds that the end of the run is expected to take.
+
+    Predicted from what scoring the baseline took; a point takes as much less as its latency is shorter.
+    """
     limits, sizes = run.config.limits(), run.pipeline.data.sizes()
     if limits.seconds is None:
         return lambda _: 0.0
     scoring_s = run.state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
     longest_s = _CLOSING_SHARE * limits.seconds
-    return lambda points: min(_CLOSING_S + scoring_s + points * (_LATENCY_S + scoring_s), longest_s)
+
+    def closing_s(points: Sequence[Candidate]) -> float:
+        baselines = 1.0 + sum(point.outcome.latency.ratio for point in points)
+        return min(_CLOSING_S + baselines * scoring_s + len(points) * _LATENCY_S, longest_s)
+
+    return closing_s
 
 
 def _known(run: Prepared) -> Known | None:

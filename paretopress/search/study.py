@@ -50,7 +50,7 @@ class Search:
     recovery of (plan, trial, share of its steps); without it a recovery is whole or does not take place. `workers` trials are evaluated
     at a time. `claims` are set where other processes work on the study too. `on_change` is called after every trial with a line about it,
     `on_event` with an event's name and its fields. `cancel` ends evaluations that are under way, where the search ends in the middle of
-    them. `closing_s` are the seconds kept for the end, by how many points the front has. `setup_s`, `clock`: see `Timetable`.
+    them. `closing_s` are the seconds kept for the end, by the points of the front. `setup_s`, `clock`: see `Timetable`.
     """
 
     study: optuna.Study
@@ -70,7 +70,7 @@ class Search:
     clock: Callable[[], float] = time.monotonic
     setup_s: float = 0.0
     setup_stages_s: Mapping[str, float] = field(default_factory=dict)
-    closing_s: Callable[[int], float] = lambda _: 0.0
+    closing_s: Callable[[Sequence[Candidate]], float] = lambda _: 0.0
     records: Records = field(init=False)
     times: Timetable = field(init=False)
     _lock: threading.RLock = field(init=False, default_factory=threading.RLock)
@@ -84,7 +84,7 @@ class Search:
         self._repeats = Repeats(self.records, self.bounds, self._lock)
         shared = self.claims is not None
         clock = time.time if shared and self.clock is time.monotonic else self.clock
-        self.times = Timetable(self.records, self.limits, self.setup_s, self.closing_s(self.limits.finalists), clock, shared)
+        self.times = Timetable(self.records, self.limits, self.setup_s, self.closing_s(()), clock, shared)
 
     def run(self, seeds: Sequence[Plan]) -> None:
         """Search, then recover the finalists in full.
@@ -318,7 +318,7 @@ class Search:
     def _take_finalist(self) -> tuple[Candidate, float] | None:
         """Return the next candidate to recover in full, and the share of its recovery that there is time for; None when that is over."""
         with self._lock:
-            self.times.closing_s = self.closing_s(len(front(self.candidates(), self.bounds)))
+            self.times.closing_s = self.closing_s(front(self.candidates(), self.bounds))
             left_s = self.times.left_for_finalists_s(stalled=self.stall() is not None)
             share = min(left_s / self._slowest_final_s, 1.0) if self._slowest_final_s else 1.0
             if self._stopping or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):

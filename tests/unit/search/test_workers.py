@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from optuna.trial import TrialState
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.search.candidates import front
+from paretopress.search.candidates import Candidate, front
 from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits
 from paretopress.search.study import Search
@@ -90,8 +91,8 @@ def test_run_gives_the_last_finalist_what_time_is_left(tmp_path: Path) -> None:
         now[0] += 20.0 * share
         return made_up(plan, Rung.FINAL, number)
 
-    def closing_s(points: int) -> float:
-        sizes.append(points)
+    def closing_s(points: Sequence[Candidate]) -> float:
+        sizes.append(len(points))
         return 3.0
 
     limits = Limits(seconds=100.0, finalist_share=0.5, finalists=2)
