@@ -177,7 +177,8 @@ def headlines(rows: Sequence[dict[str, object]], surrogate_error: dict[str, floa
     measured = [row for row in rows if row["kind"] == "measured"]
     for row in measured:
         what = "everything free" if not row["frozen"] else f"{', '.join(row['frozen'])} frozen"
-        lines.append(Headline(f"measured: hypervolume of a search of {row['minutes']:g} minutes, {what}", row["measured_hypervolume"], ""))
+        name = f"measured: hypervolume of a search of {row['minutes']:g} minutes, {what}"
+        lines.append(Headline(name, round(row["measured_hypervolume"], 4), ""))
     if len(measured) == 2:
         free, frozen = measured
         ahead = free["measured_hypervolume"] - frozen["measured_hypervolume"]
