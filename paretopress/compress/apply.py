@@ -11,7 +11,7 @@ from torch import fx
 from paretopress.compress.branches import remove_branches
 from paretopress.compress.factorise import break_even_rank, factorise
 from paretopress.compress.pruning import KeptChannels, prune_groups
-from paretopress.errors import CompressError
+from paretopress.errors import CompressError, first_line
 from paretopress.graph import ModelGraph
 from paretopress.inputs import outputs_of, tensors, zeros
 from paretopress.plan import Plan
@@ -43,7 +43,7 @@ def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Comp
         with torch.inference_mode():
             shapes = [tuple(output.shape[1:]) for output in outputs_of(module(*tensors(example)))]
     except RuntimeError as error:
-        raise CompressError(f"a compressed model must run, but got {str(error).splitlines()[0]}") from error
+        raise CompressError(f"a compressed model must run, but got {first_line(error)}") from error
     wanted = [spec.shape for spec in graph.outputs]
     if shapes != wanted:
         raise CompressError(f"compression must keep the shapes of the outputs, {wanted}, but got {shapes}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.memory_format import channels_last
-from paretopress.errors import RecoveryError
+from paretopress.errors import RecoveryError, typed_line
 from paretopress.fetch import Item, collate, fetch
 from paretopress.inputs import Inputs, like, outputs_of, tensors
 
@@ -64,7 +64,7 @@ class Lessons:
                 torch.manual_seed(seed * _BATCH_SEED + k)
                 x, y = collate(fetch(self._train, indices))
         except (RuntimeError, OSError, ValueError, TypeError) as error:
-            raise RecoveryError(f"the training data must load, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise RecoveryError(f"the training data must load, but got {typed_line(error)}") from error
         made = like(x, (channels_last(part.to(self._device)) for part in tensors(x))), y.to(self._device)
         size_bytes = sum(part.nbytes for part in (*tensors(made[0]), made[1]))
         if size_bytes <= self._left_bytes:

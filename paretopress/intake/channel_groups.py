@@ -21,6 +21,7 @@ from paretopress.compress.heads import channels_of_heads
 from paretopress.compress.pruning import channels_of, dependency_graph, pruning_function
 from paretopress.compress.recurrent import Recurrent
 from paretopress.compress.shuffle import ChannelShuffle
+from paretopress.errors import typed_line
 from paretopress.graph import ChannelGroup, Frozen, Layer, LayerKind
 from paretopress.inputs import Inputs, outputs_of, tensors
 from paretopress.intake.head_groups import find_head_groups
@@ -107,7 +108,7 @@ def _raw_groups(
     try:
         graph = dependency_graph(module, example)
     except Exception as error:  # torch-pruning raises whatever its handlers meet
-        reason = f"its channels cannot be followed through the model: {_one_line(error)}"
+        reason = f"its channels cannot be followed through the model: {typed_line(error)}"
         frozen |= {layer.name: Frozen(layer.name, reason) for layer in layers}
         return
     for layer in layers:
@@ -117,7 +118,7 @@ def _raw_groups(
         try:
             raw = list(graph.get_pruning_group(root, pruning_function(root), list(range(layer.out_channels))))
         except Exception as error:  # torch-pruning raises whatever its handlers meet
-            frozen[layer.name] = Frozen(layer.name, f"its channels cannot be followed through the model: {_one_line(error)}")
+            frozen[layer.name] = Frozen(layer.name, f"its channels cannot be followed through the model: {typed_line(error)}")
             continue
         seen |= _touched(raw, "prune_out_channels", names)
         yield raw
@@ -197,7 +198,7 @@ def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example
         with torch.inference_mode():
             wanted, found = (outputs_of(part(*tensors(example))) for part in (silenced, pruned))
     except Exception as error:  # torch-pruning raises whatever its handlers meet
-        return f"pruning it breaks the model: {_one_line(error)}"
+        return f"pruning it breaks the model: {typed_line(error)}"
     for expected, actual in zip(wanted, found, strict=True):
         if expected.shape != actual.shape:
             return f"pruning it changes the output shape from {tuple(expected.shape)} to {tuple(actual.shape)}"
@@ -230,12 +231,6 @@ def _halve(silenced: fx.GraphModule, pruned: fx.GraphModule, halves: list[tuple[
         if rule is not None:
             rule.silence(silenced, group, dropped)
             rule.prune(pruned, group, dropped)
-
-
-def _one_line(error: Exception) -> str:
-    """Return an error's class and the first line of its text."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def _any_half(group: ChannelGroup) -> list[int]:

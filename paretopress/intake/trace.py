@@ -15,7 +15,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.recurrent import Recurrent
 from paretopress.compress.windows import HeadBias
-from paretopress.errors import ModelError
+from paretopress.errors import ModelError, first_line
 from paretopress.graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec, kind_of_conv
 from paretopress.inputs import Inputs, outputs_of, size_of, tensors
 from paretopress.intake.bit_groups import bits_of, find_bit_groups
@@ -155,9 +155,8 @@ def trace(model: nn.Module, names: Sequence[str] | None = None, count: int = 1, 
         try:
             return _traced(copy.deepcopy(model).eval(), given, fixed)
         except Exception as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(
-                f"the model must be traceable by torch.fx, but got: {first}",
+                f"the model must be traceable by torch.fx, but got: {first_line(error)}",
                 "Control flow that depends on tensor values cannot be traced: move it out of forward, or wrap it with torch.fx.wrap.",
             ) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from paretopress.errors import ConfigError, DataError
+from paretopress.errors import ConfigError, DataError, first_line, typed_line
 from paretopress.intake.data import Data, Split, as_data, cut, labels_of, shuffled, split_size, stratified
 from paretopress.intake.spec import Spec, resolve
 
@@ -76,7 +76,7 @@ def _images(root: Path, transform: Callable[[Any], torch.Tensor]) -> Split:
     try:
         dataset: Split = torchvision.datasets.ImageFolder(root, transform)
     except OSError as error:  # no class folders, or one without an image
-        raise DataError(f"{root} must hold one folder of images for each class: {str(error).splitlines()[0]}", FOLDER_HINT) from error
+        raise DataError(f"{root} must hold one folder of images for each class: {first_line(error)}", FOLDER_HINT) from error
     return dataset
 
 
@@ -153,6 +153,5 @@ def _construct(dataset_class: Callable[..., Split], spec: Spec, options: dict[st
     try:
         return dataset_class(**options, **part)
     except (OSError, RuntimeError, ImportError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         hint = "Give root=PATH of the files, or download=1 to fetch them."
-        raise DataError(f"torchvision's {spec.argument} could not be read from {options['root']}: {reason}", hint) from error
+        raise DataError(f"torchvision's {spec.argument} could not be read from {options['root']}: {typed_line(error)}", hint) from error

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from paretopress.atomic import write_bytes
-from paretopress.errors import LoweringError, ParityError
+from paretopress.errors import LoweringError, ParityError, typed_line
 from paretopress.graph import INPUT, OUTPUT
 from paretopress.inputs import Inputs, feeds, outputs_of, tensors
 from paretopress.onnx_graph import OPSET, onnx_graph_in
@@ -71,7 +71,7 @@ def export_onnx(
                 dynamo=False,
             )
         except Exception as error:  # the exporter raises whatever its operators meet
-            raise LoweringError(f"the model must export to ONNX, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise LoweringError(f"the model must export to ONNX, but got {typed_line(error)}") from error
         model = onnx.load(scratch)
     _keep_inputs(model.graph, names, example)
     _inline_identities(model.graph)

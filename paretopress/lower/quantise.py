@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from paretopress.atomic import write_bytes
-from paretopress.errors import LoweringError
+from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
 from paretopress.quiet_logger import quiet_logger
 
@@ -52,7 +52,7 @@ def quantise_onnx(source: Path, target: Path, bits: Mapping[str, int], calibrati
         if nodes[8]:
             model = _static_8_bits(model, nodes[8], calibration, reduce_range)
     except Exception as error:  # the quantiser raises whatever its operators meet
-        raise LoweringError(f"quantisation must succeed, but got {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise LoweringError(f"quantisation must succeed, but got {typed_line(error)}") from error
     write_bytes(target, model.SerializeToString())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError
+from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError, typed_line
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search import records as keys
@@ -274,7 +274,7 @@ class Search:
         return candidate.outcome, climb.accuracies
 
     def _record_failure(self, trial: Trial, error: Exception, started: float) -> None:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = typed_line(error)
         cut_off = isinstance(error, OutOfTimeError)
         again = isinstance(error, WorkerDiedError) and retry_once(self.study, trial)
         if not cut_off and not again:
@@ -340,7 +340,7 @@ class Search:
         except Exception as error:  # as for a trial: recorded with its reason, and the others go on
             if self._stopping:
                 return
-            stored = told = {keys.ERROR: f"{type(error).__name__}: {error}".splitlines()[0]}
+            stored = told = {keys.ERROR: typed_line(error)}
             line = f"failed, {stored[keys.ERROR]}"
         self.records.add_final(finalist.number, stored)
         if self.claims is not None:
