@@ -155,7 +155,7 @@ def main() -> None:
         pipeline = Pipeline(
             intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=timed.seed
         )
-        state = find_state(pipeline, intake, data, space, timed, env, time.monotonic(), Stopwatch())
+        state = find_state(pipeline, intake, data, space, timed, env, Stopwatch())
         bench = Bench(timed, pipeline, space, state, Tables.from_json(folder.read(folder.tables)))
         for index, variant in enumerate(VARIANTS):
             rows.append(bench.run(variant, Path(temporary, str(index)), 60.0 * args.minutes))

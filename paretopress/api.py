@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ def compress(
 
 def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
     """Start a run from a configuration; everything the user handed over is checked before the folder is made."""
-    started, watch = time.monotonic(), Stopwatch()
+    watch = Stopwatch()
     config.checked_budget(), config.limits()
     if run.exists():
         raise RunFolderError(
@@ -112,7 +111,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
                 reporter.message(f"warning: {warning}")
             pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-            state = find_state(pipeline, intake, split, space, config, env, started, watch)
+            state = find_state(pipeline, intake, split, space, config, env, watch)
             return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config)))
 
 
@@ -178,7 +177,7 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         raise RunFolderError(
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
         )
-    started, watch = time.monotonic(), Stopwatch()
+    watch = Stopwatch()
     intake, split = load_and_trace(config, model, data)
     with _paused_when_lost(run), closing(open_run_target(config)) as target, folder.locked():
         state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
@@ -188,11 +187,11 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         space = space_for(intake.graph, config, capabilities)
         pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            state = find_state(pipeline, intake, split, space, config, env, started, watch)
+            state = find_state(pipeline, intake, split, space, config, env, watch)
             taking_up_s = 0.0  # its set-up counts it
         else:
             state.demand_model(intake.module)
-            taking_up_s = time.monotonic() - started
+            taking_up_s = watch.elapsed_s
         return Result(run, search_run(Prepared(folder, config, state, pipeline, space, taking_up_s), reporter, _helpers(config)))
 
 

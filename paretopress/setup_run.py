@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -188,13 +187,12 @@ def find_state(
     space: SearchSpace,
     config: RunConfig,
     environment: Mapping[str, Any],
-    started: float,
     watch: Stopwatch,
 ) -> RunState:
     """Measure the baseline and the tables of a new run, find its recipe, and write it all to the run folder.
 
     What an earlier run of the same model, data, settings and target found is taken from the cache; the baseline is always measured.
-    `started` is the run's first moment by time.monotonic(), `watch` has the stages since then.
+    `watch` runs since the run's first moment.
     """
     baseline = pipeline.measure_baseline()
     watch.seconds |= {name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")}
@@ -212,7 +210,7 @@ def find_state(
         if cache is not None:
             cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
     tables = found.tables.scaled(baseline.latency.latency_ms / found.baseline_ms)
-    spent, epoch = time.monotonic() - started, data.sizes()["train"] // config.recovery.batch_size
+    spent, epoch = watch.elapsed_s, data.sizes()["train"] // config.recovery.batch_size
     state = RunState(
         weights_sha256(intake.module),
         baseline,

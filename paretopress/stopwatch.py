@@ -10,9 +10,15 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds by stage; it runs from the moment that it is made."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    _began: float = field(init=False, default_factory=time.monotonic)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._began
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
