@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from real_search import finalists, search_to_its_end, sessions_by_file
 from results_file import Headline, write_result
 
-from paretopress.api import resume_run, start_run
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config, read_config
@@ -28,7 +28,6 @@ from paretopress.evaluators.size import file_facts
 from paretopress.inputs import zeros
 from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
-from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
@@ -40,7 +39,6 @@ from paretopress.targets.local import LocalTarget
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"
-ROUNDS = 3
 DROPS = (0.5, 1.0, 2.0, 3.0)
 
 
@@ -111,18 +109,10 @@ def from_front(front: dict[str, object]) -> list[Model]:
 
 
 def measured_again(models: list[Model], folder: RunFolder, pipeline: Pipeline, baseline_ms: float) -> list[dict[str, object]]:
-    """Return a row per model with the median ratio of `ROUNDS` sessions, the models in a new random order each round."""
-    rng = np.random.default_rng(0)
-    target, latencies = LocalTarget(), {model.path: [] for model in models}
-    for _ in range(ROUNDS):
-        for index in rng.permutation(len(models)):
-            path = models[index].path
-            latencies[path].append(
-                target.measure(folder.root / path, folder.baseline, baseline_ms=baseline_ms, limit_ms=None, feed=pipeline.feed, rng=rng)
-            )
+    """Return a row per model with the median ratio of its sessions."""
+    by_file = sessions_by_file([folder.root / model.path for model in models], folder.baseline, pipeline.feed, baseline_ms)
     rows = []
-    for model in models:
-        sessions = latencies[model.path]
+    for model, sessions in zip(models, by_file, strict=True):
         ratio = float(np.median([latency.ratio for latency in sessions]))
         rows.append(
             asdict(model)
@@ -176,15 +166,9 @@ def compared(
     """Search, make the models by hand, measure all again; return their rows, fastest first, the front, and what both had in common."""
     config = read_config(config_file)
     folder = RunFolder(run)
-    if folder.config.is_file() and not folder.front.is_file():
-        with LiveView() as view:
-            resume_run(run, view)
-    elif not folder.front.is_file():
-        time = config.to_json()["time"]
-        alone = {"time": time if minutes is None else time | {"minutes": minutes}, "disk": {"cache_mb": 0}}  # no earlier run helps
-        timed = parse_config(config.to_json() | alone, str(config_file))
-        with LiveView() as view:
-            start_run(timed, run, view)
+    time = config.to_json()["time"]
+    alone = {"time": time if minutes is None else time | {"minutes": minutes}, "disk": {"cache_mb": 0}}  # no earlier run helps
+    search_to_its_end(parse_config(config.to_json() | alone, str(config_file)), run)
     front = json.loads(folder.front.read_text())
     state = RunState.from_json(folder.read(folder.state))
     intake, data = load_and_trace(config)
@@ -201,6 +185,7 @@ def compared(
     rows.sort(key=lambda row: -row["speedup"])
     shared = {key: front[key] for key in ("baseline", "budget", "data", "trials", "rungs", "stopped_early", "seconds", "seed", "elapsed_s")}
     shared |= {"training_steps_each": steps, "batch_size": config.recovery.batch_size, "learning_rate": state.learning_rate}
+    shared["finalists"] = finalists(folder, front["baseline"]["val_accuracy"])
     return rows, front, shared
 
 

@@ -155,9 +155,8 @@ class Run:
             time.sleep(0.2)
         said += [f"{' '.join(p.cmdline())} is left" for p in self.processes()]
         said += [f"{path.name} is left" for path in self.folder.root.rglob(".*.part")]
-        counted = len(
-            Records(open_study(study_place(self.folder))).durations()
-        )  # completed, or failed for good; not what was in flight and tried again
+        records = Records(open_study(study_place(self.folder)))
+        counted = len(records.durations())  # completed, or failed for good; not what was in flight and tried again
         if counted != stored_config(self.folder).limits().trials:
             said.append(f"{counted} trials count")
         return said

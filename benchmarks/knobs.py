@@ -26,18 +26,17 @@ from pathlib import Path
 import numpy as np
 import optuna
 from plan_table import CONFIG, TABLE
+from real_search import search_to_its_end
 from results_file import RESULTS, Headline, write_result
 from samplers import hypervolumes
 from simulation import median_interval, setting
 from surrogate import NEAR_POINTS
 from threadpoolctl import threadpool_limits
 
-from paretopress.api import resume_run, start_run
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.errors import SearchFailedError
 from paretopress.pareto import hypervolume_2d
-from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.samplers import DEFAULT_SAMPLER, PROGRAMME
@@ -126,16 +125,9 @@ def stored_rows(simulation: dict[str, object]) -> list[dict[str, object]]:
 
 def searched_for_real(config: RunConfig, run: Path) -> dict[str, object]:
     """Return front.json of a search, made now, gone on with, or finished before."""
-    folder = RunFolder(run)
-    if folder.config.is_file() and folder.read(folder.config) != config.to_json():
-        raise SystemExit(f"{run} must hold the search that is asked for, but holds another: name another folder with --runs")
-    # a search in which nothing meets the budget has a front all the same: an empty one
-    with LiveView() as view, suppress(SearchFailedError):
-        if folder.config.is_file() and not folder.front.is_file():
-            resume_run(run, view)
-        elif not folder.front.is_file():
-            start_run(config, run, view)
-    return json.loads(folder.front.read_text())
+    with suppress(SearchFailedError):  # a search in which nothing meets the budget has a front all the same: an empty one
+        search_to_its_end(config, run)
+    return json.loads(RunFolder(run).front.read_text())
 
 
 def measured_row(minutes: float, runs: Path, frozen: Sequence[Knob]) -> dict[str, object]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import technique_methods as methods
-from cifar10_resnet20 import ROUNDS
+from real_search import sessions_by_file
 from results_file import Headline, write_result
 from torch import fx, nn
 from torch.utils.data import Subset
@@ -30,6 +30,7 @@ from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Optimizer, Recovery
 from paretopress.config import RunConfig, read_config
+from paretopress.errors import first_line
 from paretopress.inputs import feeds
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
@@ -91,7 +92,7 @@ class Bench:
         try:
             row["val_accuracy"] = round(self.pipeline.file_accuracy(path), 2)
         except Exception as error:  # the runtime's own errors share no base class
-            row["error"] = str(error).splitlines()[0]
+            row["error"] = first_line(error)
             return
         row |= {"path": str(path), "size_bytes": path.stat().st_size, "zipped_bytes": zipped_bytes(path)}
         print(row, flush=True)
@@ -113,25 +114,16 @@ class Bench:
         try:
             convert(source, target)
         except Exception as error:  # whatever the converters meet
-            self.rows.append(
-                {"model": self.name, "technique": technique, "variant": variant, "steps": 0, "error": str(error).splitlines()[0]}
-            )
+            self.rows.append({"model": self.name, "technique": technique, "variant": variant, "steps": 0, "error": first_line(error)})
             return
         self.add(technique, variant, target)
 
     def measured(self) -> list[dict[str, object]]:
         """Return the rows with their speed: the median of sessions in random order, as a multiple of the unchanged model's."""
-        target, rng = LocalTarget(), np.random.default_rng(0)
         there = [row for row in self.rows if "path" in row]
-        baseline = Path(str(there[0]["path"]))
-        ratios: dict[int, list[float]] = {index: [] for index in range(len(there))}
-        for _ in range(ROUNDS):
-            for index in rng.permutation(len(there)):
-                path = Path(str(there[index]["path"]))
-                latency = target.measure(path, baseline, baseline_ms=1.0, limit_ms=None, feed=self.pipeline.feed, rng=rng)
-                ratios[int(index)].append(latency.ratio)
-        for index, row in enumerate(there):
-            row["speedup"] = round(1.0 / float(np.median(ratios[index])), 3)
+        paths = [Path(str(row["path"])) for row in there]
+        for row, sessions in zip(there, sessions_by_file(paths, paths[0], self.pipeline.feed, baseline_ms=1.0), strict=True):
+            row["speedup"] = round(1.0 / float(np.median([latency.ratio for latency in sessions])), 3)
             row["drop"] = round(float(there[0]["val_accuracy"]) - float(row["val_accuracy"]), 2)
             del row["path"]
         return self.rows

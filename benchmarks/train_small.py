@@ -48,11 +48,7 @@ def sst2_minilm_head() -> Trained:
         return value
 
     optimizer.step(loss)
-    return (
-        model,
-        model.fc,
-        {"weight_decay": decay, **scores(model, val, test)},
-    )
+    return model, model.fc, {"weight_decay": decay} | scores(model, val, test)
 
 
 def fashion_lstm(epochs: int = 5, peak: float = 3e-3) -> Trained:
@@ -71,11 +67,7 @@ def fashion_lstm(epochs: int = 5, peak: float = 3e-3) -> Trained:
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch}: val {accuracy(model, val):.2f} %", flush=True)
-    return (
-        model,
-        model,
-        {"epochs": epochs, "peak": peak, **scores(model, val, test)},
-    )
+    return model, model, {"epochs": epochs, "peak": peak} | scores(model, val, test)
 
 
 TRAININGS: dict[str, Callable[[], Trained]] = {"sst2_minilm_head": sst2_minilm_head, "fashion_lstm": fashion_lstm}
