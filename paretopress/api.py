@@ -19,7 +19,7 @@ from paretopress.export import export_point, select_point
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Budget
 from paretopress.probing import opener, target_facts
-from paretopress.ray_workers import workers_on_ray
+from paretopress.ray_workers import demand_ray, workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target
@@ -112,15 +112,15 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
             pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, intake, split, space, config, env, watch)
-            return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config)))
+            return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config, reporter)))
 
 
-def _helpers(config: RunConfig) -> Helpers:
-    return workers_on_ray(config) if config.workers.ray is not None else lambda _: nullcontext()
+def _helpers(config: RunConfig, reporter: Reporter) -> Helpers:
+    return workers_on_ray(config, reporter) if config.workers.ray is not None else lambda _: nullcontext()
 
 
 def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
-    """Return the configuration with a name of its own for a study that is kept in a shared storage, which is seen to be in reach."""
+    """Return the configuration with a name of its own for a study that is kept in a shared storage, once all it names is in reach."""
     if config.workers.storage is None:
         if config.workers.ray is not None:
             raise ConfigError(
@@ -132,6 +132,8 @@ def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
     place = StudyPlace(config.workers.storage, name)
     open_shelf(named, place)
     open_storage(place)
+    if config.workers.ray is not None:
+        demand_ray(config.workers.ray)
     return named
 
 
@@ -163,7 +165,7 @@ def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
         for mine, theirs in zip(folder.found(), recorded.found(), strict=True):
             shutil.copy(theirs, mine)
         pipeline = make_pipeline(intake, split, target, folder, asked, capabilities)
-        return Result(run, search_run(Prepared(folder, asked, state, pipeline, space), reporter, _helpers(asked)))
+        return Result(run, search_run(Prepared(folder, asked, state, pipeline, space), reporter, _helpers(asked, reporter)))
 
 
 def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
@@ -192,7 +194,7 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         else:
             state.demand_model(intake.module)
             taking_up_s = watch.elapsed_s
-        return Result(run, search_run(Prepared(folder, config, state, pipeline, space, taking_up_s), reporter, _helpers(config)))
+        return Result(run, search_run(Prepared(folder, config, state, pipeline, space, taking_up_s), reporter, _helpers(config, reporter)))
 
 
 def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:

@@ -16,6 +16,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from typed import command, quick, typed, typed_here
 
+from paretopress.config import parse_config
+from paretopress.errors import ConfigError
+from paretopress.ray_workers import LOCAL, demand_ray, workers_on_ray
+from paretopress.report.live import SilentReporter
 from paretopress.run_folder import RunFolder
 from paretopress.run_study import study_place
 from paretopress.search.places import StudyPlace, open_storage
@@ -24,6 +28,14 @@ pytestmark = pytest.mark.usefixtures("known_setup")
 
 # what a dead worker holds is another's after four seconds
 SHARED = "[workers]\ngrace_s = 4\n"
+
+
+class Heard(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def started(where: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -123,6 +135,32 @@ def test_a_workers_trial_goes_to_another_when_it_leaves_or_dies(workplace: Path,
     assert [t.state.name for t in retried] == ["COMPLETE"] * 2
     assert len([t for t in trials if t.state.name == "COMPLETE"]) == 12
     assert not [t for t in trials if t.state.name == "RUNNING"]
+
+
+def test_ray_places_workers_when_a_search_names_a_cluster(workplace: Path, database: str) -> None:
+    quick(workplace / "shared.toml", trials=12, finalists=2, steps=60, more=f"{SHARED}placed = 1\n")
+    options = ("--storage", database, "--artifacts", workplace / "artifacts", "--ray", "local")
+    done = typed(workplace, "search", "shared.toml", "--run", "run", *options)
+    assert done.returncode == 0, done.stderr
+    assert len(workers(workplace)) == 2
+    assert len([t for t in trials_of(workplace) if t.state.name == "COMPLETE"]) == 12
+
+
+def test_worker_on_ray_says_why_when_it_cannot_work(workplace: Path, database: str) -> None:
+    shared = {"storage": database, "artifacts": str(workplace / "artifacts"), "ray": LOCAL}
+    heard = Heard()
+    with workers_on_ray(parse_config({"schema": 1, "workers": shared}, "test"), heard)(f"{database}#none"):
+        pass
+    deadline = time.monotonic() + 30.0
+    while not heard.lines:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert heard.lines[0].startswith("warning: worker 1 on Ray ended with RunFolderError: ")
+
+
+def test_ray_is_refused_when_no_cluster_answers() -> None:
+    with pytest.raises(ConfigError, match="ray start --head"):
+        demand_ray("127.0.0.1:9")
 
 
 def test_search_says_what_is_missing_when_the_storage_is_out_of_reach(workplace: Path) -> None:
