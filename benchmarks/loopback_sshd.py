@@ -1,7 +1,8 @@
-"""An SSH server of this user on loopback, for benchmarks that measure over SSH; needs Debian's openssh-server."""
+"""An SSH server of this user on loopback, for benchmarks and tests of targets over SSH; needs Debian's openssh-server."""
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 CONFIG = """
 ListenAddress 127.0.0.1
 HostKey {folder}/host
@@ -22,40 +25,79 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
+SetEnv TMPDIR={device}
 """
+START_S = 60.0
+
+
+class SshServer:
+    """A server on a free port, with its keys in `folder`: `user` may log in, `host` is its own, `known_hosts` has it.
+
+    What its sessions put into their temporary folder lies in `device`. It can be stopped and started again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.device = folder, folder / "device"
+        self.device.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        for name in ("host", "user"):
+            self.make_key(name)
+        (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
+        self.know("known_hosts", "host")
+        (folder / "sshd_config").write_text(CONFIG.format(folder=folder, device=self.device))
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # its privilege separation wants it
+        self.start()
+
+    def make_key(self, name: str) -> None:
+        """Make a pair of keys in the folder."""
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+
+    def know(self, file: str, key: str) -> None:
+        """Write a file of known hosts that has a key for this server."""
+        (self.folder / file).write_text(f"[127.0.0.1]:{self.port} {(self.folder / f'{key}.pub').read_text()}")
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        sshd = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+        assert sshd, "this needs an SSH server: apt-get install openssh-server"
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([sshd, "-D", "-e", "-f", self.folder / "sshd_config", "-p", str(self.port)], stderr=log)
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            assert time.monotonic() < deadline, "the SSH server did not answer"
+            time.sleep(0.02)
+
+    def sessions(self) -> list[psutil.Process]:
+        """Return the processes of its connections."""
+        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if child.name().startswith("sshd")]
+
+    def drop_connections(self) -> None:
+        """Kill the processes of its connections."""
+        for session in self.sessions():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                session.kill()
+
+    def stop(self) -> None:
+        """End the server and its connections."""
+        self.drop_connections()
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @contextmanager
 def loopback_target(folder: Path) -> Iterator[str]:
     """Yield the target spec of a server that runs inside the block; its device's Python is this one."""
-    sshd = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if sshd is None:
-        sys.exit("this benchmark needs an SSH server: apt-get install openssh-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
-    (folder / "sshd_config").write_text(CONFIG.format(folder=folder))
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # its privilege separation wants it
-    server = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config", "-p", str(port)], stderr=subprocess.DEVNULL)
+    server = SshServer(folder)
     try:
-        _wait_for(port)
         options = f"python={sys.executable}&key={folder}/user&known_hosts={folder}/known_hosts"
-        yield f"ssh://{getpass.getuser()}@127.0.0.1:{port}?{options}"
+        yield f"ssh://{getpass.getuser()}@127.0.0.1:{server.port}?{options}"
     finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 10.0
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    sys.exit("the SSH server did not answer within 10 s")
+        server.stop()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import psutil
 import pytest
+from loopback_sshd import SshServer
 
 from paretopress.errors import ConfigError, LatencyError, TargetLostError
 from paretopress.targets import agent_process
@@ -35,17 +33,6 @@ pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 FEED = {"x": np.ones((1, 1, 8, 8), np.float32)}
-CONFIG = """
-ListenAddress 127.0.0.1
-HostKey {folder}/host
-AuthorizedKeysFile {folder}/authorized_keys
-PidFile none
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-SetEnv TMPDIR={device}
-"""
 
 
 def wait_for(what: Callable[[], T], seconds: float = 60.0) -> T:
@@ -57,46 +44,12 @@ def wait_for(what: Callable[[], T], seconds: float = 60.0) -> T:
     return found
 
 
-@dataclass
-class Server:
-    """An SSH server for this user; what its sessions put into their temporary folder lies in `device`."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] = field(init=False)
-
-    @property
-    def device(self) -> Path:
-        return self.folder / "device"
+class Server(SshServer):
+    """A server that tells what runs on the device."""
 
     @property
     def address(self) -> SshAddress:
         return SshAddress("127.0.0.1", getpass.getuser(), self.port, key=self.folder / "user", known_hosts=self.folder / "known_hosts")
-
-    def start(self) -> None:
-        sshd = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-        assert sshd, "these tests need an SSH server: apt-get install openssh-server"
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([sshd, "-D", "-e", "-f", self.folder / "sshd_config", "-p", str(self.port)], stderr=log)
-        wait_for(self._answers)
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, (self.folder / "log").read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def sessions(self) -> list[psutil.Process]:
-        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if child.name().startswith("sshd")]
-
-    def drop_connections(self) -> None:
-        for session in self.sessions():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                session.kill()
-
-    def stop(self) -> None:
-        self.drop_connections()
-        self.process.kill()
-        self.process.wait()
 
     def agents(self) -> list[psutil.Process]:
         """Return the agents that run, by the token in their command line."""
@@ -112,21 +65,10 @@ class Server:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("sshd")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        server = Server(folder, probe.getsockname()[1])
-    server.device.mkdir()
-    for name in ("host", "user", "stranger"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {(folder / 'host.pub').read_text()}")
-    (folder / "nobody_known").touch()
-    (folder / "other_known").write_text(f"[127.0.0.1]:{server.port} {(folder / 'stranger.pub').read_text()}")
-    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, device=server.device))
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # its privilege separation wants it
-    server.start()
+    server = Server(tmp_path_factory.mktemp("sshd"))
+    server.make_key("stranger")
+    server.know("other_known", "stranger")
+    (server.folder / "nobody_known").touch()
     yield server
     server.stop()
 
