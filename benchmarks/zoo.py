@@ -190,9 +190,10 @@ class Sound(nn.Module):
 class Recurrent(nn.Module):
     """A recurrent layer between two Linear layers."""
 
-    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], *, bidirectional: bool = False) -> None:
         super().__init__()
-        self.embed, self.recurrent, self.fc = nn.Linear(40, 64), kind(64, 128, batch_first=True), nn.Linear(128, CLASSES)
+        self.embed, self.recurrent = nn.Linear(40, 64), kind(64, 128, batch_first=True, bidirectional=bidirectional)
+        self.fc = nn.Linear(256 if bidirectional else 128, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.recurrent(F.relu(self.embed(x)))[0][:, -1])
@@ -317,6 +318,7 @@ FAMILIES: dict[str, Family] = {
     "mc3_18": _vision("mc3_18", "clips"),
     "1-D CNN": Family(Sound, "waves"),
     "LSTM": Family(lambda: Recurrent(nn.LSTM), "spectra"),
+    "LSTM, two directions": Family(lambda: Recurrent(nn.LSTM, bidirectional=True), "spectra"),
     "GRU": Family(lambda: Recurrent(nn.GRU), "spectra"),
     "lraspp_mobilenet_v3_large": _vision("lraspp_mobilenet_v3_large", "masks", "mIoU", weights_backbone=None),
     "deeplabv3_mobilenet_v3_large": _vision("deeplabv3_mobilenet_v3_large", "masks", "mIoU", weights_backbone=None),

@@ -9,7 +9,7 @@ from torch import nn
 
 from paretopress.compress.chains import is_chain
 from paretopress.compress.heads import least_important_heads, prune_heads, silence_heads
-from paretopress.compress.recurrent import Recurrent, least_important_units, prune_units, silence_units
+from paretopress.compress.recurrent import Recurrent, columns_of_units, least_important_units, prune_units, silence_units
 from paretopress.graph import ChannelGroup
 
 Change = Callable[[nn.Module, ChannelGroup, Sequence[int]], None]
@@ -19,16 +19,18 @@ Change = Callable[[nn.Module, ChannelGroup, Sequence[int]], None]
 class GroupRule:
     """What to do with a group of a module: `prune` removes channels in place, `silence` sets what they put out to zero.
 
-    `least_important` returns the channels that go when so many remain, in rising order.
+    `least_important` returns the channels that go when so many remain, in rising order; `columns` the inputs of the layers behind the group
+    that some of its channels of the original are.
     """
 
     prune: Change
     silence: Change
     least_important: Callable[[nn.Module, ChannelGroup, int], list[int]]
+    columns: Callable[[nn.Module, ChannelGroup, Sequence[int]], list[int]] = lambda _, __, channels: list(channels)
 
 
 _HEADS = GroupRule(prune_heads, silence_heads, least_important_heads)
-_UNITS = GroupRule(prune_units, silence_units, least_important_units)
+_UNITS = GroupRule(prune_units, silence_units, least_important_units, columns_of_units)
 
 
 def rule_for(module: nn.Module, group: ChannelGroup) -> GroupRule | None:

@@ -83,10 +83,10 @@ def prune_groups(
     for name, rule in rules.items():
         group = groups[name]
         dropped = rule.least_important(module, group, present[name])
-        rule.prune(module, group, dropped)
         left = _without(tuple(range(group.channels)), dropped)
         outputs |= dict.fromkeys(group.layers, left)
-        inputs |= dict.fromkeys(group.feeds, left)
+        inputs |= dict.fromkeys(group.feeds, tuple(rule.columns(module, group, left)))
+        rule.prune(module, group, dropped)
     return KeptChannels(outputs, inputs)
 
 
@@ -140,12 +140,13 @@ def dropped_inputs(module: nn.Module, group: ChannelGroup, keeps: Sequence[int],
     rule = rule_for(module, group)
     if rule is not None:
         readers = [name for name in group.feeds if isinstance(module.get_submodule(name), nn.Linear)]
-        return {keep: dict.fromkeys(readers, rule.least_important(module, group, keep)) for keep in keeps}
+        lost = {keep: rule.columns(module, group, rule.least_important(module, group, keep)) for keep in keeps}
+        return {keep: dict.fromkeys(readers, columns) for keep, columns in lost.items()}
     root = module.get_submodule(group.layers[0])
     graph = dependency_graph(module, example)
     names = {id(child): name for name, child in module.named_modules()}
-    lost: dict[int, dict[str, list[int]]] = {}
+    taken: dict[int, dict[str, list[int]]] = {}
     for keep in keeps:
         coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, group.name, keep))
-        lost[keep] = {names[id(item.target.module)]: indices for item, indices in coupled if item.handler.__name__ == "prune_in_channels"}
-    return {keep: {name: indices for name, indices in by_layer.items() if name in group.feeds} for keep, by_layer in lost.items()}
+        taken[keep] = {names[id(item.target.module)]: indices for item, indices in coupled if item.handler.__name__ == "prune_in_channels"}
+    return {keep: {name: indices for name, indices in by_layer.items() if name in group.feeds} for keep, by_layer in taken.items()}

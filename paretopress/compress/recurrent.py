@@ -1,4 +1,7 @@
-"""The hidden width of LSTM and GRU layers: units that are removed from every gate, from the recurrence, and from what reads them."""
+"""The hidden width of LSTM and GRU layers: units that are removed from every gate, from the recurrence, and from what reads them.
+
+A layer of two directions loses the same units in both; what reads it reads all units of the first, then all of the second.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,39 @@ def gates(layer: Recurrent) -> int:
 
 
 def has_plain_units(layer: Recurrent) -> bool:
-    """Return whether a unit can go: one direction, and outputs that are the hidden state itself."""
-    return not layer.bidirectional and layer.proj_size == 0
+    """Return whether a unit can go: outputs are the hidden state itself."""
+    return layer.proj_size == 0
+
+
+def directions(layer: Recurrent) -> int:
+    """Return how many outputs of a position each unit has."""
+    return 2 if layer.bidirectional else 1
+
+
+def columns_of_units(module: nn.Module, group: ChannelGroup, units: Sequence[int]) -> list[int]:
+    """Return the inputs of what reads a recurrent layer of the original that are outputs of some units, in rising order."""
+    layer = module.get_submodule(group.layers[0])
+    assert isinstance(layer, Recurrent)
+    return [direction * group.channels + unit for direction in range(directions(layer)) for unit in sorted(units)]
 
 
 def prune_units(module: nn.Module, group: ChannelGroup, units: Sequence[int]) -> None:
     """Remove hidden units of a recurrent layer in place, and the columns of the layers that read them."""
     layer = module.get_submodule(group.layers[0])
     assert isinstance(layer, Recurrent)
-    kept = [unit for unit in range(layer.hidden_size) if unit not in set(units)]
+    kept = sorted(set(range(layer.hidden_size)) - set(units))
+    columns = columns_of_units(module, group, kept)
     rows = [gate * layer.hidden_size + unit for gate in range(gates(layer)) for unit in kept]
     for name, parameter in list(layer.named_parameters(recurse=False)):
         left = parameter.detach()[rows]
-        if name.startswith("weight_hh") or (name.startswith("weight_ih") and not name.endswith("_l0")):
+        if name.startswith("weight_hh"):
             left = left[:, kept]
+        elif name.startswith("weight_ih") and "_l0" not in name:
+            left = left[:, columns]
         setattr(layer, name, nn.Parameter(left.clone(), requires_grad=parameter.requires_grad))
     layer.hidden_size = len(kept)
     for name in group.feeds:
-        _keep_columns(module.get_submodule(name), kept)
+        _keep_columns(module.get_submodule(name), columns)
 
 
 def _keep_columns(reader: nn.Module, kept: list[int]) -> None:
@@ -44,9 +62,14 @@ def _keep_columns(reader: nn.Module, kept: list[int]) -> None:
         reader.in_features = len(kept)
         return
     assert isinstance(reader, Recurrent)
-    first = reader.get_parameter("weight_ih_l0")
-    reader.weight_ih_l0 = nn.Parameter(first.detach()[:, kept].clone(), requires_grad=first.requires_grad)
+    for name in _first_weights(reader):
+        weight = reader.get_parameter(name)
+        setattr(reader, name, nn.Parameter(weight.detach()[:, kept].clone(), requires_grad=weight.requires_grad))
     reader.input_size = len(kept)
+
+
+def _first_weights(reader: Recurrent) -> list[str]:
+    return ["weight_ih_l0", "weight_ih_l0_reverse"][: directions(reader)]
 
 
 def silence_units(module: nn.Module, group: ChannelGroup, units: Sequence[int]) -> None:
@@ -70,9 +93,9 @@ def least_important_units(module: nn.Module, group: ChannelGroup, keep: int) -> 
             scores += _relative(rows.transpose(0, 1).flatten(1).norm(dim=1))
     for name in group.feeds:
         reader = module.get_submodule(name)
-        weight = reader.weight_ih_l0 if isinstance(reader, Recurrent) else reader.weight
-        assert isinstance(weight, Tensor)
-        scores += _relative(weight.detach().norm(dim=0))
+        names = _first_weights(reader) if isinstance(reader, Recurrent) else ["weight"]
+        norms = torch.cat([reader.get_parameter(name).detach() for name in names]).norm(dim=0)
+        scores += _relative(norms.unflatten(0, (directions(layer), layer.hidden_size)).norm(dim=0))
     dropped: list[int] = torch.argsort(scores, stable=True)[: layer.hidden_size - keep].sort().values.tolist()
     return dropped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from paretopress.compress.recurrent import Recurrent, has_plain_units
+from paretopress.compress.recurrent import Recurrent, directions, has_plain_units
 from paretopress.graph import ChannelGroup
 from paretopress.weighted import Weighted
 
@@ -19,7 +19,8 @@ def find_recurrent_groups(module: fx.GraphModule) -> list[ChannelGroup]:
         if not isinstance(layer, Recurrent) or not has_plain_units(layer) or calls.count(str(node.target)) > 1 or len(node.args) > 1:
             continue
         readers = _readers(node, modules)
-        if readers and all(_reads(modules[name], layer.hidden_size) and calls.count(name) == 1 for name in readers):
+        width = directions(layer) * layer.hidden_size
+        if readers and all(_reads(modules[name], width) and calls.count(name) == 1 for name in readers):
             groups.append(ChannelGroup(str(node.target), layer.hidden_size, (str(node.target),), tuple(readers)))
     return groups
 

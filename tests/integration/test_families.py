@@ -28,6 +28,7 @@ FAMILIES = {
     "TinyBERT": EACH,
     "1-D CNN": EACH,
     "LSTM": EACH,
+    "LSTM, two directions": EACH,
     "GRU": EACH,
     "lraspp_mobilenet_v3_large": EACH,
     "ssdlite320_mobilenet_v3_large, boxes not chosen": EACH,

@@ -93,14 +93,57 @@ def test_a_pruned_recurrent_model_computes_the_same_in_onnx_and_nearly_so_in_8_b
     assert np.abs(near - exact).max() < 0.1 * np.ptp(exact)
 
 
-class Both(nn.Module):
-    def __init__(self) -> None:
+class BothWays(nn.Module):
+    """Two layers of two directions, read by one another, then by a Linear layer: (N, 9, 5) -> (N, 3). `states` reads the last states."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU] = nn.LSTM, *, states: bool = False, summed: bool = False) -> None:
         super().__init__()
-        self.rnn, self.fc = nn.LSTM(5, 6, batch_first=True, bidirectional=True), nn.Linear(12, 3)
+        self.first = kind(5, 12, batch_first=True, bidirectional=True)
+        self.second = kind(24, 8, num_layers=2, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(8 if summed else 16, 3)
+        self.states, self.summed = states, summed
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.rnn(x)[0].mean(1))
+        outputs, states = self.second(self.first(x)[0])
+        if self.states:
+            last = states[0] if isinstance(self.second, nn.LSTM) else states
+            return self.fc(torch.cat([last[-2], last[-1]], dim=1))
+        return self.fc(outputs[:, -1, :8] + outputs[:, -1, 8:] if self.summed else outputs.mean(1))
 
 
-def test_take_in_leaves_the_width_of_a_bidirectional_layer_alone(x: Tensor) -> None:
-    assert take_in(Both().eval(), x).graph.channel_groups == ()
+@pytest.mark.parametrize("states", [False, True], ids=["outputs", "states"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_units_of_two_directions_go_together(kind: type[nn.LSTM] | type[nn.GRU], x: Tensor, tmp_path: Path, *, states: bool) -> None:
+    intake = take_in(BothWays(kind, states=states).eval(), x)
+    assert [(group.name, group.channels, group.feeds) for group in intake.graph.channel_groups] == [
+        ("first", 12, ("second",)),
+        ("second", 8, ("fc",)),
+    ]
+    compressed = compress_module(intake.module, intake.graph, Plan(kept={"first": 8, "second": 4}))
+    second, fc = compressed.module.get_submodule("second"), compressed.module.get_submodule("fc")
+    assert (second.input_size, second.hidden_size, fc.in_features) == (16, 4, 8)
+    silenced = copy.deepcopy(intake.module)
+    for group in intake.graph.channel_groups:
+        left = compressed.kept.outputs[group.name]
+        silence_units(silenced, group, [unit for unit in range(group.channels) if unit not in left])
+        assert compressed.kept.inputs[group.feeds[0]] == (*left, *(group.channels + unit for unit in left))
+    with torch.inference_mode():
+        torch.testing.assert_close(compressed.module(x), silenced(x), rtol=1e-4, atol=1e-5)
+    path = tmp_path / "float.onnx"
+    export_onnx(compressed.module, x, path)  # raises where the file computes anything else
+    assert [node.name for node in onnx.load(path).graph.node if node.op_type == kind.__name__][:2] == ["first", "second"]
+
+
+def test_take_in_leaves_the_width_alone_when_the_directions_are_summed(x: Tensor) -> None:
+    assert [group.name for group in take_in(BothWays(summed=True).eval(), x).graph.channel_groups] == ["first"]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_take_in_leaves_the_width_alone_when_the_outputs_are_projected(x: Tensor) -> None:
+    model = nn.Sequential(nn.LSTM(5, 6, proj_size=4, batch_first=True), LastOutput(), nn.Linear(4, 3))
+    assert take_in(model.eval(), x).graph.channel_groups == ()
+
+
+class LastOutput(nn.Module):
+    def forward(self, x: tuple[Tensor, tuple[Tensor, Tensor]]) -> Tensor:
+        return x[0][:, -1]
