@@ -1,14 +1,15 @@
 """Families of models with random weights: trace, one layer pruned, one quantised, one factorised, a short search, a verified bundle.
 
-    python benchmarks/coverage.py [FAMILY ...]
+    python benchmarks/coverage.py [FAMILY ...] [--go-on]
 
-Shows structure, parity and latency; with random weights there is no accuracy to speak of. Photos are 96x96. Writes results/coverage.json,
-from which docs/coverage.md is made.
+Shows structure, parity and latency; with random weights there is no accuracy to speak of. Photos are 96x96. Writes results/coverage.json
+after every family, from which docs/coverage.md is made; with --go-on the families that it has already are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import zoo
 from one_of_each import ALL, plans
-from results_file import Headline, write_result
+from results_file import RESULTS, Headline, write_result
 
 from paretopress.api import start_run
 from paretopress.compress.apply import compress_module
@@ -39,7 +40,23 @@ from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
 
-TRIALS = 4
+NAME, TRIALS = "coverage", 4
+
+
+def recorded() -> list[dict[str, object]]:
+    """Return the rows of the result file that worked."""
+    path = RESULTS / f"{NAME}.json"
+    return [row for row in json.loads(path.read_text())["rows"] if "error" not in row] if path.is_file() else []
+
+
+def write(rows: list[dict[str, object]], families: int, trials: int) -> None:
+    """Write the rows so far."""
+    verified = sum("error" not in row for row in rows)
+    headlines = [
+        Headline("families from trace to a verified bundle", verified, f"of {families}", families, verified == families),
+        Headline("time it took", round(sum(row["duration_s"] for row in rows) / 60.0, 1), "minutes"),
+    ]
+    write_result(NAME, headlines, rows, weights="random", trials=trials)
 
 
 def cover(name: str, folder: Path, trials: int = TRIALS) -> dict[str, object]:
@@ -122,22 +139,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", nargs="*", help="these alone (default: all)")
     parser.add_argument("--trials", type=int, default=TRIALS, help="of the short search (default: %(default)s)")
+    parser.add_argument("--go-on", action="store_true", help="keep what the result file has")
     options = parser.parse_args()
     names = options.family or list(zoo.FAMILIES)
     if unknown := sorted(set(names) - set(zoo.FAMILIES)):
         parser.error(f"the families are {', '.join(zoo.FAMILIES)}, but got {', '.join(unknown)}")
-    started, rows = time.monotonic(), []
-    with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
-        for index, name in enumerate(names):
-            (folder := Path(temporary, str(index))).mkdir()
-            rows.append(cover(name, folder, options.trials))
-            print(rows[-1], flush=True)
-    verified = sum("error" not in row for row in rows)
-    headlines = [
-        Headline("families from trace to a verified bundle", verified, f"of {len(rows)}", len(rows), verified == len(rows)),
-        Headline("time it took", round((time.monotonic() - started) / 60.0, 1), "minutes"),
-    ]
-    write_result("coverage", headlines, rows, weights="random", trials=options.trials)
+    rows = recorded() if options.go_on else []
+    families = len({row["model"] for row in rows} | set(names))
+    for name in names:
+        if name in {row["model"] for row in rows}:
+            continue
+        with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
+            rows.append(cover(name, Path(folder), options.trials))
+        print(rows[-1], flush=True)
+        write(rows, families, options.trials)
 
 
 if __name__ == "__main__":
