@@ -1,4 +1,4 @@
-"""The techniques that techniques.py measures and that the product does not search: masks, criteria, equalisation, Tucker-2, other formats.
+"""The techniques that techniques.py measures and that the product does not search: masks, equalisation, Tucker-2, other formats.
 
 Each works on a traced module or on an exported file, and knows nothing of a search.
 """
@@ -6,25 +6,19 @@ Each works on a traced module or on an exported file, and knows nothing of a sea
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-import torch_pruning as tp
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import prune
 
-from paretopress.compress.apply import Compressed
-from paretopress.compress.pruning import dependency_graph, prune_groups, pruning_function
-from paretopress.graph import ModelGraph
 from paretopress.lower.quantise import CalibrationBatches
-
-Loss = Callable[[nn.Module], Tensor]
 
 
 def weighted(module: nn.Module) -> dict[str, nn.Module]:
@@ -62,59 +56,6 @@ def unmasked(student: nn.Module) -> nn.Module:
         if prune.is_pruned(layer):
             prune.remove(layer, "weight")
     return student
-
-
-def by_criterion(
-    module: fx.GraphModule, graph: ModelGraph, kept: Mapping[str, int], images: Tensor, labels: Tensor, criterion: str
-) -> Compressed:
-    """Return a copy with `kept` channels left of each group, chosen by a criterion of `CRITERIA`, scored on the unchanged model."""
-    student = copy.deepcopy(module)
-    groups = {group.name: group for group in graph.channel_groups}
-    scores = CRITERIA[criterion](copy.deepcopy(module), graph, kept, images, labels)
-    ranking = {name: score.argsort(stable=True).tolist() for name, score in scores.items()}
-    return Compressed(student, (), prune_groups(student, groups, kept, torch.zeros(2, *images.shape[1:]), ranking))
-
-
-def _by_library(importance: object) -> Callable[..., dict[str, Tensor]]:
-    def scores(student: nn.Module, graph: ModelGraph, kept: Mapping[str, int], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        student.zero_grad()
-        for x, y in zip(images.split(64), labels.split(64), strict=True):
-            nn.functional.cross_entropy(student(x), y).backward()
-        dependencies, found = dependency_graph(student, torch.zeros(2, *images.shape[1:])), {}
-        for group in (group for group in graph.channel_groups if group.name in kept):
-            root = student.get_submodule(group.layers[0])
-            found[group.name] = importance(dependencies.get_pruning_group(root, pruning_function(root), list(range(group.channels))))
-        return found
-
-    return scores
-
-
-def _by_activations(measure: Callable[[Tensor], Tensor]) -> Callable[..., dict[str, Tensor]]:
-    def scores(student: nn.Module, graph: ModelGraph, kept: Mapping[str, int], images: Tensor, _: Tensor) -> dict[str, Tensor]:
-        seen: dict[str, list[Tensor]] = {}
-        readers = {group.name: group.feeds[0] for group in graph.channel_groups if group.name in kept}
-        handles = [
-            student.get_submodule(reader).register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0]))
-            for name, reader in readers.items()
-        ]
-        with torch.inference_mode():
-            for x in images.split(64):
-                student(x)
-        for handle in handles:
-            handle.remove()
-        return {name: measure(torch.cat(parts).movedim(1, 0).flatten(1)).clone() for name, parts in seen.items()}
-
-    return scores
-
-
-CRITERIA: dict[str, Callable[..., dict[str, Tensor]]] = {
-    "L2 of the weights": _by_library(tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")),
-    "L1 of the weights": _by_library(tp.importance.GroupMagnitudeImportance(p=1, group_reduction="mean", normalizer="mean")),
-    "batch-norm scale": _by_library(tp.importance.BNScaleImportance(group_reduction="mean", normalizer="mean")),
-    "Taylor": _by_library(tp.importance.GroupTaylorImportance(group_reduction="mean", normalizer="mean")),
-    "mean activation": _by_activations(lambda x: x.mean(1)),
-    "APoZ": _by_activations(lambda x: (x > 0).float().mean(1)),
-}
 
 
 def tucker_2(module: fx.GraphModule, share: float) -> fx.GraphModule:

@@ -28,6 +28,7 @@ from torch.utils.data import Subset
 
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
+from paretopress.compress.importance import rank_channels
 from paretopress.compress.recover import Optimizer, Recovery
 from paretopress.config import RunConfig, read_config
 from paretopress.errors import first_line
@@ -35,7 +36,7 @@ from paretopress.inputs import feeds
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
+from paretopress.plan import Criterion, Plan
 from paretopress.run_folder import create_run_folder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
@@ -159,10 +160,10 @@ def on_resnet20(bench: Bench) -> None:
         bench.exported(bench.trained(compress_module(base, graph, Plan(kept=gone)).module)),
         steps=bench.steps,
     )
-    images, labels = stack(bench.data.train, SCORED_IMAGES, 0)
-    kept = inner_half(space)
-    for criterion in methods.CRITERIA:
-        compressed = methods.by_criterion(base, graph, kept, images, labels, criterion)
+    images, _ = stack(bench.data.train, SCORED_IMAGES, 0)
+    for criterion in Criterion:
+        ranking = rank_channels(base, graph, images, criterion, task=bench.data.task)
+        compressed = compress_module(base, graph, Plan(kept=inner_half(space)), ranking)
         bench.add(PRUNED, f"{criterion}, untrained", bench.exported(copy.deepcopy(compressed.module)))
         bench.add(PRUNED, criterion, bench.exported(bench.trained(copy.deepcopy(compressed.module))), steps=bench.steps)
         bench.recovery.reconstruct(compressed, seed=1)

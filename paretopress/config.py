@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from paretopress.compress.recover import Optimizer, Recipe, Schedule
 from paretopress.errors import ConfigError
 from paretopress.measurement import Budget, Metric
+from paretopress.plan import Criterion
 from paretopress.search.limits import Limits
 from paretopress.search.places import GRACE_S
 from paretopress.search.samplers import DEFAULT_SAMPLER
@@ -116,11 +117,15 @@ class TargetSection(_Section):
 
 
 class SpaceSection(_Section):
-    """Bounds on the search space; None is what the target's capabilities say. Knobs in `frozen` are not searched."""
+    """Bounds on the search space; None is what the target's capabilities say. Knobs in `frozen` are not searched.
+
+    `importance` are the criteria that channels are ranked by: with several, each plan chooses one.
+    """
 
     channel_step: int | None = Field(None, ge=1)
     bits: tuple[Literal[32, 8, 4], ...] | None = None
     frozen: tuple[Knob, ...] = ()
+    importance: tuple[Criterion, ...] = Field((Criterion.L2,), min_length=1)
 
 
 class WorkersSection(_Section):

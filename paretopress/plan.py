@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,17 @@ from paretopress.errors import ConfigError
 PLAN_SCHEMA = 1
 FLOAT_BITS, INT8_BITS = 32, 8
 KNOWN_BITS = (4, INT8_BITS, FLOAT_BITS)
+
+
+class Criterion(StrEnum):
+    """What the channels of a group are ranked by before some of them go; see `compress.importance`."""
+
+    L2 = "l2"
+    L1 = "l1"
+    BN_SCALE = "bn_scale"
+    TAYLOR = "taylor"
+    MEAN_ACTIVATION = "mean_activation"
+    APOZ = "apoz"
 
 
 def _frozen(mapping: Mapping[str, int]) -> Mapping[str, int]:
@@ -30,6 +42,7 @@ class Plan:
         bits: bit group -> weight bits, 8 (static QDQ, int8 activations) or 4 (weight-only); 32 is float and left out.
         temperature: distillation temperature T > 0 (Hinton et al. 2015, section 2).
         alpha: share of the distillation loss in [0, 1]; the rest is cross-entropy with the labels.
+        importance: what decides which channels are kept; `Criterion.L2` where the plan thins no group.
     """
 
     kept: Mapping[str, int] = field(default_factory=dict)
@@ -37,6 +50,7 @@ class Plan:
     bits: Mapping[str, int] = field(default_factory=dict)
     temperature: float = 4.0
     alpha: float = 0.9
+    importance: Criterion = Criterion.L2
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -53,21 +67,24 @@ class Plan:
             raise ConfigError(f"temperature > 0 must hold, but got temperature={self.temperature}")
         if not 0.0 <= self.alpha <= 1.0:
             raise ConfigError(f"0 <= alpha <= 1 must hold, but got alpha={self.alpha}")
+        if self.importance not in set(Criterion):
+            raise ConfigError(f"importance must be one of {', '.join(Criterion)}, but got {self.importance!r}")
+        object.__setattr__(self, "importance", Criterion(self.importance) if any(self.kept.values()) else Criterion.L2)
         object.__setattr__(self, "kept", _frozen(self.kept))
         object.__setattr__(self, "rank", _frozen(self.rank))
         object.__setattr__(self, "bits", _frozen({k: v for k, v in self.bits.items() if v != FLOAT_BITS}))
         items = (tuple(self.kept.items()), tuple(self.rank.items()), tuple(self.bits.items()))
-        object.__setattr__(self, "_hash", hash((*items, self.temperature, self.alpha)))
+        object.__setattr__(self, "_hash", hash((*items, self.temperature, self.alpha, self.importance)))
 
     def __hash__(self) -> int:
         return self._hash  # a search looks its thousands of plans up again and again
 
     def structure(self) -> Plan:
-        """Return the plan without its distillation settings: what decides latency, MACs and size."""
+        """Return the plan without its distillation settings and importance: what decides latency, MACs and size."""
         return Plan(self.kept, self.rank, self.bits)
 
     def widths(self) -> Plan:
-        """Return the plan without bits and distillation: what decides the multiply-adds and the float file before any training."""
+        """Return the plan's kept channels and ranks alone: what decides the multiply-adds and the float file before any training."""
         return Plan(self.kept, self.rank)
 
     def to_json(self) -> dict[str, Any]:
@@ -79,6 +96,7 @@ class Plan:
             "bits": dict(self.bits),
             "temperature": self.temperature,
             "alpha": self.alpha,
+            "importance": self.importance,
         }
 
     @classmethod
@@ -91,7 +109,7 @@ class Plan:
         schema = fields.pop("schema", None)
         if schema != PLAN_SCHEMA:
             raise ConfigError(f"a plan must have schema {PLAN_SCHEMA}, but got schema={schema}")
-        unknown = fields.keys() - {"kept", "rank", "bits", "temperature", "alpha"}
+        unknown = fields.keys() - {"kept", "rank", "bits", "temperature", "alpha", "importance"}
         if unknown:
             raise ConfigError(f"a plan has no keys {sorted(unknown)}")
         return cls(**fields)

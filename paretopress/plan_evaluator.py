@@ -13,13 +13,16 @@ from torch import fx
 
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.fake_quant import fake_quantised
+from paretopress.compress.importance import Ranking, rank_channels
 from paretopress.compress.recover import Recovery
+from paretopress.compress.sensitivity import judged_items
 from paretopress.compress.students import Students
 from paretopress.errors import RunError
 from paretopress.evaluators.macs import Macs, count_macs
+from paretopress.intake.data import stack
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.pipeline import Pipeline
-from paretopress.plan import INT8_BITS, Plan
+from paretopress.plan import INT8_BITS, Criterion, Plan
 from paretopress.run_folder import MODEL_FILE
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS
@@ -74,6 +77,7 @@ class PlanEvaluator:
         self._students = students
         self._in_hand: _InHand | None = None
         self._macs: dict[Plan, Macs] = {}  # they do not depend on the bits
+        self._rankings: dict[Criterion, Ranking] = {Criterion.L2: {}}  # what pruning goes by unless told otherwise
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
         """Return the measured candidate of a plan at a rung.
@@ -188,7 +192,7 @@ class PlanEvaluator:
         if held is not None and held.number == number and held.rung < rung < Rung.FINAL:
             return held
         with watch.stage("compress"):
-            compressed = compress_module(self.pipeline.intake.module, self.pipeline.intake.graph, plan)
+            compressed = compress_module(self.pipeline.intake.module, self.pipeline.intake.graph, plan, self._ranking(plan.importance))
             trained = self.pipeline.folder.candidate(number, final=False) / STUDENT_FILE
             goes_on = rung > Rung.SHORT and trained.is_file()
             if goes_on:
@@ -200,6 +204,15 @@ class PlanEvaluator:
                 self._macs[widths] = count_macs(compressed.module, self.pipeline.example)
         self._in_hand = _InHand(number, rung, compressed, self._macs[widths], as_compressed=not goes_on)
         return self._in_hand
+
+    def _ranking(self, criterion: Criterion) -> Ranking:
+        """Return the original's channels by importance; found at the first plan that asks for it."""
+        if criterion not in self._rankings:
+            intake, data = self.pipeline.intake, self.pipeline.data
+            items, _ = stack(data.train, judged_items(intake.graph), self.pipeline.seed)
+            ranking = rank_channels(intake.module, intake.graph, items, criterion, task=data.task, seed=self.pipeline.seed)
+            self._rankings[criterion] = ranking
+        return self._rankings[criterion]
 
     def _over_budget(self, latency: Latency, path: Path) -> str:
         """Return why the plan is over the budget, or "". Latency and size do not depend on the weights' values."""

@@ -16,7 +16,6 @@ from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Measured, Predictor
 from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, space_for
-from paretopress.spaces.space import ALPHA, TEMPERATURE
 from paretopress.targets.capabilities import capabilities_in
 
 
@@ -36,8 +35,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
     trials = _trials(study_place(folder, config))
     programme = predictor.programme(trials, state.baseline.val_accuracy)
-    defaults = space.defaults()
-    params = predictor.params(programme, limit_ms, {name: defaults[name] for name in (TEMPERATURE, ALPHA)})
+    params = predictor.params(programme, limit_ms)
     if params is None:
         raise BudgetError(f"a plan must be predicted to meet the budget, but none does at {limit_ms:g} ms", "Raise the budget.")
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from torch import nn
 from paretopress.atomic import write_json
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover import RATES, Recipe, Recovery, learning_rate_test, usual_optimizer
-from paretopress.compress.sensitivity import rank_branches
+from paretopress.compress.sensitivity import judged_items, rank_branches
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.errors import RunFolderError
 from paretopress.graph import ModelGraph
@@ -46,8 +45,6 @@ _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 _SHORT_AIMED_AT, _LONG_AIMED_AT = 120, 30
 _SHORT_SHARE = 0.4
 _STEPS_WITHOUT_TIME = {"short": 25, "long": 100, "final": 400}
-# items for ranking branches: 256 small ones, fewer large ones, so that a removal is judged in about a second
-_SENSITIVITY_ITEMS, _SENSITIVITY_VALUES = (16, 256), 2_000_000
 _GREEDY_UP_TO = 10
 # a trial is not training alone: the share of its time that is, and of a finalist's, on a small network
 _TRAINING_SHARE, _FINAL_TRAINING_SHARE = 0.7, 0.9
@@ -146,6 +143,7 @@ def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) 
         temperature=config.recovery.temperature,
         alpha=None if label_share is None else 1.0 - label_share,
         frozen=frozenset(config.space.frozen),
+        importance=config.space.importance,
     )
     if config.space.bits is not None:
         return SearchSpace(graph, replace(options, bits=config.space.bits))
@@ -246,9 +244,7 @@ def _find(
         with watch.stage("recover"):
             step_s = _typical_step_s(intake, recovery, space)
             rate, losses = _learning_rate(intake, recovery, space, config.recovery, step_s)
-    fewest, most = _SENSITIVITY_ITEMS
-    count = _SENSITIVITY_VALUES // sum(math.prod(spec.shape) for spec in intake.graph.inputs)
-    items, _ = stack(data.train, min(max(count, fewest), most), config.seed)
+    items, _ = stack(data.train, judged_items(intake.graph), config.seed)
     ranking = rank_branches(
         intake.module,
         intake.graph,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import fx
@@ -27,9 +29,13 @@ class Compressed:
     kept: KeptChannels = field(default_factory=KeptChannels)
 
 
-def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Compressed:
+def compress_module(
+    base: fx.GraphModule, graph: ModelGraph, plan: Plan, ranking: Mapping[str, Sequence[int]] = MappingProxyType({})
+) -> Compressed:
     """Return a compressed copy of `base`; the base is not changed.
 
+    Args:
+        ranking: channel group -> its channels, the least important first; a group that is not named goes by the norms of its weights.
     Raises: CompressError: the plan names something that the graph does not have, or the result does not run.
     """
     _check_names(graph, plan)
@@ -37,7 +43,7 @@ def compress_module(base: fx.GraphModule, graph: ModelGraph, plan: Plan) -> Comp
     example = zeros(graph.inputs, 2)
     remove_branches(module, graph.removed_branches(plan.kept))
     groups = {group.name: group for group in graph.channel_groups}
-    kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example)
+    kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example, ranking)
     notes = _factorise_layers(module, plan)
     try:
         with torch.inference_mode():

@@ -8,20 +8,19 @@ insights and perspectives on the natural gradient method", section 5.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from paretopress.compress.calls import Call, differentiable, recorded, with_gradients
 from paretopress.compress.factorise import Factoriser
 from paretopress.compress.pruning import dropped_inputs
 from paretopress.errors import CompressError
 from paretopress.graph import ModelGraph
-from paretopress.inputs import Inputs, outputs_of, size_of, split, tensors, zeros
+from paretopress.inputs import Inputs, outputs_of, size_of, split, zeros
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 from paretopress.weighted import Conv, Weighted
@@ -48,15 +47,7 @@ class Damages:
     bits: Mapping[str, Mapping[int, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call of a layer: its input (N, ...) and output (N, ...), with their gradients after the backward pass."""
-
-    input: Tensor
-    output: Tensor
-
-
-_Calls = Mapping[str, Sequence[_Call]]
+_Calls = Mapping[str, Sequence[Call]]
 _Product = Callable[[_Calls], Tensor]
 # a layer's input -> what a change adds to its output
 _Added = Callable[[Tensor], Tensor]
@@ -68,9 +59,7 @@ def fisher_damages(base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, aske
     Args:
         inputs: items as the model was trained on.
     """
-    module = copy.deepcopy(base).eval().requires_grad_(False)
-    for embedding in (part for part in module.modules() if isinstance(part, nn.Embedding)):
-        embedding.requires_grad_()  # tokens have no gradient, and what a layer reads must have one
+    module = differentiable(base)
     layers = {name: child for name, child in module.named_modules() if isinstance(child, Weighted)}
     products = {
         "kept": _pruning_products(base, graph, asked.kept),
@@ -80,17 +69,13 @@ def fisher_damages(base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, aske
     totals = {kind: {name: dict.fromkeys(by_value, 0.0) for name, by_value in by_name.items()} for kind, by_name in products.items()}
     generator = torch.Generator().manual_seed(seed)
     for batch in split(inputs, _BATCH):
-        with _recorded(layers) as calls:
-            task.surprise(outputs_of(module(*_with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        with recorded(layers) as calls:
+            task.surprise(outputs_of(module(*with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         for kind, by_name in products.items():
             for name, by_value in by_name.items():
                 for value, product in by_value.items():
                     totals[kind][name][value] += 0.5 * float(product(calls).square().sum()) / size_of(inputs)
     return Damages(**totals)
-
-
-def _with_gradients(batch: Inputs) -> list[Tensor]:
-    return [part.clone().requires_grad_() if part.is_floating_point() else part for part in tensors(batch)]
 
 
 def rounding_change(layer: nn.Module, bits: int) -> Tensor:
@@ -155,7 +140,7 @@ def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, 
     }
 
 
-def _input_product(layer: nn.Module, call: _Call, channels: list[int]) -> Tensor:
+def _input_product(layer: nn.Module, call: Call, channels: list[int]) -> Tensor:
     """Return (N,): gradient times input, over some input channels; minus this is the first-order change when they are silenced."""
     assert call.input.grad is not None
     product = call.input.grad * call.input.detach()
@@ -175,30 +160,8 @@ def _weight_products(
     return found
 
 
-def _output_product(call: _Call, added: _Added) -> Tensor:
+def _output_product(call: Call, added: _Added) -> Tensor:
     """Return (N,): gradient of the output times what a change adds to the output."""
     assert call.output.grad is not None
     with torch.no_grad():
         return (call.output.grad * added(call.input)).flatten(1).sum(1)
-
-
-@contextmanager
-def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[_Call]]]:
-    """Record every call of the layers inside the block."""
-    calls: dict[str, list[_Call]] = {name: [] for name in layers}
-
-    def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def record(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            args[0].retain_grad()
-            output.retain_grad()
-            calls[name].append(_Call(args[0], output))
-            return output.clone()  # an in-place activation behind the layer must not overwrite what was recorded
-
-        return record
-
-    handles = [layer.register_forward_hook(recorder(name)) for name, layer in layers.items()]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()

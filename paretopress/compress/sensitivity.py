@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 
 _TOP_1 = Classification()
+# 256 small items, fewer large ones, so that a removal is judged in about a second
+_ITEMS, _VALUES = (16, 256), 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,12 @@ class BranchRanking:
 
     order: tuple[str, ...]
     loss_alone: Mapping[str, float]
+
+
+def judged_items(graph: ModelGraph) -> int:
+    """Return on how many items a model's parts are judged before the first trial."""
+    fewest, most = _ITEMS
+    return min(max(_VALUES // sum(math.prod(spec.shape) for spec in graph.inputs), fewest), most)
 
 
 def rank_branches(

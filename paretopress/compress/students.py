@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Shelf:
 class Students:
     """Keeps the weights that were used last, up to 256 MB, and all of them on the `shelf` if there is one.
 
-    A recovery is a function of the widths, ranks, distillation settings and rung alone: the bits come after it, the batches are the same
+    A recovery is a function of all of the plan but its bits, and of the rung alone: the bits come after it, the batches are the same
     for every plan. So a plan that differs from an earlier one in its bits gets that one's weights, and they are what it would have learnt.
     """
 
@@ -76,4 +76,4 @@ class Students:
 
 
 def _key(plan: Plan, rung: Rung) -> tuple[Plan, Rung]:
-    return Plan(plan.kept, plan.rank, {}, plan.temperature, plan.alpha), rung
+    return replace(plan, bits={}), rung

@@ -15,7 +15,7 @@ from paretopress.pareto import non_dominated
 from paretopress.plan import Plan
 from paretopress.search.predictor import Known, Measured
 from paretopress.search.screening import Screen, Seen
-from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
+from paretopress.spaces.space import Params, SearchSpace
 from paretopress.spaces.variables import Value
 
 _PROPOSALS = 96
@@ -89,14 +89,13 @@ class GuidedSampler(BaseSampler):
     def _solved(
         self, known: Known, done: Sequence[FrozenTrial], parents: Sequence[Mapping[str, Value]], rng: np.random.Generator
     ) -> Params | None:
-        """Return the solution of the refitted programme at a random budget, with the distillation of a parent."""
+        """Return the solution of the refitted programme at a random budget, with the distillation and importance of a parent."""
         trials = [_measured(t) for t in done]
         fastest = min((t.values[2] for t in done if _violation(t) <= 0.0), default=known.limit_ms)
         low, high = np.log(0.85 * min(fastest, known.limit_ms)), np.log(known.limit_ms)
         programme = known.predictor.programme(trials, known.baseline_accuracy)
         parent = parents[int(rng.integers(len(parents)))]
-        distillation = {name: parent[name] for name in (TEMPERATURE, ALPHA)}
-        return known.predictor.params(programme, float(np.exp(rng.uniform(low, high))), distillation)
+        return known.predictor.params(programme, float(np.exp(rng.uniform(low, high))), self._space.unpriced(parent))
 
     def _parents(self, done: Sequence[FrozenTrial]) -> list[dict[str, Value]]:
         """Return the parameters of the front and of the nearest misses; of the four nearest, however far, if there are neither."""

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from paretopress.graph import Layer, LayerKind
 from paretopress.plan import FLOAT_BITS
 from paretopress.search.programme import Cost, Programme
 from paretopress.search.tables import Tables
-from paretopress.spaces.space import REMOVED, Params, SearchSpace
+from paretopress.spaces.space import IMPORTANCE, REMOVED, Params, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 
 # how many trials a prior counts for, and the least a refitted factor may be
@@ -50,7 +51,7 @@ class Predictor:
 
     def __init__(self, space: SearchSpace, tables: Tables) -> None:
         self._space, self._tables = space, tables
-        self._choices = {v.name: v for v in space.variables if isinstance(v, Choice) and len(v.values) > 1}
+        self._choices = {v.name: v for v in space.variables if isinstance(v, Choice) and len(v.values) > 1 and v.name != IMPORTANCE}
         self._damages = {name: _table(choice, tables.damages.get(name, {})) for name, choice in self._choices.items()}
         self._costs = [self._cost(layer) for layer in space.graph.layers]
         self._rest_ms = tables.rest_ms[FLOAT_BITS]
@@ -69,10 +70,14 @@ class Predictor:
         ]
         return Programme(self._refitted_damages(trials, baseline_accuracy), costs, self._rest_ms * float(factors[-1]))
 
-    def params(self, programme: Programme, limit_ms: float, distillation: Mapping[str, Value]) -> Params | None:
-        """Return the parameters of least predicted damage whose predicted latency is within the limit, or None if there are none."""
+    def params(self, programme: Programme, limit_ms: float, unpriced: Mapping[str, Value] = MappingProxyType({})) -> Params | None:
+        """Return the parameters of least predicted damage whose predicted latency is within the limit, or None if there are none.
+
+        Args:
+            unpriced: what the others are to be; left out, as in the unchanged model.
+        """
         chosen = programme.solve(limit_ms)
-        return None if chosen is None else self._space.defaults() | chosen | dict(distillation)
+        return None if chosen is None else self._space.defaults() | chosen | dict(unpriced)
 
     def _refitted_damages(self, trials: Sequence[Measured], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
         trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None and trial.accuracy > 0.0]
@@ -118,7 +123,7 @@ class Predictor:
         share, nodes = left_out * (1.0 if layer.kind is LayerKind.DEPTHWISE else left_in), 1
         if (rank := chosen.get("rank")) is not None:
             taps, outputs = layer.in_channels * math.prod(layer.kernel) * left_in, layer.out_channels * left_out
-            factored = rank * (taps + outputs) / max(taps * outputs, 1e-9)
+            factored = int(rank) * (taps + outputs) / max(taps * outputs, 1e-9)
             if factored < 1.0:  # past the break-even rank a pruned layer is left dense
                 share, nodes = share * factored, 2
         floor_ms = min(self._tables.floor_ms, full_ms)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from paretopress.graph import ModelGraph
 from paretopress.plan import Plan
 from paretopress.search.predictor import Predictor
-from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace
+from paretopress.spaces.space import SearchSpace
 
 _WIDE_CHANNELS = 32
 # shares of the limit that plans are solved for before the first trial: a prediction may err on either side
@@ -38,8 +38,9 @@ def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
         if len(order) >= count:
             plans.append(Plan(kept=space.uniform_kept(0.5) | dict.fromkeys(order[:count], 0), bits=int8))
     unchanged = space.plan(space.defaults())
-    distilled = [replace(plan, temperature=unchanged.temperature, alpha=unchanged.alpha) for plan in plans]
-    canonical = [space.plan(space.params(plan)) for plan in distilled]
+    temperature, alpha, importance = unchanged.temperature, unchanged.alpha, space.options.importance[0]
+    whole = [replace(plan, temperature=temperature, alpha=alpha, importance=importance) for plan in plans]
+    canonical = [space.plan(space.params(plan)) for plan in whole]
     return list(dict.fromkeys(canonical))
 
 
@@ -50,10 +51,8 @@ def with_solved(seeds: Sequence[Plan], solved: Sequence[Plan]) -> list[Plan]:
 
 def ladder_plans(space: SearchSpace, predictor: Predictor, limit_ms: float) -> list[Plan]:
     """Return the plans of least predicted damage for a ladder of latency budgets below the limit, the highest budget first."""
-    defaults = space.defaults()
-    distillation = {name: defaults[name] for name in (TEMPERATURE, ALPHA)}
     programme = predictor.programme([], 100.0)
-    solved = [predictor.params(programme, share * limit_ms, distillation) for share in _LADDER]
+    solved = [predictor.params(programme, share * limit_ms) for share in _LADDER]
     return list(dict.fromkeys(space.plan(params) for params in solved if params is not None))
 
 

@@ -3,6 +3,7 @@
 prune/<group>          share of the group's channels removed, in steps of the target's channel step; 1.0 removes the branch
 bits/<bit group>       32 (float), 8 (static QDQ), 4 (weight-only)
 rank/<layer>           None (dense), or a rank below break-even
+importance/criterion   what decides which channels go, where several criteria are offered
 distill/temperature    distill/alpha
 
 A frozen knob leaves its variables or values out; temperature and alpha stay as variables of one value.
@@ -18,11 +19,11 @@ from optuna.distributions import BaseDistribution
 
 from paretopress.errors import ConfigError
 from paretopress.graph import BitGroup, ChannelGroup, Frozen, Layer, LayerKind, ModelGraph
-from paretopress.plan import FLOAT_BITS, Plan
+from paretopress.plan import FLOAT_BITS, Criterion, Plan
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.variables import Choice, Range, Value, Variable
 
-TEMPERATURE, ALPHA = "distill/temperature", "distill/alpha"
+TEMPERATURE, ALPHA, IMPORTANCE = "distill/temperature", "distill/alpha", "importance/criterion"
 REMOVED = 1.0  # the share that a prune variable takes where the branch goes
 Params = dict[str, Value]
 
@@ -43,6 +44,7 @@ class SpaceOptions:
         temperature, alpha: fixed values of the distillation; None searches them.
         min_share: a layer with a smaller share of the MACs and of the weights gets no rank variable: it has nothing to save.
         frozen: knobs that are not searched.
+        importance: criteria that channels may be ranked by; one is no choice.
     """
 
     channel_step: int = 8
@@ -53,10 +55,13 @@ class SpaceOptions:
     temperature: float | None = None
     alpha: float | None = None
     frozen: frozenset[Knob] = frozenset()
+    importance: tuple[Criterion, ...] = (Criterion.L2,)
 
     def __post_init__(self) -> None:
         if self.channel_step < 1:
             raise ConfigError(f"channel_step must be at least 1, but got channel_step={self.channel_step}")
+        if not self.importance or len(set(self.importance)) != len(self.importance):
+            raise ConfigError(f"importance must name distinct criteria, at least one, but got {list(self.importance)}")
 
 
 class SearchSpace:
@@ -80,6 +85,8 @@ class SearchSpace:
             *(Frozen(f"{name} in {bits} bits", reason) for name, refused in self._refused.items() for bits, reason in refused.items()),
         )
         variables: list[Variable] = [*self._prune_variables(), *self._bit_variables(), *self._rank_variables()]
+        if len(options.importance) > 1 and any(kept for widths in self._kept.values() for kept in list(widths.values())[1:]):
+            variables.append(Choice(IMPORTANCE, options.importance))
         if options.frozen and not variables:
             raise ConfigError(
                 f"a search must have something to change, but got frozen={sorted(options.frozen)}, which is all that this model offers",
@@ -109,14 +116,15 @@ class SearchSpace:
             group.name: int(params.get(f"bits/{group.name}") or FLOAT_BITS) for group in self.graph.bit_groups if set(group.layers) - gone
         }
         temperature, alpha = params[TEMPERATURE], params[ALPHA]
-        assert temperature is not None
-        assert alpha is not None
+        assert isinstance(temperature, float | int)
+        assert isinstance(alpha, float | int)
         return Plan(
             kept={name: value for name, value in kept.items() if name not in inside},
             rank={name: int(value) for name, value in rank.items() if name not in gone},
             bits=bits,
             temperature=float(temperature),
             alpha=float(alpha),
+            importance=Criterion(str(params.get(IMPORTANCE, self.options.importance[0]))),
         )
 
     def params(self, plan: Plan) -> Params:
@@ -130,8 +138,16 @@ class SearchSpace:
         params |= {f"bits/{name}": value for name, value in plan.bits.items()}
         params |= {f"rank/{name}": value for name, value in plan.rank.items()}
         params |= {TEMPERATURE: plan.temperature, ALPHA: plan.alpha}
+        if any(plan.kept.values()) and IMPORTANCE in params:
+            params[IMPORTANCE] = plan.importance
+        elif any(plan.kept.values()) and plan.importance is not self.options.importance[0]:
+            raise ConfigError(f"channels must be ranked by {self.options.importance[0]}, but got a plan with {plan.importance}")
         self._check(params)
         return params
+
+    def unpriced(self, params: Mapping[str, Value]) -> Params:
+        """Return those of the parameters that neither cost time nor have a damage in the tables."""
+        return {name: params[name] for name in (TEMPERATURE, ALPHA, IMPORTANCE) if name in params}
 
     def kept_widths(self, group: str) -> Mapping[Value, int]:
         """Return share removed -> channels kept, as the group's prune variable offers them; empty if it has none."""

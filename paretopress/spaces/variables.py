@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from paretopress.errors import ConfigError
 
-Value = float | int | None
+Value = float | int | str | None
 
 
 class Variable(Protocol):
@@ -98,8 +98,8 @@ class Range:
             raise ConfigError(f"low <= default <= high must hold, but got {self.low}, {self.default}, {self.high} at {self.name}")
 
     def check(self, value: Value) -> None:
-        """Raise ConfigError if `value` is None or outside the range."""
-        if value is None or not self.low <= value <= self.high:
+        """Raise ConfigError if `value` is no number or outside the range."""
+        if not isinstance(value, int | float) or not self.low <= value <= self.high:
             raise ConfigError(f"{self.low} <= {self.name} <= {self.high} must hold, but got {value}")
 
     def distribution(self) -> BaseDistribution:
@@ -112,12 +112,12 @@ class Range:
 
     def neighbour(self, value: Value, rng: np.random.Generator) -> Value:
         """Return `value` moved by a normal step of a fifth of the range, clipped to it."""
-        assert value is not None
+        assert isinstance(value, int | float)
         return self._rounded(value + rng.normal(0.0, 0.2 * (self.high - self.low)))
 
     def features(self, value: Value) -> list[float]:
         """Return the value scaled to [0, 1]."""
-        assert value is not None
+        assert isinstance(value, int | float)
         return [(value - self.low) / (self.high - self.low)] if self.high > self.low else []
 
     def _rounded(self, value: float) -> float:

@@ -23,8 +23,8 @@ from paretopress.intake.data import Data
 from paretopress.intake.trace import take_in
 from paretopress.measurement import Budget, Latency, Rung
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
-from paretopress.plan_evaluator import Effort, PlanEvaluator
+from paretopress.plan import Criterion, Plan
+from paretopress.plan_evaluator import STUDENT_FILE, Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.search.candidates import Bounds
 
@@ -187,3 +187,16 @@ def test_pipeline_changes_no_input_when_it_measures(tiny: nn.Module, folder: Run
     evaluate(Plan(kept={"stem": 4}), Rung.SHORT, 0)
     assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
     assert np.isfinite(images.numpy()).all()
+
+
+def test_evaluator_keeps_the_channels_of_the_plans_criterion_when_it_thins(tiny: nn.Module, folder: RunFolder) -> None:
+    with torch.no_grad():
+        tiny.block1.bn1.weight.copy_(torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4]))
+        tiny.block1.conv1.weight[1::2] *= 10.0  # the norms say otherwise
+    evaluate = evaluator(tiny, folder, latency_ms=3.0)
+    evaluate.effort = Effort(0, 0, 0, 1)
+    by_scale = tiny.block1.conv1.weight[::2]
+    for number, criterion in enumerate((Criterion.BN_SCALE, Criterion.L2)):
+        outcome = evaluate(Plan(kept={"block1.conv1": 4}, importance=criterion), Rung.FINAL, number)
+        kept = load_file(folder.root / Path(outcome.onnx_path).with_name(STUDENT_FILE))["block1.conv1.weight"]
+        assert torch.equal(kept, by_scale) is (criterion is Criterion.BN_SCALE)

@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "run_folder": VALUES,
     "demo_model": VALUES | {"intake"},
     "pipeline": VALUES | {"evaluators", "intake", "lower", "run_folder", "search", "targets"},
-    "plan_evaluator": VALUES | {"compress", "evaluators", "pipeline", "run_folder", "search"},
+    "plan_evaluator": VALUES | {"compress", "evaluators", "intake", "pipeline", "run_folder", "search"},
     "probing": VALUES | {"targets"},
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
     "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},

@@ -4,11 +4,19 @@ import pytest
 
 from paretopress.errors import BudgetError, ConfigError
 from paretopress.measurement import Budget, Latency, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.plan import Criterion, Plan
 
 
 def test_plan_leaves_float_bits_out_when_given() -> None:
     assert Plan(bits={"a": 32, "b": 8}) == Plan(bits={"b": 8})
+
+
+def test_plan_leaves_the_importance_out_when_it_thins_no_group() -> None:
+    assert Plan(kept={"a": 0}, importance=Criterion.TAYLOR) == Plan(kept={"a": 0})
+    thinned = Plan(kept={"a": 4}, importance=Criterion.TAYLOR)
+    assert thinned != Plan(kept={"a": 4})
+    assert Plan.from_json(thinned.to_json()) == thinned
+    assert Plan.from_json({"schema": 1, "kept": {"a": 4}}).importance is Criterion.L2  # as plans were before there was a choice
 
 
 def test_plan_is_immutable_when_a_mapping_is_changed() -> None:
@@ -22,7 +30,7 @@ def test_plan_is_immutable_when_a_mapping_is_changed() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"kept": {"a": -1}}, {"rank": {"a": 0}}, {"bits": {"a": 16}}, {"temperature": 0.0}, {"alpha": 1.5}],
+    [{"kept": {"a": -1}}, {"rank": {"a": 0}}, {"bits": {"a": 16}}, {"temperature": 0.0}, {"alpha": 1.5}, {"importance": "luck"}],
     ids=lambda fields: next(iter(fields)),
 )
 def test_plan_raises_when_a_value_is_out_of_range(fields: dict[str, object]) -> None:

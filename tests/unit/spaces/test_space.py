@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from paretopress.errors import ConfigError
 from paretopress.graph import Frozen, LayerKind, ModelGraph
 from paretopress.intake.trace import take_in
-from paretopress.plan import Plan
+from paretopress.plan import Criterion, Plan
+from paretopress.search.seeds import seed_plans
 from paretopress.spaces.knobs import Knob
-from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace, SpaceOptions
+from paretopress.spaces.space import ALPHA, IMPORTANCE, TEMPERATURE, SearchSpace, SpaceOptions
 from paretopress.spaces.variables import Choice, Range
 
 
@@ -158,3 +159,32 @@ def test_neighbour_stays_at_a_fixed_value_when_it_has_many_digits() -> None:
     alpha = 1.0 - 0.9  # 0.09999999999999998
     fixed, rng = Range(ALPHA, alpha, alpha, alpha), np.random.default_rng(0)
     assert fixed.neighbour(alpha, rng) == fixed.sample(rng) == alpha
+
+
+def test_search_space_offers_criteria_when_several_are_named(graph: ModelGraph) -> None:
+    space = SearchSpace(graph, SpaceOptions(channel_step=4, importance=(Criterion.L2, Criterion.TAYLOR)))
+    assert values(space, IMPORTANCE) == ("l2", "taylor")
+    thinned = space.plan(space.defaults() | {"prune/stem": 0.5, IMPORTANCE: "taylor"})
+    assert thinned == Plan(kept={"stem": 4}, importance=Criterion.TAYLOR)
+    assert space.plan(space.params(thinned)) == thinned
+    assert space.plan(space.defaults() | {"prune/block1.conv1": 1.0, IMPORTANCE: "taylor"}) == Plan(kept={"block1.conv1": 0})
+
+
+def test_search_space_takes_the_one_criterion_when_no_other_is_named(graph: ModelGraph) -> None:
+    space = SearchSpace(graph, SpaceOptions(channel_step=4, importance=(Criterion.APOZ,)))
+    assert IMPORTANCE not in space.defaults()
+    assert space.plan(space.defaults() | {"prune/stem": 0.5}).importance is Criterion.APOZ
+    assert {plan.importance for plan in seed_plans(space, []) if plan.kept} == {Criterion.APOZ}
+    with pytest.raises(ConfigError, match="ranked by apoz"):
+        space.params(Plan(kept={"stem": 4}))
+
+
+def test_search_space_offers_no_criterion_when_nothing_can_be_thinned(graph: ModelGraph) -> None:
+    options = SpaceOptions(channel_step=4, frozen=frozenset({Knob.PRUNE}), importance=(Criterion.L2, Criterion.TAYLOR))
+    assert IMPORTANCE not in SearchSpace(graph, options).defaults()
+
+
+@pytest.mark.parametrize("importance", [(), (Criterion.L1, Criterion.L1)], ids=["none", "one twice"])
+def test_space_options_raise_when_criteria_are_not_distinct(importance: tuple[Criterion, ...]) -> None:
+    with pytest.raises(ConfigError, match="distinct criteria"):
+        SpaceOptions(importance=importance)
