@@ -66,7 +66,7 @@ def cover(name: str, folder: Path, trials: int = TRIALS) -> dict[str, object]:
     data = getattr(zoo, family.data)()
     config = parse_config(
         {
-            "budget": {"speedup": 1.02},
+            "budget": {"speedup": 0.9},  # so wide that something is exported even where four trials find nothing faster
             "time": {"trials": trials, "finalists": 0},
             "recovery": {"short_steps": 0, "final_steps": 0, "calibration_batches": 1, "batch_size": 16},
             "disk": {"cache_mb": 0},
