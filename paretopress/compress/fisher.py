@@ -142,7 +142,8 @@ def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, 
 
 def _input_product(layer: nn.Module, call: Call, channels: list[int]) -> Tensor:
     """Return (N,): gradient times input, over some input channels; minus this is the first-order change when they are silenced."""
-    assert call.input.grad is not None
+    if call.input.grad is None:  # no output that is scored or held to the teacher depends on it
+        return torch.zeros(1)
     product = call.input.grad * call.input.detach()
     return product.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.tensor(channels)).flatten(1).sum(1)
 
@@ -162,6 +163,7 @@ def _weight_products(
 
 def _output_product(call: Call, added: _Added) -> Tensor:
     """Return (N,): gradient of the output times what a change adds to the output."""
-    assert call.output.grad is not None
+    if call.output.grad is None:
+        return torch.zeros(1)
     with torch.no_grad():
         return (call.output.grad * added(call.input)).flatten(1).sum(1)

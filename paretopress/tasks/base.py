@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -99,6 +100,20 @@ def surprise_of_logits(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Return minus the log-likelihood of labels drawn from (N, classes) logits, summed."""
     labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
     return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def surprise_of_others(outputs: Outputs, generator: torch.Generator) -> Tensor:
+    """Return minus the log-likelihood of values drawn around all outputs but the first, summed over the items.
+
+    Their spread is that of the outputs over the batch, so much wider that a change costs what `held_to_the_teacher` says.
+    """
+    terms = []
+    for output in outputs[1:]:
+        if output.is_floating_point():
+            spread = output.detach().float().std().clamp_min(1e-6) * math.sqrt(output[0].numel() / 2.0)
+            drawn = output.detach() + spread * torch.randn(output.shape, generator=generator)
+            terms.append(0.5 * ((output - drawn) / spread).square().sum())
+    return torch.stack(terms).sum() if terms else outputs[0].new_zeros(())
 
 
 def held_to_the_teacher(student: Outputs, teacher: Outputs) -> Tensor:

@@ -20,6 +20,7 @@ from paretopress.tasks.base import (
     divergence_of_logits,
     held_to_the_teacher,
     surprise_of_logits,
+    surprise_of_others,
 )
 
 TOP_1, TOP_5, F1 = "top-1", "top-5", "F1"
@@ -95,4 +96,4 @@ class Classification:
 
     def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return minus the log-likelihood of labels drawn from the logits."""
-        return surprise_of_logits(outputs[0], generator)
+        return surprise_of_logits(outputs[0], generator) + surprise_of_others(outputs, generator)

@@ -12,7 +12,15 @@ from torch.nn import functional as F
 
 from paretopress.errors import ConfigError
 from paretopress.measurement import Metric
-from paretopress.tasks.base import Arrays, Outputs, Scorer, distillation_loss, divergence_of_logits, surprise_of_logits
+from paretopress.tasks.base import (
+    Arrays,
+    Outputs,
+    Scorer,
+    distillation_loss,
+    divergence_of_logits,
+    surprise_of_logits,
+    surprise_of_others,
+)
 
 MAP = "mAP"
 BACKGROUND = 0
@@ -117,8 +125,9 @@ class Detection:
         return divergence_of_logits(_rows(found[0]), _rows(wanted[0])) * _candidates_an_object(wanted[0]) + _boxes_off(found, wanted)
 
     def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
-        """Return minus the log-likelihood of a label for every candidate, the mean over an item's candidates."""
-        return surprise_of_logits(_rows(outputs[0]), generator) / outputs[0].shape[1]
+        """Return minus the log-likelihood of a label for every candidate, weighted so that a change costs what `divergence` says."""
+        weight = torch.sqrt(_candidates_an_object(outputs[0].detach()) / outputs[0].shape[1])
+        return weight * surprise_of_logits(_rows(outputs[0]), generator) + surprise_of_others(outputs, generator)
 
 
 def _rows(logits: Tensor) -> Tensor:

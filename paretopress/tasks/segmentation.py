@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from paretopress.tasks.base import (
     divergence_of_logits,
     held_to_the_teacher,
     surprise_of_logits,
+    surprise_of_others,
 )
 
 MIOU = "mIoU"
@@ -80,9 +82,9 @@ class Segmentation:
         return divergence_of_logits(_pixels(found[0]), _pixels(wanted[0])) + held_to_the_teacher(found, wanted)
 
     def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
-        """Return minus the log-likelihood of a label for every pixel, the mean over an item's pixels."""
+        """Return minus the log-likelihood of a label for every pixel, so weighted that an item's pixels together count as one."""
         pixels = outputs[0][0, 0].numel()
-        return surprise_of_logits(_pixels(outputs[0]), generator) / pixels
+        return surprise_of_logits(_pixels(outputs[0]), generator) / math.sqrt(pixels) + surprise_of_others(outputs, generator)
 
 
 def _pixels(logits: Tensor) -> Tensor:

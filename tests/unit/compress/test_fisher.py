@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from paretopress.compress.factorise import factorise
 from paretopress.compress.fisher import Asked, fisher_damages, rounding_change
 from paretopress.intake.trace import take_in
+from paretopress.tasks.base import Task, held_to_the_teacher
+from paretopress.tasks.detection import Detection
+from paretopress.tasks.segmentation import Segmentation
 
 
 class Small(nn.Module):
@@ -89,3 +92,56 @@ def test_rounding_change_matches_hand_count_when_four_bits_are_left() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[7.0, 2.4, -0.6]]))  # the scale is 7 / 7
     assert rounding_change(layer, 4) == pytest.approx(torch.tensor([[0.0, -0.4, -0.4]]))
+
+
+class Sided(Small):
+    """With a second output, and a third that has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side, self.coded = nn.Linear(16, 8), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x = F.relu(self.b(F.relu(self.a(x)))).mean((2, 3))
+        return self.fc(x), self.side(x), self.coded(x).argmax(1)
+
+
+def test_fisher_damages_hold_further_outputs_to_what_they_were() -> None:
+    torch.manual_seed(0)
+    model = Sided().eval()
+    intake = take_in(model, IMAGES[:4])
+    found = fisher_damages(intake.module, intake.graph, IMAGES, Asked(bits={name: [4] for name in ("side", "coded")})).bits
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.side.weight += rounding_change(model.side, 4)
+        expected = float(held_to_the_teacher(changed(IMAGES)[:2], model(IMAGES)[:2]))
+    assert found["side"][4] == pytest.approx(expected, rel=0.4)
+    assert found["coded"][4] == 0.0  # nothing is known of it, and the trials will tell
+
+
+class Dense(nn.Module):
+    """Logits (N, 4, 8, 8) for every pixel, or (N, 64, 4) with a box for each."""
+
+    def __init__(self, *, boxes: bool) -> None:
+        super().__init__()
+        self.a, self.logits, self.boxes = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
+        self.has_boxes = boxes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        x = F.relu(self.a(x))
+        if self.has_boxes:
+            return self.logits(x).flatten(2).transpose(1, 2), self.boxes(x).flatten(2).transpose(1, 2)
+        return self.logits(x)
+
+
+@pytest.mark.parametrize("task", [Segmentation(), Detection()], ids=["pixels", "candidates"])
+def test_fisher_damages_follow_the_tasks_divergence_when_an_item_has_many_labels(task: Task) -> None:
+    torch.manual_seed(0)
+    model = Dense(boxes=isinstance(task, Detection)).eval()
+    intake = take_in(model, IMAGES[:4])
+    found = fisher_damages(intake.module, intake.graph, IMAGES, Asked(bits={"logits": [3]}), task=task).bits["logits"][3]
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.logits.weight += rounding_change(model.logits, 3)
+        both = (module(IMAGES) if isinstance(task, Detection) else (module(IMAGES),) for module in (changed, model))
+        assert found == pytest.approx(float(task.divergence(*both)), rel=0.4)
