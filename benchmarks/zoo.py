@@ -348,13 +348,14 @@ def model(name: str) -> nn.Module:
 
 
 def _see_a_batch(module: nn.Module, items: Dataset[Item]) -> None:
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = [part for part in module.eval().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
+        norm.train()  # the rest as it will be used: in training a detector of torchvision wants targets
     with torch.inference_mode():
         inputs, _ = default_collate([items[index] for index in range(8)])
-        module.train()(*inputs) if isinstance(inputs, list) else module.train()(inputs)
+        module(*inputs) if isinstance(inputs, list) else module(inputs)
     for norm in norms:
         norm.momentum = 0.1
     module.eval()
