@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,11 @@ from paretopress.targets.local import LocalTarget
 NAME, TRIALS = "coverage", 4
 
 
-def recorded() -> list[dict[str, object]]:
-    """Return the rows of the result file that worked."""
+def recorded(names: Collection[str]) -> list[dict[str, object]]:
+    """Return the rows of the result file, but those of `names` that did not work."""
     path = RESULTS / f"{NAME}.json"
-    return [row for row in json.loads(path.read_text())["rows"] if "error" not in row] if path.is_file() else []
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return [row for row in rows if "error" not in row or row["model"] not in names]
 
 
 def write(rows: list[dict[str, object]], families: int, trials: int) -> None:
@@ -144,7 +146,7 @@ def main() -> None:
     names = options.family or list(zoo.FAMILIES)
     if unknown := sorted(set(names) - set(zoo.FAMILIES)):
         parser.error(f"the families are {', '.join(zoo.FAMILIES)}, but got {', '.join(unknown)}")
-    rows = recorded() if options.go_on else []
+    rows = recorded(names) if options.go_on else []
     families = len({row["model"] for row in rows} | set(names))
     for name in names:
         if name in {row["model"] for row in rows}:
