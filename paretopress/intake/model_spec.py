@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from paretopress.errors import ConfigError, ModelError, TrustError, typed_line
 from paretopress.intake.factory import call_factory, is_factory
@@ -113,7 +113,7 @@ def _onnx_model(path: Path) -> nn.Module:
     except ImportError as error:
         raise ModelError(f"an ONNX model needs onnx2torch, but got: {error}", "pip install 'paretopress[onnx]'.") from error
     try:
-        module: nn.Module = convert(str(path))
+        module: fx.GraphModule = convert(str(path))
     except Exception as error:  # a damaged file, or an operator that it does not know: its errors share no base class
         try:
             return OnnxGraph(onnx.load(path), typed_line(error))
@@ -122,7 +122,25 @@ def _onnx_model(path: Path) -> nn.Module:
                 f"{path.name} must be an ONNX model that ONNX Runtime runs, but got {typed_line(damage)}",
                 "Hand over the model that it was exported from.",
             ) from error
+    _without_slashes(module)
     return module
+
+
+def _without_slashes(module: fx.GraphModule) -> None:
+    """Rename the layers of a converted file: "layer1/0/conv" becomes "layer1_0_conv", because fvcore splits names at slashes."""
+    renamed: dict[str, str] = {}
+    for name, child in list(module.named_children()):
+        delattr(module, name)  # all of them, so that they stay in order
+        flat = name.replace("/", "_")
+        while hasattr(module, flat) or flat in renamed.values():
+            flat += "_"
+        module.add_module(flat, child)
+        renamed[name] = flat
+    for node in module.graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            first, _, rest = str(node.target).partition(".")
+            node.target = ".".join(filter(None, (renamed.get(first, first), rest)))
+    module.recompile()
 
 
 def _state_dict(path: Path, trust: bool) -> dict[str, Tensor]:

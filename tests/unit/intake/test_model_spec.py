@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from paretopress.errors import ConfigError, ModelError, TrustError
+from paretopress.evaluators.macs import macs_by_layer
 from paretopress.intake.model_spec import load_model
 from paretopress.intake.trace import take_in
 from paretopress.lower.export import export_onnx
@@ -172,6 +173,7 @@ def test_load_model_converts_an_onnx_file(tiny: nn.Module, images: Tensor, tmp_p
     graph = take_in(model, images).graph
     assert len(graph.layers) == 8
     assert len(graph.branches) == 1
+    assert macs_by_layer(model, images)["block1_conv1"] == 8 * 8 * 9 * 64  # in the file it has slashes, at which fvcore splits
 
 
 def test_load_model_says_what_is_wrong_with_an_onnx_file(tmp_path: Path) -> None:
