@@ -147,14 +147,12 @@ def main() -> None:
     if unknown := sorted(set(names) - set(zoo.FAMILIES)):
         parser.error(f"the families are {', '.join(zoo.FAMILIES)}, but got {', '.join(unknown)}")
     rows = recorded(names) if options.go_on else []
-    families = len({row["model"] for row in rows} | set(names))
-    for name in names:
-        if name in {row["model"] for row in rows}:
-            continue
+    done = {row["model"] for row in rows}
+    for name in (name for name in names if name not in done):
         with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
             rows.append(cover(name, Path(folder), options.trials))
         print(rows[-1], flush=True)
-        write(rows, families, options.trials)
+        write(rows, len(done | set(names)), options.trials)
 
 
 if __name__ == "__main__":

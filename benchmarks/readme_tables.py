@@ -51,7 +51,7 @@ def coverage(value: Mapping[str, Any]) -> list[str]:
     lines = [
         *headlines(value),
         "",
-        "| family | layers | channel groups | MACs in them | branches | one layer pruned | quantised | factorised |",
+        "| family | layers | channel groups | % of MACs in them | branches | one layer pruned | quantised | factorised |",
     ]
     lines[-1] += " all three | parity | best of a short search | seconds |"
     lines.append("|---" * 12 + "|")

@@ -67,9 +67,11 @@ class Plan:
             raise ConfigError(f"temperature > 0 must hold, but got temperature={self.temperature}")
         if not 0.0 <= self.alpha <= 1.0:
             raise ConfigError(f"0 <= alpha <= 1 must hold, but got alpha={self.alpha}")
-        if self.importance not in set(Criterion):
-            raise ConfigError(f"importance must be one of {', '.join(Criterion)}, but got {self.importance!r}")
-        object.__setattr__(self, "importance", Criterion(self.importance) if any(self.kept.values()) else Criterion.L2)
+        try:
+            importance = Criterion(self.importance)
+        except ValueError as error:
+            raise ConfigError(f"importance must be one of {', '.join(Criterion)}, but got {self.importance!r}") from error
+        object.__setattr__(self, "importance", importance if self.thins() else Criterion.L2)
         object.__setattr__(self, "kept", _frozen(self.kept))
         object.__setattr__(self, "rank", _frozen(self.rank))
         object.__setattr__(self, "bits", _frozen({k: v for k, v in self.bits.items() if v != FLOAT_BITS}))
@@ -78,6 +80,10 @@ class Plan:
 
     def __hash__(self) -> int:
         return self._hash  # a search looks its thousands of plans up again and again
+
+    def thins(self) -> bool:
+        """Return whether the plan keeps a part of some group's channels, which `importance` chooses."""
+        return any(self.kept.values())
 
     def structure(self) -> Plan:
         """Return the plan without its distillation settings and importance: what decides latency, MACs and size."""

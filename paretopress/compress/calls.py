@@ -1,23 +1,38 @@
-"""What layers read and put out while a batch runs, with the gradients of both."""
+"""What layers read and put out while a model runs on a few items, with the gradients of both."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 
-from paretopress.inputs import Inputs, tensors
+from paretopress.inputs import Inputs, outputs_of, split, tensors
+from paretopress.tasks.base import Task
+
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a layer: its input (N, ...) and output (N, ...), with their gradients after the backward pass."""
+    """One call of a layer: its input (N, ...) and output (N, ...)."""
 
     input: Tensor
     output: Tensor
+
+    def input_gradient(self) -> Tensor:
+        """Return the gradient of the input; zeros where no output that is scored or held to the teacher depends on it."""
+        return torch.zeros_like(self.input) if self.input.grad is None else self.input.grad
+
+    def output_gradient(self) -> Tensor:
+        """Return the gradient of the output; zeros as for the input."""
+        return torch.zeros_like(self.output) if self.output.grad is None else self.output.grad
+
+
+Calls = Mapping[str, Sequence[Call]]
 
 
 def differentiable(base: fx.GraphModule) -> fx.GraphModule:
@@ -28,13 +43,24 @@ def differentiable(base: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def with_gradients(batch: Inputs) -> list[Tensor]:
-    """Return copies of a batch's tensors that gradients reach."""
+def calls_by_batch(module: fx.GraphModule, layers: Mapping[str, nn.Module], inputs: Inputs, task: Task, seed: int) -> Iterator[Calls]:
+    """Yield for each batch what some layers of a `differentiable` module were called with.
+
+    The gradients are those of minus the log-likelihood of targets drawn from the module's own prediction.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for batch in split(inputs, _BATCH):
+        with _recorded(layers) as calls:
+            task.surprise(outputs_of(module(*_with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        yield calls
+
+
+def _with_gradients(batch: Inputs) -> list[Tensor]:
     return [part.clone().requires_grad_() if part.is_floating_point() else part for part in tensors(batch)]
 
 
 @contextmanager
-def recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
+def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
     """Record every call of the layers inside the block."""
     calls: dict[str, list[Call]] = {name: [] for name in layers}
 

@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from paretopress.compress.calls import Call, differentiable, recorded, with_gradients
+from paretopress.compress.calls import Call, Calls, calls_by_batch, differentiable
 from paretopress.compress.factorise import Factoriser
 from paretopress.compress.pruning import dropped_inputs
 from paretopress.errors import CompressError
 from paretopress.graph import ModelGraph
-from paretopress.inputs import Inputs, outputs_of, size_of, split, zeros
+from paretopress.inputs import Inputs, size_of, zeros
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 from paretopress.weighted import Conv, Weighted
 
-_BATCH = 64
 _TOP_1 = Classification()
 
 
@@ -47,8 +46,7 @@ class Damages:
     bits: Mapping[str, Mapping[int, float]]
 
 
-_Calls = Mapping[str, Sequence[Call]]
-_Product = Callable[[_Calls], Tensor]
+_Product = Callable[[Calls], Tensor]
 # a layer's input -> what a change adds to its output
 _Added = Callable[[Tensor], Tensor]
 
@@ -67,10 +65,7 @@ def fisher_damages(base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, aske
         "bits": _weight_products(layers, asked.bits, _rounded),
     }
     totals = {kind: {name: dict.fromkeys(by_value, 0.0) for name, by_value in by_name.items()} for kind, by_name in products.items()}
-    generator = torch.Generator().manual_seed(seed)
-    for batch in split(inputs, _BATCH):
-        with recorded(layers) as calls:
-            task.surprise(outputs_of(module(*with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    for calls in calls_by_batch(module, layers, inputs, task, seed):
         for kind, by_name in products.items():
             for name, by_value in by_name.items():
                 for value, product in by_value.items():
@@ -142,9 +137,7 @@ def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, 
 
 def _input_product(layer: nn.Module, call: Call, channels: list[int]) -> Tensor:
     """Return (N,): gradient times input, over some input channels; minus this is the first-order change when they are silenced."""
-    if call.input.grad is None:  # no output that is scored or held to the teacher depends on it
-        return torch.zeros(1)
-    product = call.input.grad * call.input.detach()
+    product = call.input_gradient() * call.input.detach()
     return product.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.tensor(channels)).flatten(1).sum(1)
 
 
@@ -163,7 +156,5 @@ def _weight_products(
 
 def _output_product(call: Call, added: _Added) -> Tensor:
     """Return (N,): gradient of the output times what a change adds to the output."""
-    if call.output.grad is None:
-        return torch.zeros(1)
     with torch.no_grad():
-        return (call.output.grad * added(call.input)).flatten(1).sum(1)
+        return (call.output_gradient() * added(call.input)).flatten(1).sum(1)

@@ -17,21 +17,19 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, fx, nn
 
-from paretopress.compress.calls import Call, differentiable, recorded, with_gradients
+from paretopress.compress.calls import Call, calls_by_batch, differentiable
 from paretopress.compress.group_rules import rule_for
-from paretopress.compress.pruning import dependency_graph, pruning_function
+from paretopress.compress.pruning import AVERAGED, L2_NORMS, dependency_graph, scores_of
 from paretopress.graph import ChannelGroup, ModelGraph
-from paretopress.inputs import Inputs, outputs_of, split, zeros
+from paretopress.inputs import Inputs, zeros
 from paretopress.plan import Criterion
 from paretopress.tasks.base import Task
 from paretopress.weighted import Weighted
 
-_BATCH = 64
-_SHARED = {"group_reduction": "mean", "normalizer": "mean"}
 _OF_WEIGHTS: dict[Criterion, tp.importance.Importance] = {
-    Criterion.L2: tp.importance.GroupMagnitudeImportance(p=2, **_SHARED),
-    Criterion.L1: tp.importance.GroupMagnitudeImportance(p=1, **_SHARED),
-    Criterion.BN_SCALE: tp.importance.BNScaleImportance(**_SHARED),
+    Criterion.L2: L2_NORMS,
+    Criterion.L1: tp.importance.GroupMagnitudeImportance(p=1, **AVERAGED),
+    Criterion.BN_SCALE: tp.importance.BNScaleImportance(**AVERAGED),
 }
 Ranking = Mapping[str, tuple[int, ...]]
 
@@ -57,9 +55,8 @@ def _of_weights(base: fx.GraphModule, graph: ModelGraph, groups: list[ChannelGro
     module = copy.deepcopy(base)
     dependencies, found = dependency_graph(module, zeros(graph.inputs, 2)), {}
     for group in groups:
-        root = module.get_submodule(group.layers[0])
-        scores = _OF_WEIGHTS[criterion](dependencies.get_pruning_group(root, pruning_function(root), list(range(group.channels))))
-        if scores is not None and len(scores) == group.channels:
+        scores = scores_of(dependencies, module.get_submodule(group.layers[0]), _OF_WEIGHTS[criterion])
+        if scores is not None:
             found[group.name] = scores
     return found
 
@@ -72,10 +69,7 @@ def _of_inputs(
     readers = {group.name: _reader(group, layers) for group in groups}
     read = {name: layers[name] for name in readers.values() if name is not None}
     scores = {name: torch.zeros(_inputs_of(layer)) for name, layer in read.items()}
-    generator = torch.Generator().manual_seed(seed)
-    for batch in split(inputs, _BATCH):
-        with recorded(read) as calls:
-            task.surprise(outputs_of(module(*with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    for calls in calls_by_batch(module, read, inputs, task, seed):
         for name, layer in read.items():
             scores[name] += sum((_SCORES[criterion](call, layer) for call in calls[name]), start=torch.zeros(1))
     return {group: scores[reader] for group, reader in readers.items() if reader is not None}
@@ -98,9 +92,7 @@ def _by_channel(values: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _taylor(call: Call, layer: nn.Module) -> Tensor:
-    if call.input.grad is None:  # what the scored output does not depend on
-        return torch.zeros(_inputs_of(layer))
-    return _by_channel(call.input.grad * call.input.detach(), layer).sum(2).square().sum(0)
+    return _by_channel(call.input_gradient() * call.input.detach(), layer).sum(2).square().sum(0)
 
 
 def _mean_activation(call: Call, layer: nn.Module) -> Tensor:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
 
 from paretopress.compress.group_rules import rule_for
 from paretopress.compress.recurrent import Recurrent
@@ -18,6 +18,9 @@ from paretopress.errors import CompressError
 from paretopress.graph import ChannelGroup
 from paretopress.inputs import Inputs, tensors
 from paretopress.weighted import Conv
+
+AVERAGED = {"group_reduction": "mean", "normalizer": "mean"}  # over what a channel couples, and scaled to a mean of 1 in each group
+L2_NORMS = tp.importance.GroupMagnitudeImportance(p=2, **AVERAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +127,19 @@ def _without(channels: tuple[int, ...], positions: Sequence[int]) -> tuple[int, 
     return tuple(channel for position, channel in enumerate(channels) if position not in gone)
 
 
+def scores_of(graph: tp.DependencyGraph, root: nn.Module, importance: tp.importance.Importance) -> Tensor | None:
+    """Return the importance (channels,) of the output channels of a group's first layer, or None where there is none for every channel."""
+    channels = channels_of(root)
+    scores: Tensor | None = importance(graph.get_pruning_group(root, pruning_function(root), list(range(channels))))
+    return scores if scores is not None and len(scores) == channels else None
+
+
 def least_important(graph: tp.DependencyGraph, root: nn.Module, name: str, keep: int) -> list[int]:
     """Return the output channels of `root`, the first layer of the group `name`, that go when `keep` remain, in rising order."""
-    channels = channels_of(root)
-    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
-    scores = importance(graph.get_pruning_group(root, pruning_function(root), list(range(channels))))
-    if scores is None or len(scores) != channels:
+    scores = scores_of(graph, root, L2_NORMS)
+    if scores is None:
         raise CompressError(f"every channel must have an importance, but torch-pruning gave none at {name}")
-    dropped: list[int] = torch.argsort(scores, stable=True)[: channels - keep].sort().values.tolist()
+    dropped: list[int] = torch.argsort(scores, stable=True)[: len(scores) - keep].sort().values.tolist()
     return dropped
 
 
@@ -140,13 +148,12 @@ def dropped_inputs(module: nn.Module, group: ChannelGroup, keeps: Sequence[int],
     rule = rule_for(module, group)
     if rule is not None:
         readers = [name for name in group.feeds if isinstance(module.get_submodule(name), nn.Linear)]
-        lost = {keep: rule.columns(module, group, rule.least_important(module, group, keep)) for keep in keeps}
-        return {keep: dict.fromkeys(readers, columns) for keep, columns in lost.items()}
+        return {keep: dict.fromkeys(readers, rule.columns(module, group, rule.least_important(module, group, keep))) for keep in keeps}
     root = module.get_submodule(group.layers[0])
     graph = dependency_graph(module, example)
     names = {id(child): name for name, child in module.named_modules()}
-    taken: dict[int, dict[str, list[int]]] = {}
+    lost: dict[int, dict[str, list[int]]] = {}
     for keep in keeps:
         coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, group.name, keep))
-        taken[keep] = {names[id(item.target.module)]: indices for item, indices in coupled if item.handler.__name__ == "prune_in_channels"}
-    return {keep: {name: indices for name, indices in by_layer.items() if name in group.feeds} for keep, by_layer in taken.items()}
+        lost[keep] = {names[id(item.target.module)]: indices for item, indices in coupled if item.handler.__name__ == "prune_in_channels"}
+    return {keep: {name: indices for name, indices in by_layer.items() if name in group.feeds} for keep, by_layer in lost.items()}

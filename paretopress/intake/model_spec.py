@@ -132,7 +132,7 @@ def _without_slashes(module: fx.GraphModule) -> None:
     for name, child in list(module.named_children()):
         delattr(module, name)  # all of them, so that they stay in order
         flat = name.replace("/", "_")
-        while hasattr(module, flat) or flat in renamed.values():
+        while hasattr(module, flat):
             flat += "_"
         module.add_module(flat, child)
         renamed[name] = flat

@@ -15,7 +15,7 @@ from paretopress.graph import Layer, LayerKind
 from paretopress.plan import FLOAT_BITS
 from paretopress.search.programme import Cost, Programme
 from paretopress.search.tables import Tables
-from paretopress.spaces.space import IMPORTANCE, REMOVED, Params, SearchSpace
+from paretopress.spaces.space import REMOVED, UNPRICED, Params, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 
 # how many trials a prior counts for, and the least a refitted factor may be
@@ -51,7 +51,7 @@ class Predictor:
 
     def __init__(self, space: SearchSpace, tables: Tables) -> None:
         self._space, self._tables = space, tables
-        self._choices = {v.name: v for v in space.variables if isinstance(v, Choice) and len(v.values) > 1 and v.name != IMPORTANCE}
+        self._choices = {v.name: v for v in space.variables if isinstance(v, Choice) and len(v.values) > 1 and v.name not in UNPRICED}
         self._damages = {name: _table(choice, tables.damages.get(name, {})) for name, choice in self._choices.items()}
         self._costs = [self._cost(layer) for layer in space.graph.layers]
         self._rest_ms = tables.rest_ms[FLOAT_BITS]

@@ -24,6 +24,7 @@ from paretopress.spaces.knobs import Knob
 from paretopress.spaces.variables import Choice, Range, Value, Variable
 
 TEMPERATURE, ALPHA, IMPORTANCE = "distill/temperature", "distill/alpha", "importance/criterion"
+UNPRICED = (TEMPERATURE, ALPHA, IMPORTANCE)  # they neither cost time nor have a damage in the tables
 REMOVED = 1.0  # the share that a prune variable takes where the branch goes
 Params = dict[str, Value]
 
@@ -138,16 +139,16 @@ class SearchSpace:
         params |= {f"bits/{name}": value for name, value in plan.bits.items()}
         params |= {f"rank/{name}": value for name, value in plan.rank.items()}
         params |= {TEMPERATURE: plan.temperature, ALPHA: plan.alpha}
-        if any(plan.kept.values()) and IMPORTANCE in params:
+        if plan.thins() and IMPORTANCE in params:
             params[IMPORTANCE] = plan.importance
-        elif any(plan.kept.values()) and plan.importance is not self.options.importance[0]:
+        elif plan.thins() and plan.importance is not self.options.importance[0]:
             raise ConfigError(f"channels must be ranked by {self.options.importance[0]}, but got a plan with {plan.importance}")
         self._check(params)
         return params
 
     def unpriced(self, params: Mapping[str, Value]) -> Params:
-        """Return those of the parameters that neither cost time nor have a damage in the tables."""
-        return {name: params[name] for name in (TEMPERATURE, ALPHA, IMPORTANCE) if name in params}
+        """Return those of the parameters that are `UNPRICED`."""
+        return {name: params[name] for name in UNPRICED if name in params}
 
     def kept_widths(self, group: str) -> Mapping[Value, int]:
         """Return share removed -> channels kept, as the group's prune variable offers them; empty if it has none."""

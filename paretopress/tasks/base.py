@@ -102,17 +102,22 @@ def surprise_of_logits(logits: Tensor, generator: torch.Generator) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
+def surprise_of_values(values: Tensor, spread: Tensor, generator: torch.Generator) -> Tensor:
+    """Return minus the log-likelihood of targets drawn around values (N, ...) with a spread, summed."""
+    drawn = values.detach() + spread * torch.randn(values.shape, generator=generator)
+    return 0.5 * ((values - drawn) / spread).square().sum()
+
+
 def surprise_of_others(outputs: Outputs, generator: torch.Generator) -> Tensor:
     """Return minus the log-likelihood of values drawn around all outputs but the first, summed over the items.
 
     Their spread is that of the outputs over the batch, so much wider that a change costs what `held_to_the_teacher` says.
     """
-    terms = []
-    for output in outputs[1:]:
-        if output.is_floating_point():
-            spread = output.detach().float().std().clamp_min(1e-6) * math.sqrt(output[0].numel() / 2.0)
-            drawn = output.detach() + spread * torch.randn(output.shape, generator=generator)
-            terms.append(0.5 * ((output - drawn) / spread).square().sum())
+    terms = [
+        surprise_of_values(output, output.detach().float().std().clamp_min(1e-6) * math.sqrt(output[0].numel() / 2.0), generator)
+        for output in outputs[1:]
+        if output.is_floating_point()
+    ]
     return torch.stack(terms).sum() if terms else outputs[0].new_zeros(())
 
 

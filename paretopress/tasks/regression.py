@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from paretopress.measurement import Metric
-from paretopress.tasks.base import Gathered, Outputs, Scorer, held_to_the_teacher, surprise_of_others
+from paretopress.tasks.base import Gathered, Outputs, Scorer, held_to_the_teacher, surprise_of_others, surprise_of_values
 
 SPEARMAN, R2 = "Spearman", "R2"
 
@@ -70,8 +70,7 @@ class Regression:
     def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return minus the log-likelihood of targets drawn around the outputs, with the spread that these have over the batch."""
         spread = outputs[0].detach().std().clamp_min(1e-6)
-        drawn = outputs[0].detach() + spread * torch.randn(outputs[0].shape, generator=generator)
-        return 0.5 * ((outputs[0] - drawn) / spread).square().sum() + surprise_of_others(outputs, generator)
+        return surprise_of_values(outputs[0], spread, generator) + surprise_of_others(outputs, generator)
 
 
 def _flat(x: Tensor) -> Tensor:
