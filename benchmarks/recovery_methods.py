@@ -9,11 +9,9 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed, compress_module
@@ -32,48 +30,6 @@ STAGE_READERS = ("layer2.0.conv1", "layer3.0.conv1", "fc")
 def recipe(batch_size: int = 128, **more: object) -> Recipe:
     """Return the default recipe but for what is given, calibrated on the same number of images at every batch size."""
     return replace(Recipe(batch_size=batch_size, calibration_batches=CALIBRATION_IMAGES // batch_size), **more)
-
-
-class FeatureRecovery(Recovery):
-    """Adds the mean square error of the activations at the ends of stages, over the teacher's mean square, where the shapes agree.
-
-    Source: Romero et al. 2015, "FitNets", section 2.2. The teacher's activations of a batch are computed once, as its logits are.
-    """
-
-    def __init__(self, teacher: nn.Module, train: Dataset[tuple[Tensor, int]], recipe: Recipe, weight: float) -> None:
-        super().__init__(teacher, train, recipe)
-        self._weight = weight
-        self._features: dict[int, list[Tensor]] = {}
-
-    def _loss(self, student: nn.Module, lesson: tuple[Tensor, Tensor, Tensor], temperature: float, alpha: float) -> Tensor:
-        taken, handles = listen(student)
-        try:
-            loss = super()._loss(student, lesson, temperature, alpha)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for ours, theirs in zip(taken, self.teacher_features(lesson[0]), strict=True):
-            if ours.shape == theirs.shape:
-                loss = loss + self._weight * F.mse_loss(ours, theirs.float()) / theirs.float().square().mean()
-        return loss
-
-    def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the teacher's activations at the ends of stages, kept in half precision; batches live as long as the lessons do."""
-        if id(x) not in self._features:
-            taken, handles = listen(self._teacher)
-            with torch.no_grad():
-                self._teacher(x)
-            for handle in handles:
-                handle.remove()
-            self._features[id(x)] = [value.half() for value in taken]
-        return self._features[id(x)]
-
-
-def listen(module: nn.Module) -> tuple[list[Tensor], list[torch.utils.hooks.RemovableHandle]]:
-    """Return a list that the next forward pass fills with what `STAGE_READERS` take in, and the hooks to remove."""
-    taken: list[Tensor] = []
-    readers = [module.get_submodule(name) for name in STAGE_READERS]
-    return taken, [reader.register_forward_pre_hook(lambda _, args: taken.append(args[0])) for reader in readers]
 
 
 Kind = Callable[[nn.Module, Dataset[tuple[Tensor, int]], Recipe], Recovery]
@@ -112,19 +68,16 @@ class Bench:
         if key not in self.recoveries:
             made = method.kind(self.intake.module, self.train, method.recipe)
             for (other, _), recovery in self.recoveries.items():
-                if other.batch_size == method.recipe.batch_size:
+                if (other.batch_size, other.features) == (method.recipe.batch_size, method.recipe.features):
                     made._lessons, made._reconstructions = recovery._lessons, recovery._reconstructions
-                if isinstance(made, FeatureRecovery) and isinstance(recovery, FeatureRecovery):
-                    made._features = recovery._features
             self.recoveries[key] = made
         return self.recoveries[key]
 
     def warm(self, method: Method, batches: int) -> None:
         """Draw the batches, compute what the teacher says to them, and what reconstruction needs of the teacher: a run's, not a trial's."""
         recovery = self.recovery(method)
-        for x, _, _ in itertools.islice(recovery._lessons.lessons(SEED, 0), batches):
-            if isinstance(recovery, FeatureRecovery):
-                recovery.teacher_features(x)
+        for _ in itertools.islice(recovery._lessons.lessons(SEED, 0), batches):
+            pass
         recovery.reconstruct(compress_module(self.intake.module, self.intake.graph, Plan()), SEED)
 
     def compressed(self, plan: Plan) -> Compressed:
@@ -246,7 +199,7 @@ VARIANTS = (
     Method("constant rate", reconstructed, recipe(schedule=Schedule.CONSTANT)),
     Method("linear decay", reconstructed, recipe(schedule=Schedule.LINEAR)),
     Method("no warm-up", reconstructed, recipe(warmup=0.0)),
-    Method("feature matching, weight 1", reconstructed, kind=partial(FeatureRecovery, weight=1.0)),
+    Method("feature matching", reconstructed, recipe(features=STAGE_READERS)),
     Method("progressive, 2 parts", progressive(2)),
     Method("BN recalibration before training", reconstructed, kind=EarlyRecovery),
 )

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import technique_methods as methods
 from real_search import sessions_by_file
+from recovery_methods import STAGE_READERS
 from results_file import Headline, write_result
 from torch import fx, nn
 from torch.utils.data import Subset
@@ -104,10 +105,20 @@ class Bench:
         self.pipeline.lower(module, Plan(bits=bits or {}), path, Stopwatch())
         return path
 
-    def trained(self, student: nn.Module) -> nn.Module:
-        """Return the student after the steps that all get."""
-        self.recovery.run(student, temperature=4.0, alpha=0.9, steps=self.steps, seed=1)
+    def trained(self, student: nn.Module, features: tuple[str, ...] = ()) -> nn.Module:
+        """Return the student after the steps that all get, held to what some layers read where that is asked."""
+        recovery = self.recovery
+        if features:
+            recovery = Recovery(self.intake.module, self.data.train, replace(recovery.recipe, features=features), task=self.data.task)
+        recovery.run(student, temperature=4.0, alpha=0.9, steps=self.steps, seed=1)
         return student
+
+    def distilled(self, plan: Plan, features: tuple[str, ...]) -> None:
+        """Add what a plan comes to after least squares and training, with the outputs alone and with features to be held to."""
+        for variant, held_to in (("the outputs alone", ()), (f"and what {len(features)} layers read", features)):
+            compressed = compress_module(self.intake.module, self.intake.graph, plan)
+            self.recovery.reconstruct(compressed, seed=1)
+            self.add("distillation", variant, self.exported(self.trained(compressed.module, held_to)), steps=self.steps)
 
     def converted(self, technique: str, variant: str, convert: Callable[[Path, Path], None], source: Path) -> None:
         """Add what a converter of files makes of one; an error is a row."""
@@ -169,6 +180,7 @@ def on_resnet20(bench: Bench) -> None:
         bench.recovery.reconstruct(compressed, seed=1)
         bench.add(PRUNED, f"{criterion}, least squares", bench.exported(copy.deepcopy(compressed.module)))
         bench.add(PRUNED, f"{criterion}, least squares and training", bench.exported(bench.trained(compressed.module)), steps=bench.steps)
+    bench.distilled(Plan(kept=inner_half(space) | gone), STAGE_READERS)
     ranks = half_ranks(space)
     student = compress_module(base, graph, Plan(rank=ranks)).module
     bench.add(
@@ -213,6 +225,8 @@ def on_minilm(bench: Bench) -> None:
     bench.add("int4", "weights in blocks of 32 (searched)", bench.exported(bench.intake.module, int4))
     student = methods.unmasked(bench.trained(methods.masked(bench.intake.module, HALF)))
     bench.add("unstructured pruning", "50% of the weights zero", bench.exported(student), steps=bench.steps)
+    queries = tuple(layer.name for layer in bench.intake.graph.layers if "query" in layer.name)  # they read what the block before puts out
+    bench.distilled(Plan(kept=offered.uniform_kept(HALF)), queries)
 
 
 def inner_half(space: SearchSpace) -> dict[str, int]:
@@ -254,14 +268,14 @@ def main() -> None:
             bench = Bench(name, Path(root, name), options.steps)
             MODELS[name](bench)
             rows += bench.measured()
-    speeds = [
-        row["speedup"] for row in rows if row["technique"] in ("unstructured pruning", "N:M pruning") and "int8" not in str(row["variant"])
-    ]
-    headlines = [
-        Headline("rows", len(rows), ""),
-        Headline("fastest model with zeros alone", max(speeds, default=None), "x fp32"),
-    ]
-    write_result("techniques", headlines, rows, steps=options.steps, val_items=VAL_ITEMS)
+            write_result("techniques", headlines(rows), rows, steps=options.steps, val_items=VAL_ITEMS)
+
+
+def headlines(rows: list[dict[str, object]]) -> list[Headline]:
+    """Return how many there are, and what zeros alone buy."""
+    zeros = [row for row in rows if row["technique"] in ("unstructured pruning", "N:M pruning") and "int8" not in str(row["variant"])]
+    fastest = max((row["speedup"] for row in zeros if "speedup" in row), default=None)
+    return [Headline("rows", len(rows), ""), Headline("fastest model with zeros alone", fastest, "x fp32")]
 
 
 if __name__ == "__main__":

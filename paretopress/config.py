@@ -72,6 +72,7 @@ class RecoverySection(_Section):
     those before; with 0 short steps layers are re-solved and nothing is trained, and with 0 long steps no trial goes on. Where
     `short_steps` are given and `long_steps` are not, they are 0.
     `calibration_batches` are for re-solving layers and for batch-norm statistics; with 0 neither is done.
+    `features` are layers whose inputs are held to the original's while a candidate is trained (feature distillation).
     """
 
     learning_rate: float | None = Field(None, gt=0.0)
@@ -84,6 +85,7 @@ class RecoverySection(_Section):
     temperature: float | None = Field(None, gt=0.0)
     label_share: float | None = Field(None, ge=0.0, le=1.0)
     calibration_batches: int = Field(4, ge=0)
+    features: tuple[str, ...] = ()
     short_steps: int | None = Field(None, ge=0)
     long_steps: int | None = Field(None, ge=0)
     final_steps: int | None = Field(None, ge=0)
@@ -99,6 +101,7 @@ class RecoverySection(_Section):
             Schedule(self.schedule),
             self.warmup,
             self.calibration_batches,
+            self.features,
         )
 
 

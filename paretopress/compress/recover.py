@@ -17,13 +17,14 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
+from paretopress.compress.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
 from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
 from paretopress.errors import RecoveryError
 from paretopress.fetch import Item
 from paretopress.fvcore_import import update_bn_stats
-from paretopress.inputs import Inputs, TakesBatch, joined, like, outputs_of, taken, tensors, values_of_an_item
+from paretopress.inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
 from paretopress.quiet_logger import quiet_logger
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
@@ -64,6 +65,7 @@ class Recipe:
     """How recovery trains. The learning rate rises linearly over `warmup` of the steps, then follows `schedule`.
 
     `calibration_batches` is the number of training batches for reconstruction and for batch-norm statistics after the last step.
+    `features` are layers whose inputs are held to the teacher's, beside the outputs.
     """
 
     learning_rate: float = 0.03
@@ -74,6 +76,7 @@ class Recipe:
     schedule: Schedule = Schedule.COSINE
     warmup: float = 0.1
     calibration_batches: int = 4
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +122,14 @@ class Recovery:
         kept_bytes: int = KEPT_BYTES,
         task: Task = _TOP_1,
     ) -> None:
+        """Raises RecoveryError: the recipe names a feature that the teacher lacks."""
         self.recipe, self._around_step, self._task = recipe, around_step, task
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
         self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
-        self._lessons = Lessons(self._teacher, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
+        check_layers(self._teacher, recipe.features)
+        taught = OutputsAndFeatures(self._teacher, recipe.features)
+        self._lessons = Lessons(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
         self._reconstructions: dict[int, Reconstruction] = {}
 
     def at(self, learning_rate: float) -> Recovery:
@@ -214,8 +220,9 @@ class Recovery:
     def _loss(self, student: nn.Module, lesson: Lesson, temperature: float, alpha: float) -> Tensor:
         x, y, teacher = lesson
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            found = outputs_of(student(*tensors(x)))
-        return self._task.loss(found, teacher, y, temperature=temperature, alpha=alpha)
+            found, read = outputs_and_features(student, self.recipe.features, tensors(x))
+        wanted, features = teacher[: len(found)], dict(zip(self.recipe.features, teacher[len(found) :], strict=True))
+        return self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha) + features_off(read, features)
 
     def _step(self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: Lesson, temperature: float, alpha: float) -> float:
         loss = self._loss(student, lesson, temperature, alpha)

@@ -123,9 +123,14 @@ def surprise_of_others(outputs: Outputs, generator: torch.Generator) -> Tensor:
 
 def held_to_the_teacher(student: Outputs, teacher: Outputs) -> Tensor:
     """Return the mean squared error of all outputs but the first, each in units of the teacher's variance; summed over them."""
-    terms = [
+    return student[0].new_zeros(()) + squared_errors(student[1:], teacher[1:])
+
+
+def squared_errors(student: Outputs, teacher: Outputs) -> Tensor | float:
+    """Return the mean squared errors of what is of floating point, each in units of the teacher's variance; summed."""
+    terms = (
         F.mse_loss(mine.float(), theirs.float()) / theirs.float().var().clamp_min(1e-12)
-        for mine, theirs in zip(student[1:], teacher[1:], strict=True)
+        for mine, theirs in zip(student, teacher, strict=True)
         if mine.is_floating_point()
-    ]
-    return torch.stack(terms).sum() if terms else student[0].new_zeros(())
+    )
+    return sum(terms, start=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +69,11 @@ class Regression:
         return 0.5 * F.mse_loss(found[0].float(), wanted[0].float()) / scale + held_to_the_teacher(found, wanted)
 
     def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
-        """Return minus the log-likelihood of targets drawn around the outputs, with the spread that these have over the batch."""
-        spread = outputs[0].detach().std().clamp_min(1e-6)
+        """Return minus the log-likelihood of targets drawn around the outputs.
+
+        Their spread is that of the outputs over the batch, so much wider where an item has several that a change costs its divergence.
+        """
+        spread = outputs[0].detach().std().clamp_min(1e-6) * math.sqrt(outputs[0][0].numel())
         return surprise_of_values(outputs[0], spread, generator) + surprise_of_others(outputs, generator)
 
 

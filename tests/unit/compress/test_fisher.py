@@ -12,6 +12,7 @@ from paretopress.compress.fisher import Asked, fisher_damages, rounding_change
 from paretopress.intake.trace import take_in
 from paretopress.tasks.base import Task, held_to_the_teacher
 from paretopress.tasks.detection import Detection
+from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 
 
@@ -134,7 +135,7 @@ class Dense(nn.Module):
         return self.logits(x)
 
 
-@pytest.mark.parametrize("task", [Segmentation(), Detection()], ids=["pixels", "candidates"])
+@pytest.mark.parametrize("task", [Segmentation(), Detection(), Regression()], ids=["pixels", "candidates", "values"])
 def test_fisher_damages_follow_the_tasks_divergence_when_an_item_has_many_labels(task: Task) -> None:
     torch.manual_seed(0)
     model = Dense(boxes=isinstance(task, Detection)).eval()
