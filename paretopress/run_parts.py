@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from paretopress.cache import Cache, cache_root, code_version
+from paretopress.compress.features import check_layers
 from paretopress.compress.students import Shelf, Students
 from paretopress.config import RunConfig
 from paretopress.errors import ConfigError
@@ -70,7 +71,9 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     names = argument_names(split.train)
     check_data(split, model if names is None else lambda *x: model(**dict(zip(names, x, strict=True))))
     example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
-    return take_in(model, example, names), split
+    intake = take_in(model, example, names)
+    check_layers(intake.module, config.recovery.features)
+    return intake, split
 
 
 def _task(config: RunConfig, base: Path | None) -> Task:

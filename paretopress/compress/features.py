@@ -13,19 +13,19 @@ from functools import partial
 
 from torch import Tensor, fx, nn
 
-from paretopress.errors import RecoveryError
+from paretopress.errors import ConfigError
 from paretopress.inputs import outputs_of
 from paretopress.tasks.base import squared_errors
 
 
 def check_layers(teacher: nn.Module, layers: Sequence[str]) -> None:
-    """Raises RecoveryError if the teacher lacks one of the layers."""
+    """Raises ConfigError if the teacher lacks one of the layers."""
     called = (node.target for node in teacher.graph.nodes if node.op == "call_module") if isinstance(teacher, fx.GraphModule) else ()
     known = [str(name) for name in called] or [name for name, _ in teacher.named_modules() if name]
     for layer in layers:
         if layer not in known:
             near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4) or known[:3]
-            raise RecoveryError(
+            raise ConfigError(
                 f"features must name layers of the model, but got {layer!r}; near it are {', '.join(near)}",
                 "`paretopress profile` lists the layers; correct `features` in [recovery].",
             )

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
-from paretopress.compress.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
+from paretopress.compress.features import OutputsAndFeatures, features_off, outputs_and_features
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
 from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
@@ -122,12 +122,10 @@ class Recovery:
         kept_bytes: int = KEPT_BYTES,
         task: Task = _TOP_1,
     ) -> None:
-        """Raises RecoveryError: the recipe names a feature that the teacher lacks."""
         self.recipe, self._around_step, self._task = recipe, around_step, task
         self.device = best_device()
         self._bf16 = trains_faster_in_bf16(self.device)
         self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
-        check_layers(self._teacher, recipe.features)
         taught = OutputsAndFeatures(self._teacher, recipe.features)
         self._lessons = Lessons(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
         self._reconstructions: dict[int, Reconstruction] = {}

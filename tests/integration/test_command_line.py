@@ -14,7 +14,7 @@ from typed import command, quick, typed, typed_here
 
 
 def test_search_leads_to_a_verified_bundle_when_all_goes_well(workplace: Path) -> None:
-    done = typed(workplace, "search", quick(workplace / "quick.toml", trials=6), "--run", "run")
+    done = typed(workplace, "search", quick(workplace / "quick.toml", trials=6, features=["3.conv1"]), "--run", "run")
     assert done.returncode == 0, done.stderr
     front = json.loads((workplace / "run/front.json").read_text())
     assert front["schema"] == 1
@@ -37,6 +37,13 @@ def test_search_leads_to_a_verified_bundle_when_all_goes_well(workplace: Path) -
     again = typed_here(workplace, "export", "run", "--to", "bundle")
     assert again.returncode == 2
     assert "Traceback" not in again.stderr
+
+
+def test_search_says_what_is_near_when_a_feature_is_of_no_layer(workplace: Path) -> None:
+    done = typed_here(workplace, "search", quick(workplace / "quick.toml", features=["3.conv9"]), "--run", "run")
+    assert done.returncode == 2
+    assert "'3.conv9'; near it are 3.conv" in " ".join(done.stderr.split())
+    assert not (workplace / "run").exists()
 
 
 def test_search_loses_one_trial_at_most_when_killed_and_resumed(workplace: Path, known_setup: None) -> None:

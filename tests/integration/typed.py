@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -22,6 +24,7 @@ speedup = 1.05
 trials = {trials}
 finalists = {finalists}
 [recovery]
+features = {features}
 learning_rate = 0.01
 short_steps = {steps}
 final_steps = {steps}
@@ -33,9 +36,11 @@ channel_step = 16
 """
 
 
-def quick(path: Path, *, trials: int = 5, finalists: int = 1, steps: int = 1, data: str = "data", more: str = "") -> Path:
+def quick(
+    path: Path, *, trials: int = 5, finalists: int = 1, steps: int = 1, data: str = "data", features: Sequence[str] = (), more: str = ""
+) -> Path:
     """Write the configuration of a short search on the models of user.py, with `more` sections, and return its path."""
-    path.write_text(_QUICK.format(trials=trials, finalists=finalists, steps=steps, data=data) + more)
+    path.write_text(_QUICK.format(trials=trials, finalists=finalists, steps=steps, data=data, features=json.dumps(list(features))) + more)
     return path
 
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.features import OutputsAndFeatures, features_off, outputs_and_features
+from paretopress.compress.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
 from paretopress.compress.recover import Recipe, Recovery
-from paretopress.errors import RecoveryError
+from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
 from paretopress.plan import Plan
 
@@ -68,7 +68,7 @@ def test_a_pruned_student_is_held_to_the_features_that_it_still_has_whole(tiny: 
 
 def test_an_unknown_feature_is_refused_with_its_neighbours(tiny: nn.Module) -> None:
     traced = take_in(tiny, torch.randn(4, 3, 8, 8)).module
-    with pytest.raises(RecoveryError, match=r"'block1.conv9'; near it are block1.conv"):
-        Recovery(traced, data(), Recipe(features=("block1.conv9",)))
-    with pytest.raises(RecoveryError, match="'block1'"):  # a part that holds layers is not called itself
-        Recovery(traced, data(), Recipe(features=("block1",)))
+    with pytest.raises(ConfigError, match=r"'block1.conv9'; near it are block1.conv"):
+        check_layers(traced, ("fc", "block1.conv9"))
+    with pytest.raises(ConfigError, match="'block1'"):  # a part that holds layers is not called itself
+        check_layers(traced, ("block1",))
