@@ -1,4 +1,4 @@
-"""The techniques that techniques.py measures and that the product does not search: masks, equalisation, Tucker-2, other formats.
+"""The techniques that techniques.py measures and that the product does not offer: equalisation, bias correction, Tucker-2, other formats.
 
 Each works on a traced module or on an exported file, and knows nothing of a search.
 """
@@ -16,7 +16,6 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
-from torch.nn.utils import prune
 
 from paretopress.lower.quantise import CalibrationBatches
 
@@ -24,38 +23,6 @@ from paretopress.lower.quantise import CalibrationBatches
 def weighted(module: nn.Module) -> dict[str, nn.Module]:
     """Return the ungrouped convolutions and Linears by name."""
     return {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)}
-
-
-def masked(module: nn.Module, share: float) -> nn.Module:
-    """Return a copy without the smallest weights of all layers together (Han et al. 2015, "Learning both weights and connections")."""
-    student = copy.deepcopy(module)
-    prune.global_unstructured([(m, "weight") for m in weighted(student).values()], prune.L1Unstructured, amount=share)
-    return student
-
-
-def masked_in_fours(module: nn.Module) -> nn.Module:
-    """Return a copy in which two of four weights along a layer's inputs are zero (NVIDIA's pattern).
-
-    Source: Mishra et al. 2021, "Accelerating sparse deep neural networks", section 3. Layers whose inputs are no
-    multiple of four stay as they are.
-    """
-    student = copy.deepcopy(module)
-    for layer in weighted(student).values():
-        weight = layer.weight.detach()
-        if weight.shape[1] % 4:
-            continue
-        fours = weight.movedim(1, -1).unflatten(-1, (-1, 4))
-        kept = torch.zeros_like(fours).scatter(-1, fours.abs().topk(2, dim=-1).indices, 1.0)
-        prune.custom_from_mask(layer, "weight", kept.flatten(-2).movedim(-1, 1).contiguous())
-    return student
-
-
-def unmasked(student: nn.Module) -> nn.Module:
-    """Return the student with its zeros as plain weights."""
-    for layer in weighted(student).values():
-        if prune.is_pruned(layer):
-            prune.remove(layer, "weight")
-    return student
 
 
 def tucker_2(module: fx.GraphModule, share: float) -> fx.GraphModule:

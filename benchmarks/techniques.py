@@ -31,11 +31,13 @@ from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.importance import rank_channels
 from paretopress.compress.recover import Optimizer, Recovery
+from paretopress.compress.zeros import Zeros
 from paretopress.config import RunConfig, read_config
 from paretopress.errors import first_line
 from paretopress.inputs import feeds
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
+from paretopress.lower.quantise import PLAIN, Formats
 from paretopress.pipeline import Pipeline
 from paretopress.plan import Criterion, Plan
 from paretopress.run_folder import create_run_folder
@@ -52,6 +54,7 @@ RUNS = Path(__file__).resolve().parent.parent / "runs"
 VAL_ITEMS, SCORED_IMAGES, CORRECTED_IMAGES = 2_000, 512, 256
 # the order in which a search on the ResNet-20 removes branches (runs/results/cifar10_resnet20_state.json)
 BRANCHES = ("layer1.2.conv1", "layer2.2.conv1", "layer1.1.conv1", "layer2.1.conv1")
+UNSTRUCTURED, N_OF_M = "unstructured pruning", "N:M pruning"
 HALF, HALVED, PRUNED = 0.5, "low rank, half of the multiply-adds", "channel pruning, half inside each block"
 
 
@@ -99,17 +102,18 @@ class Bench:
         row |= {"path": str(path), "size_bytes": path.stat().st_size, "zipped_bytes": zipped_bytes(path)}
         print(row, flush=True)
 
-    def exported(self, module: nn.Module, bits: dict[str, int] | None = None) -> Path:
+    def exported(self, module: nn.Module, bits: dict[str, int] | None = None, formats: Formats = PLAIN) -> Path:
         """Return a new file of a module."""
         path = self.folder / f"{len(self.rows)}.onnx"
+        self.pipeline.formats = formats
         self.pipeline.lower(module, Plan(bits=bits or {}), path, Stopwatch())
         return path
 
-    def trained(self, student: nn.Module, features: tuple[str, ...] = ()) -> nn.Module:
-        """Return the student after the steps that all get, held to what some layers read where that is asked."""
-        recovery = self.recovery
-        if features:
-            recovery = Recovery(self.intake.module, self.data.train, replace(recovery.recipe, features=features), task=self.data.task)
+    def trained(self, student: nn.Module, **otherwise: object) -> nn.Module:
+        """Return the student after the steps that all get, with the usual recipe but for what is given."""
+        recipe, recovery = replace(self.recovery.recipe, **otherwise), self.recovery
+        if recipe != recovery.recipe:
+            recovery = Recovery(self.intake.module, self.data.train, recipe, task=self.data.task)
         recovery.run(student, temperature=4.0, alpha=0.9, steps=self.steps, seed=1)
         return student
 
@@ -118,7 +122,8 @@ class Bench:
         for variant, held_to in (("the outputs alone", ()), (f"and what {len(features)} layers read", features)):
             compressed = compress_module(self.intake.module, self.intake.graph, plan)
             self.recovery.reconstruct(compressed, seed=1)
-            self.add("distillation", variant, self.exported(self.trained(compressed.module, held_to)), steps=self.steps)
+            student = self.trained(compressed.module, features=held_to)
+            self.add("distillation", variant, self.exported(student), steps=self.steps)
 
     def converted(self, technique: str, variant: str, convert: Callable[[Path, Path], None], source: Path) -> None:
         """Add what a converter of files makes of one; an error is a row."""
@@ -154,16 +159,15 @@ def on_resnet20(bench: Bench) -> None:
     base, graph, space = bench.intake.module, bench.intake.graph, bench.space
     source, int8 = Path(str(bench.rows[0]["path"])), int8_bits(space, 1)
     bench.add("nothing but training", "the same steps", bench.exported(bench.trained(copy.deepcopy(base))), steps=bench.steps)
+    bench.add("float16", "weights (offered)", bench.exported(base, formats=Formats(float16=True)))
     bench.converted("float16", "weights and activations", methods.float16, source)
     bench.converted("int8, dynamic", "weights per layer", methods.dynamic, source)
     bench.add("int8, static", "weights per channel (searched)", bench.exported(base, int8))
-    for share in (0.5, 0.8, 0.9):
-        student = methods.unmasked(bench.trained(methods.masked(base, share)))
-        bench.add("unstructured pruning", f"{share:.0%} of the weights zero", bench.exported(student), steps=bench.steps)
-        bench.add("unstructured pruning", f"{share:.0%} zero, int8", bench.exported(student, int8), steps=bench.steps)
-    student = methods.unmasked(bench.trained(methods.masked_in_fours(base)))
-    bench.add("N:M pruning", "2 of 4 weights zero", bench.exported(student), steps=bench.steps)
-    bench.add("N:M pruning", "2 of 4 zero, int8", bench.exported(student, int8), steps=bench.steps)
+    for zeros in (0.5, 0.8, 0.9, "2:4"):
+        student = bench.trained(copy.deepcopy(base), zeros=Zeros.parse(zeros))
+        technique, variant = (N_OF_M, f"{zeros} weights") if isinstance(zeros, str) else (UNSTRUCTURED, f"{zeros:.0%} of the weights zero")
+        bench.add(technique, f"{variant} (offered)", bench.exported(student), steps=bench.steps)
+        bench.add(technique, f"{variant}, int8 (offered)", bench.exported(student, int8), steps=bench.steps)
     gone = dict.fromkeys(BRANCHES[:2], 0)
     bench.add(
         "removed blocks",
@@ -184,7 +188,7 @@ def on_resnet20(bench: Bench) -> None:
     ranks = half_ranks(space)
     student = compress_module(base, graph, Plan(rank=ranks)).module
     bench.add(
-        "low rank, half of the multiply-adds",
+        HALVED,
         "channel or spatial SVD (searched)",
         bench.exported(bench.trained(student)),
         steps=bench.steps,
@@ -218,13 +222,18 @@ def on_mobilenet(bench: Bench) -> None:
 def on_minilm(bench: Bench) -> None:
     """Add the formats of Linear layers."""
     source, offered = Path(str(bench.rows[0]["path"])), bench.space
+    base, int8 = bench.intake.module, int8_bits(offered, 1)
+    bench.add("float16", "weights (offered)", bench.exported(base, formats=Formats(float16=True)))
     bench.converted("float16", "weights and activations", methods.float16, source)
-    bench.converted("int8, dynamic", "weights per layer", methods.dynamic, source)
-    bench.add("int8, static", "weights per channel (searched)", bench.exported(bench.intake.module, int8_bits(offered, 1)))
+    bench.converted("int8, dynamic", "weights per layer, the embedding's too", methods.dynamic, source)
+    bench.add("int8, dynamic", "weights per channel (offered)", bench.exported(base, int8, Formats(dynamic=True)))
+    bench.add("int8, dynamic", "and float16 for the embedding (offered)", bench.exported(base, int8, Formats(dynamic=True, float16=True)))
+    bench.add("int8, static", "weights per channel (searched)", bench.exported(base, int8))
+    bench.add("int8, static", "and float16 for the embedding (offered)", bench.exported(base, int8, Formats(float16=True)))
     int4 = {group.name: 4 for group in bench.intake.graph.bit_groups if offered.offers(group, 4)}
-    bench.add("int4", "weights in blocks of 32 (searched)", bench.exported(bench.intake.module, int4))
-    student = methods.unmasked(bench.trained(methods.masked(bench.intake.module, HALF)))
-    bench.add("unstructured pruning", "50% of the weights zero", bench.exported(student), steps=bench.steps)
+    bench.add("int4", "weights in blocks of 32 (searched)", bench.exported(base, int4))
+    student = bench.trained(copy.deepcopy(base), zeros=Zeros.parse(HALF))
+    bench.add(UNSTRUCTURED, "50% of the weights zero (offered)", bench.exported(student), steps=bench.steps)
     queries = tuple(layer.name for layer in bench.intake.graph.layers if "query" in layer.name)  # they read what the block before puts out
     bench.distilled(Plan(kept=offered.uniform_kept(HALF)), queries)
 
@@ -273,7 +282,7 @@ def main() -> None:
 
 def headlines(rows: list[dict[str, object]]) -> list[Headline]:
     """Return how many there are, and what zeros alone buy."""
-    zeros = [row for row in rows if row["technique"] in ("unstructured pruning", "N:M pruning") and "int8" not in str(row["variant"])]
+    zeros = [row for row in rows if row["technique"] in (UNSTRUCTURED, N_OF_M) and "int8" not in str(row["variant"])]
     fastest = max((row["speedup"] for row in zeros if "speedup" in row), default=None)
     return [Headline("rows", len(rows), ""), Headline("fastest model with zeros alone", fastest, "x fp32")]
 

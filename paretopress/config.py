@@ -6,9 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paretopress.compress.recover import Optimizer, Recipe, Schedule
+from paretopress.compress.zeros import Zeros
 from paretopress.errors import ConfigError
 from paretopress.measurement import Budget, Metric
 from paretopress.plan import Criterion
@@ -73,6 +74,7 @@ class RecoverySection(_Section):
     `short_steps` are given and `long_steps` are not, they are 0.
     `calibration_batches` are for re-solving layers and for batch-norm statistics; with 0 neither is done.
     `features` are layers whose inputs are held to the original's while a candidate is trained (feature distillation).
+    `zeros` is a share of the weights, or a pattern "N:M", that is zero from a candidate's training on; see `Zeros`.
     """
 
     learning_rate: float | None = Field(None, gt=0.0)
@@ -86,9 +88,16 @@ class RecoverySection(_Section):
     label_share: float | None = Field(None, ge=0.0, le=1.0)
     calibration_batches: int = Field(4, ge=0)
     features: tuple[str, ...] = ()
+    zeros: float | str = 0.0
     short_steps: int | None = Field(None, ge=0)
     long_steps: int | None = Field(None, ge=0)
     final_steps: int | None = Field(None, ge=0)
+
+    @field_validator("zeros")
+    @classmethod
+    def _checked(cls, value: float | str) -> float | str:
+        Zeros.parse(value)
+        return value
 
     def recipe(self, learning_rate: float, usual: Optimizer = Optimizer.SGD) -> Recipe:
         """Return the recipe at a learning rate, with the `usual` optimizer where none is named."""
@@ -102,6 +111,7 @@ class RecoverySection(_Section):
             self.warmup,
             self.calibration_batches,
             self.features,
+            Zeros.parse(self.zeros),
         )
 
 
@@ -122,13 +132,16 @@ class TargetSection(_Section):
 class SpaceSection(_Section):
     """Bounds on the search space; None is what the target's capabilities say. Knobs in `frozen` are not searched.
 
-    `importance` are the criteria that channels are ranked by: with several, each plan chooses one.
+    `importance` are the criteria that channels are ranked by: with several, each plan chooses one. `dynamic` and `float16` are the
+    `Formats` of all candidates.
     """
 
     channel_step: int | None = Field(None, ge=1)
     bits: tuple[Literal[32, 8, 4], ...] | None = None
     frozen: tuple[Knob, ...] = ()
     importance: tuple[Criterion, ...] = Field((Criterion.L2,), min_length=1)
+    dynamic: bool = False
+    float16: bool = False
 
 
 class WorkersSection(_Section):

@@ -25,7 +25,7 @@ from paretopress.intake.data import Data, Split, batch, stack
 from paretopress.intake.trace import Intake
 from paretopress.kept import Kept
 from paretopress.lower.export import export_onnx
-from paretopress.lower.quantise import quantise_onnx
+from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
@@ -84,10 +84,11 @@ class Pipeline:
         seed: int,
         score_on_target: bool = False,
         cache: Cache | None = None,
+        formats: Formats = PLAIN,
     ):
         self.intake, self.data = intake, data
         self.folder, self.seed, self.target, self.cache = folder, seed, target, cache
-        self.reduce_range, self._threads = reduce_range, scoring_threads
+        self.reduce_range, self.formats, self._threads = reduce_range, formats, scoring_threads
         self._scored_on = target if score_on_target else None
         self._names, self._outputs = ([spec.name for spec in specs] for specs in (intake.graph.inputs, intake.graph.outputs))
         calibration, _ = stack(data.train, _CALIBRATION_ITEMS, seed)
@@ -144,16 +145,18 @@ class Pipeline:
         """
         with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
             bits = self.bits_by_layer(module, plan)
-            exported = Path(temporary, "float.onnx") if bits else path
+            stored_otherwise = bool(bits) or self.formats.float16
+            exported = Path(temporary, "float.onnx") if stored_otherwise else path
             with watch.stage("export"):
                 if only_timed:
                     self._export_to_time(module, plan.widths(), exported)
                 else:
                     export_onnx(module, self.example, exported, self._names, self._outputs)
-            if bits:
+            if stored_otherwise:
                 with watch.stage("quantise"):
                     few = [{name: part[:_TIMED_ITEMS] for name, part in self._calibration[0].items()}]
-                    quantise_onnx(exported, path, bits, few if only_timed else self._calibration, reduce_range=self.reduce_range)
+                    items = few if only_timed else self._calibration
+                    quantise_onnx(exported, path, bits, items, reduce_range=self.reduce_range, formats=self.formats)
 
     def _export_to_time(self, module: nn.Module, widths: Plan, path: Path) -> None:
         known = self._exports.get(widths)

@@ -17,6 +17,7 @@ from paretopress.compress.importance import Ranking, rank_channels
 from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import judged_items
 from paretopress.compress.students import Students
+from paretopress.compress.zeros import NO_ZEROS
 from paretopress.errors import RunError
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.intake.data import stack
@@ -140,7 +141,8 @@ class PlanEvaluator:
         rounded = self._quantisation_aware(held.module, plan, path, watch) if rung is Rung.FINAL else ()
         latency = self.pipeline.latency(path, self.bounds, number, watch)
         with watch.stage("save"):
-            save_file({name: tensor.contiguous() for name, tensor in held.module.state_dict().items()}, work / STUDENT_FILE)
+            whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in held.module.state_dict().items()}
+            save_file(whole, work / STUDENT_FILE)  # copies, because the format refuses weights that two layers share
         outcome = self.pipeline.measured(path, stored, rung, held.macs, latency, watch)
         return replace(outcome, notes=(*held.compressed.notes, *rounded))
 
@@ -174,7 +176,7 @@ class PlanEvaluator:
         if shared is not None and shared.load(module, plan, rung):
             return
         steps = self.effort.steps(rung)
-        if steps:
+        if steps or self.recovery.recipe.zeros != NO_ZEROS:
             seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
             self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed)
         if shared is not None:

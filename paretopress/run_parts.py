@@ -21,6 +21,7 @@ from paretopress.intake.data_spec import load_data
 from paretopress.intake.factory import is_factory, load_function
 from paretopress.intake.model_spec import load_model
 from paretopress.intake.trace import Intake, take_in
+from paretopress.lower.quantise import Formats
 from paretopress.measurement import Latency
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator
@@ -115,6 +116,7 @@ def make_pipeline(
         seed=config.seed,
         score_on_target=config.target.score_on_target,
         cache=_cache(intake, data, config.seed) if helped else None,
+        formats=Formats(config.space.dynamic, config.space.float16),
     )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -197,6 +197,7 @@ def find_state(
     parts = {
         "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
         "trains": _trains(config, intake.graph),
+        "formats": asdict(pipeline.formats),
         "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
         "target": pipeline.fingerprint() if pipeline.cache is not None else None,
         "seed": config.seed,

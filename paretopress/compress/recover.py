@@ -21,6 +21,7 @@ from paretopress.compress.features import OutputsAndFeatures, features_off, outp
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
 from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
+from paretopress.compress.zeros import NO_ZEROS, Zeros, hold
 from paretopress.errors import RecoveryError
 from paretopress.fetch import Item
 from paretopress.fvcore_import import update_bn_stats
@@ -65,7 +66,7 @@ class Recipe:
     """How recovery trains. The learning rate rises linearly over `warmup` of the steps, then follows `schedule`.
 
     `calibration_batches` is the number of training batches for reconstruction and for batch-norm statistics after the last step.
-    `features` are layers whose inputs are held to the teacher's, beside the outputs.
+    `features` are layers whose inputs are held to the teacher's, beside the outputs; `zeros` are set as the training begins.
     """
 
     learning_rate: float = 0.03
@@ -77,6 +78,7 @@ class Recipe:
     warmup: float = 0.1
     calibration_batches: int = 4
     features: tuple[str, ...] = ()
+    zeros: Zeros = NO_ZEROS
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ class Recovery:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             placed(student, self.device).train()
+            masks = self.recipe.zeros.masks(student)
+            hold(masks)
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
             for step in range(steps):
@@ -154,6 +158,7 @@ class Recovery:
                     group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
                 with self._around_step():
                     losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
+                    hold(masks)
             # after the last step: training normalises by its own batches, and running averages lag behind a short one
             self._recalibrate(student, seed)
         student.eval().cpu()

@@ -6,7 +6,7 @@ subclasses of nn.Conv2d do) as layers, paddings in numbers. A rule leaves the ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,7 @@ def rewrite(module: fx.GraphModule, example: Inputs) -> None:
 
 def _layers_from_functions(module: fx.GraphModule) -> None:
     """Put a layer in place of each function that multiplies by trained weights, if nothing else uses those."""
+    taken: list[str] = []
     for node in list(module.graph.nodes):
         kind = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
         if kind is None:
@@ -110,8 +111,20 @@ def _layers_from_functions(module: fx.GraphModule) -> None:
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.call_module(name, (given["input"],)))
         module.graph.erase_node(node)
+        taken += [str(part.target) for part in (weight, bias) if part is not None]
     module.graph.eliminate_dead_code()
+    _let_go(module, taken)
     module.recompile()
+
+
+def _let_go(module: fx.GraphModule, parameters: Sequence[str]) -> None:
+    """Take parameters away from where they were, unless something still reads them there: they would be counted and saved twice."""
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    called = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+    for name in set(parameters) - read:
+        owner, _, key = name.rpartition(".")
+        if owner not in called:
+            delattr(module.get_submodule(owner), key)
 
 
 def _layer_name(module: fx.GraphModule, weight: str) -> str:

@@ -1,4 +1,4 @@
-"""Per-layer mixed quantisation of an exported ONNX file: static QDQ at 8 bits, weight-only blocks at 4 bits, the rest float."""
+"""Per-layer mixed quantisation of an exported ONNX file: static QDQ or dynamic at 8 bits, weight-only blocks at 4 bits, the rest float."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
+from paretopress.lower.halves import store_in_16_bits
 from paretopress.quiet_logger import quiet_logger
 
 _LSTM = "LSTM"
 _LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
+_DYNAMIC_OPS = frozenset({_LSTM, "Gemm", "MatMul"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 # ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
 _FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
@@ -28,11 +31,37 @@ _INT4_BLOCK = 32
 Feed = Mapping[str, np.ndarray]
 
 
-def quantise_onnx(source: Path, target: Path, bits: Mapping[str, int], calibration: Sequence[Feed], *, reduce_range: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """How the layers of all candidates are stored, beside their bits.
+
+    Attributes:
+        dynamic: what a Linear layer of 8 bits reads gets its range anew in every run, as the range of an LSTM does, and not from
+            calibration data.
+        float16: float weights lie in the file in 16 bits; the runtime widens them as it loads it, and computes in 32.
+    """
+
+    dynamic: bool = False
+    float16: bool = False
+
+
+PLAIN = Formats()
+
+
+def quantise_onnx(
+    source: Path,
+    target: Path,
+    bits: Mapping[str, int],
+    calibration: Sequence[Feed],
+    *,
+    reduce_range: bool,
+    formats: Formats = PLAIN,
+) -> None:
     """Write a copy of `source` in which the named layers are quantised.
 
-    LSTMs are rounded dynamically. Elsewhere activations are unsigned 8 bits, so that a ReLU vanishes into the zero-point, and weights
-    signed 8 bits per output channel; a ReLU, an add or a pooling that reads quantised layers alone joins them.
+    LSTMs are rounded dynamically, and Linear layers where `formats` says so. Elsewhere activations are unsigned 8 bits, so that a ReLU
+    vanishes into the zero-point, and weights signed 8 bits per output channel; a ReLU, an add or a pooling that reads quantised layers
+    alone joins them.
 
     Args:
         bits: layer -> 8 or 4; layers that are not named stay float. Factors `name.0` and `name.1` follow `name`.
@@ -42,15 +71,21 @@ def quantise_onnx(source: Path, target: Path, bits: Mapping[str, int], calibrati
     """
     model = onnx.load(source)
     nodes = {level: _layer_nodes(model.graph, [name for name, b in bits.items() if b == level]) for level in (8, 4)}
-    lstms = [name for name in nodes[8] if name in {node.name for node in model.graph.node if node.op_type == _LSTM}]
-    nodes[8] = [name for name in nodes[8] if name not in lstms]
+    dynamic = {node.name: node.op_type for node in model.graph.node if node.op_type in (_DYNAMIC_OPS if formats.dynamic else {_LSTM})}
+    lstms = [name for name in nodes[8] if dynamic.get(name) == _LSTM]
+    linears = [name for name in nodes[8] if dynamic.get(name, _LSTM) != _LSTM]
+    nodes[8] = [name for name in nodes[8] if name not in dynamic]
     try:
         if lstms:
-            model = _dynamic_8_bits(model, lstms)
+            model = _dynamic_8_bits(model, lstms, _LSTM, reduce_range)
+        if linears:
+            model = _dynamic_8_bits(model, linears, "MatMul", reduce_range)
         if nodes[4]:
             model = _weights_to_4_bits(model, nodes[4])
         if nodes[8]:
             model = _static_8_bits(model, nodes[8], calibration, reduce_range)
+        if formats.float16:
+            store_in_16_bits(model.graph)
     except Exception as error:  # the quantiser raises whatever its operators meet
         raise LoweringError(f"quantisation must succeed, but got {typed_line(error)}") from error
     write_bytes(target, model.SerializeToString())
@@ -102,12 +137,22 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
         return onnx.load(target)
 
 
-def _dynamic_8_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
-    """Recurrent layers have no static kernel: the runtime rounds their inputs step by step."""
+def _dynamic_8_bits(model: onnx.ModelProto, nodes: Sequence[str], op: str, reduce_range: bool) -> onnx.ModelProto:
+    """The runtime rounds what these nodes read, an LSTM's input step by step; for an LSTM it has no static kernel."""
+    for name in [node.name for node in model.graph.node if node.op_type == "Gemm"]:
+        _gemm_to_matmul(model.graph, name)  # the quantiser would do it to all of them, and rename them, whichever are asked for
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet():
         source, target = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
         onnx.save(model, source)
-        quantize_dynamic(source, target, op_types_to_quantize=[_LSTM], nodes_to_quantize=list(layers), weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=[op],
+            nodes_to_quantize=list(nodes),
+            per_channel=op != _LSTM,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+        )
         return onnx.load(target)
 
 
@@ -155,29 +200,39 @@ def _weights_to_4_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.Mo
     with _quiet():
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # half a second that few trials need
 
-        quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=_INT4_BLOCK, is_symmetric=True, nodes_to_include=list(layers))
+        # `nodes_to_include` would add to all MatMuls, not choose among them
+        others = [node.name for node in model.graph.node if node.name not in layers]
+        quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=_INT4_BLOCK, is_symmetric=True, nodes_to_exclude=others)
         quantizer.process()
     result: onnx.ModelProto = quantizer.model.model
     return result
 
 
 def _gemm_to_matmul(graph: onnx.GraphProto, name: str) -> None:
-    """MatMulNBits replaces MatMul alone: rewrite Gemm(x, W, b) with transB as Add(MatMul(x, W^T), b)."""
+    """The quantisers replace MatMul alone: rewrite Gemm(x, W, b) as Add(MatMul(x, W^T), b); one that also scales is left."""
     at, node = next((i, n) for i, n in enumerate(graph.node) if n.name == name)
-    if node.op_type != "Gemm":
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    if node.op_type != "Gemm" or node.input[1] not in constants:
         return
-    weight = next(tensor for tensor in graph.initializer if tensor.name == node.input[1])
-    transposed = numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), f"{weight.name}_t")
-    graph.initializer.append(transposed)
-    graph.initializer.remove(weight)
+    options = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if options.get("transA", 0) or {options.get("alpha", 1.0), options.get("beta", 1.0)} != {1.0}:
+        return
+    weight = node.input[1]
+    if options.get("transB", 0):
+        weight = f"{weight}_t"
+        if weight not in constants:  # another call of the layer has put it there
+            values = np.ascontiguousarray(numpy_helper.to_array(constants[node.input[1]]).T)
+            graph.initializer.append(numpy_helper.from_array(values, weight))
     has_bias = len(node.input) > 2
     product = f"{node.output[0]}_matmul" if has_bias else node.output[0]
-    new = [onnx.helper.make_node("MatMul", [node.input[0], transposed.name], [product], name=name)]
+    new = [onnx.helper.make_node("MatMul", [node.input[0], weight], [product], name=name)]
     if has_bias:
         new.append(onnx.helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{name}/bias"))
     del graph.node[at]
     for offset, made in enumerate(new):
         graph.node.insert(at + offset, made)
+    if not any(constants[node.input[1]].name in other.input for other in graph.node):
+        graph.initializer.remove(constants[node.input[1]])
 
 
 def _quiet() -> AbstractContextManager[None]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from typed import command, quick, typed, typed_here
 
+_FORMATS = "dynamic = true\nfloat16 = true\n"
+
 
 def test_search_leads_to_a_verified_bundle_when_all_goes_well(workplace: Path) -> None:
-    done = typed(workplace, "search", quick(workplace / "quick.toml", trials=6, features=["3.conv1"]), "--run", "run")
+    done = typed(workplace, "search", quick(workplace / "quick.toml", trials=6, features=["3.conv1"], more=_FORMATS), "--run", "run")
     assert done.returncode == 0, done.stderr
     front = json.loads((workplace / "run/front.json").read_text())
     assert front["schema"] == 1

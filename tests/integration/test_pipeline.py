@@ -104,6 +104,17 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert (folder.root / short.onnx_path).is_file()
 
 
+def test_evaluate_goes_on_from_the_trial_when_two_layers_share_their_weights(tiny: nn.Module, folder: RunFolder) -> None:
+    tiny.block1.conv2.weight = tiny.block1.conv1.weight
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    plan = Plan(kept={"block2.conv1": 8})
+    evaluate(plan, Rung.SHORT, 1)
+    evaluate(Plan(), Rung.SHORT, 2)  # so that the first is read back
+    final = evaluate(plan, Rung.FINAL, 1)
+    assert "reconstruct" not in final.stages_s
+    assert (folder.root / final.onnx_path).is_file()
+
+
 def test_evaluate_goes_on_from_the_short_rung_when_long(tiny: nn.Module, folder: RunFolder) -> None:
     evaluate, again = evaluator(tiny, folder, latency_ms=4.0), None
     plan = Plan(kept={"block2.conv1": 8})

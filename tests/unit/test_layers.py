@@ -50,7 +50,20 @@ ALLOWED: dict[str, set[str]] = {
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
     "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},
     "run_parts": VALUES
-    | {"compress", "config", "intake", "pipeline", "plan_evaluator", "probing", "run_folder", "search", "setup_run", "spaces", "targets"}
+    | {
+        "compress",
+        "config",
+        "intake",
+        "lower",
+        "pipeline",
+        "plan_evaluator",
+        "probing",
+        "run_folder",
+        "search",
+        "setup_run",
+        "spaces",
+        "targets",
+    }
     | {"tasks"},
     "isolation": VALUES | {"targets"},
     "evaluator_process": VALUES | {"compress", "plan_evaluator", "run_folder", "run_parts", "run_study", "setup_run", "targets"},

@@ -87,10 +87,19 @@ def test_a_pruned_recurrent_model_computes_the_same_in_onnx_and_nearly_so_in_8_b
     quantise_onnx(path, rounded, {"first": 8, "second": 8, "fc": 8}, [{INPUT: x.numpy()}], reduce_range=False)
     operators = {node.op_type for node in onnx.load(rounded).graph.node}
     assert "DynamicQuantizeLSTM" in operators
+    assert _types_of_weights(rounded, "fc") == {onnx.TensorProto.INT8}
     exact, near = (
         ort.InferenceSession(str(each), providers=["CPUExecutionProvider"]).run(None, {INPUT: x.numpy()})[0] for each in (path, rounded)
     )
     assert np.abs(near - exact).max() < 0.1 * np.ptp(exact)
+
+
+def _types_of_weights(path: Path, layer: str) -> set[int]:
+    """Return the types of the constants that a layer's node reads, through a DequantizeLinear as well."""
+    graph = onnx.load(path).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1}
+    behind = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return {types[name] for node in graph.node if node.name == layer for each in node.input if (name := behind.get(each, each)) in types}
 
 
 class BothWays(nn.Module):

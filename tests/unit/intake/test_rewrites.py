@@ -124,6 +124,26 @@ def test_take_in_finds_layers_that_are_called_as_functions(images: Tensor) -> No
         torch.testing.assert_close(intake.module(images), model(images))
 
 
+class PaddedByAChild(nn.Conv2d):
+    """A convolution that a child of its own pads, as in efficientnet_lite_pytorch."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(self.pad(x), self.weight, self.bias)
+
+
+def test_take_in_holds_the_weights_of_a_layer_once_when_a_part_of_it_is_still_called(images: Tensor) -> None:
+    model = nn.Sequential(PaddedByAChild(3, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    intake = take_in(model, images[:2])
+    assert set(intake.module.state_dict()) == {"0_layer.weight", "0_layer.bias", "4.weight", "4.bias"}
+    assert set(model.state_dict()) == {"0.weight", "0.bias", "4.weight", "4.bias"}
+    with torch.inference_mode():
+        torch.testing.assert_close(intake.module(images), model(images))
+
+
 class WordedPadding(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paretopress.errors import LoweringError, ParityError
 from paretopress.graph import INPUT, OUTPUT
 from paretopress.lower.export import check_parity, export_onnx
-from paretopress.lower.quantise import quantise_onnx
+from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 
 ALL = ("stem", "block1.conv1", "block1.conv2", "block2.conv1", "block2.conv2", "block2.down.0", "depthwise", "fc")
 
@@ -29,9 +29,9 @@ def run(path: Path, images: Tensor) -> np.ndarray:
     return session.run([OUTPUT], {INPUT: images.numpy()})[0]
 
 
-def quantise(source: Path, bits: dict[str, int], images: Tensor) -> Path:
+def quantise(source: Path, bits: dict[str, int], images: Tensor, formats: Formats = PLAIN) -> Path:
     target = source.with_name("quantised.onnx")
-    quantise_onnx(source, target, bits, [{INPUT: images.numpy()}], reduce_range=False)
+    quantise_onnx(source, target, bits, [{INPUT: images.numpy()}], reduce_range=False, formats=formats)
     return target
 
 
@@ -102,6 +102,94 @@ def test_quantise_onnx_uses_a_4_bit_kernel_when_a_linear_is_named(tmp_path: Path
     assert (ops["MatMulNBits"], ops["Gemm"]) == (1, 1)
     reference = run(tmp_path / "float.onnx", images)
     assert np.abs(run(path, images) - reference).max() < 0.25 * np.abs(reference).max()
+    assert path.stat().st_size < 0.4 * (tmp_path / "float.onnx").stat().st_size
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_quantise_onnx_finds_ranges_anew_for_linears_alone_when_they_are_dynamic(exported: Path, images: Tensor) -> None:
+    reference = run(exported, images)
+    path = quantise(exported, dict.fromkeys(ALL, 8), images, Formats(dynamic=True))
+    found = operators(path)
+    assert (found["MatMulInteger"], found["DynamicQuantizeLinear"], found["Gemm"], found["MatMul"]) == (1, 1, 0, 0)
+    assert layers_with_dequantised_weights(path) == set(ALL) - {"fc"}
+    assert 0.0 < np.abs(run(path, images) - reference).max() < 0.1 * np.abs(reference).max()
+
+
+def test_quantise_onnx_leaves_a_float_linear_as_it_is_when_others_are_dynamic(exported: Path, images: Tensor) -> None:
+    assert operators(quantise(exported, {"stem": 8}, images, Formats(dynamic=True)))["DynamicQuantizeLinear"] == 0
+
+
+def test_quantise_onnx_halves_the_file_when_weights_are_stored_in_16_bits(exported: Path, images: Tensor) -> None:
+    reference = run(exported, images)
+    path = quantise(exported, {}, images, Formats(float16=True))
+    weights = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer if len(tensor.dims) > 1}
+    assert {tensor.data_type for tensor in weights.values()} == {onnx.TensorProto.FLOAT16}
+    assert len(weights) == len(ALL)
+    assert path.stat().st_size < 0.7 * exported.stat().st_size  # names, nodes and biases stay
+    assert 0.0 < np.abs(run(path, images) - reference).max() < 2e-3 * np.abs(reference).max()
+
+
+def test_quantise_onnx_leaves_weights_of_8_bits_alone_when_the_others_have_16(exported: Path, images: Tensor) -> None:
+    path = quantise(exported, {"block1.conv1": 8}, images, Formats(float16=True))
+    types = Counter(tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) > 1)
+    assert types == {onnx.TensorProto.FLOAT16: len(ALL) - 1, onnx.TensorProto.INT8: 1}
+    assert layers_with_dequantised_weights(path) == {"block1.conv1"}
+    assert np.isfinite(run(path, images)).all()
+
+
+def test_quantise_onnx_keeps_a_weight_in_32_bits_when_16_cannot_hold_it(images: Tensor, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        model[1].weight[0, 0] = 1e5
+    export_onnx(model, images, tmp_path / "float.onnx")
+    path = quantise(tmp_path / "float.onnx", {}, images, Formats(float16=True))
+    types = [tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) > 1]
+    assert sorted(types) == sorted([onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
+    np.testing.assert_allclose(run(path, images), run(tmp_path / "float.onnx", images), rtol=1e-2, atol=1.0)
+
+
+class Recurrent(nn.Module):
+    """An LSTM over the rows of an image, and two Linear layers: (N, 3, 8, 8) -> (N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.hidden, self.fc = nn.LSTM(24, 16, batch_first=True), nn.Linear(16, 128), nn.Linear(128, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.hidden(self.lstm(x.transpose(1, 2).flatten(2))[0][:, -1])))
+
+
+@pytest.mark.parametrize(("fc", "kernel"), [(8, "DequantizeLinear"), (4, "MatMulNBits"), (32, "")])
+def test_quantise_onnx_finds_a_linear_by_its_name_when_an_lstm_is_rounded_before_it(
+    images: Tensor, tmp_path: Path, fc: int, kernel: str
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Recurrent().eval()
+    export_onnx(model, images, tmp_path / "float.onnx")
+    path = quantise(tmp_path / "float.onnx", {"lstm": 8} | ({"fc": fc} if fc < 32 else {}), images)
+    found = operators(path)
+    assert found["DynamicQuantizeLSTM"] == 1
+    assert {"DequantizeLinear": found["DequantizeLinear"] > 0, "MatMulNBits": found["MatMulNBits"] == 1, "": found["MatMul"] == 2}[kernel]
+    reference = run(tmp_path / "float.onnx", images)
+    assert np.abs(run(path, images) - reference).max() < 0.25 * np.ptp(reference)
+
+
+def test_quantise_onnx_rounds_both_calls_of_a_linear_to_4_bits(images: Tensor, tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.fc = nn.Linear(192, 192), nn.Linear(192, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.shared(torch.relu(self.shared(x.flatten(1)))))
+
+    export_onnx(Twice().eval(), images, tmp_path / "float.onnx")
+    path = quantise(tmp_path / "float.onnx", {"shared": 4}, images)
+    assert operators(path)["MatMulNBits"] == 2
     assert path.stat().st_size < 0.4 * (tmp_path / "float.onnx").stat().st_size
 
 
