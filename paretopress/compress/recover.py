@@ -21,7 +21,7 @@ from paretopress.compress.features import OutputsAndFeatures, features_off, outp
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
 from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
-from paretopress.compress.zeros import NO_ZEROS, Zeros, hold
+from paretopress.compress.zeros import NO_ZEROS, Zeros, held
 from paretopress.errors import RecoveryError
 from paretopress.fetch import Item
 from paretopress.fvcore_import import update_bn_stats
@@ -149,16 +149,14 @@ class Recovery:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             placed(student, self.device).train()
-            masks = self.recipe.zeros.masks(student)
-            hold(masks)
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
-            for step in range(steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
-                with self._around_step():
-                    losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
-                    hold(masks)
+            with held(self.recipe.zeros.masks(student)):
+                for step in range(steps):
+                    for group in optimizer.param_groups:
+                        group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
+                    with self._around_step():
+                        losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
             # after the last step: training normalises by its own batches, and running averages lag behind a short one
             self._recalibrate(student, seed)
         student.eval().cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -64,8 +65,16 @@ def _weights(module: nn.Module) -> Iterator[Tensor]:
             yield part.parametrizations.weight.original if rounded else part.weight  # type: ignore[union-attr, misc]  # untyped in torch
 
 
-def hold(masks: list[tuple[Tensor, Tensor]]) -> None:
-    """Set to zero what the masks leave out, in place."""
+@contextmanager
+def held(masks: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Set to zero what the masks leave out, and keep it there while the block trains.
+
+    Their gradients are zero, too: they would count when gradients are clipped, and slow the others down.
+    """
     with torch.no_grad():
         for weight, mask in masks:
             weight.mul_(mask)
+    with ExitStack() as hooks:
+        for weight, mask in masks:
+            hooks.callback(weight.register_hook(mask.mul).remove)  # type: ignore[no-untyped-call]  # untyped in torch
+        yield

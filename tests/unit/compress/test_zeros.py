@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from paretopress.compress.fake_quant import fake_quantised
 from paretopress.compress.recover import Recipe, Recovery
-from paretopress.compress.zeros import NO_ZEROS, Zeros, hold
+from paretopress.compress.zeros import NO_ZEROS, Zeros, held
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 
@@ -32,7 +32,8 @@ def test_a_share_takes_the_smallest_weights_of_all_layers_together() -> None:
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([[0.1, -0.2], [0.3, 9.0]]))
         module[1].weight.copy_(torch.tensor([[5.0, -6.0], [0.05, 8.0]]))
-    hold(Zeros(share=0.5).masks(module))
+    with held(Zeros(share=0.5).masks(module)):
+        pass
     assert module[0].weight.tolist() == [[0.0, 0.0], [0.0, 9.0]]
     assert module[1].weight.tolist() == [[5.0, -6.0], [0.0, 8.0]]
 
@@ -42,7 +43,8 @@ def test_a_pattern_keeps_the_largest_of_each_block_of_inputs_and_passes_other_wi
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([1.0, -4.0, 3.0, 2.0]).view(1, 4, 1, 1))
     before = module[1].weight.clone()
-    hold(Zeros.parse("2:4").masks(module))
+    with held(Zeros.parse("2:4").masks(module)):
+        pass
     assert module[0].weight.flatten().tolist() == [0.0, -4.0, 3.0, 0.0]
     assert torch.equal(module[1].weight, before)
 
@@ -63,6 +65,19 @@ def test_zeros_stay_while_a_student_is_trained_and_when_it_is_trained_again(tiny
         recovery.run(student, temperature=4.0, alpha=0.5, steps=3, seed=1)
     after = [weight for weight in chosen(student) if zeros == 0.5 or weight.shape[1] % 4 == 0]
     assert all(torch.equal(weight == 0.0, zero) for weight, zero in zip(after, gone, strict=True))
+
+
+def test_gradients_of_zeros_are_zero_within_the_block_alone() -> None:
+    module = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[0.1, 3.0]]))
+    x = torch.ones(1, 2)
+    with held(Zeros(share=0.5).masks(module)):
+        module(x).sum().backward()
+        assert module.weight.grad.tolist() == [[0.0, 1.0]]
+    module.zero_grad()
+    module(x).sum().backward()
+    assert module.weight.grad.tolist() == [[1.0, 1.0]]
 
 
 def test_no_zeros_leave_a_module_as_it_was(tiny: nn.Module) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.errors import LoweringError, ParityError
-from paretopress.graph import INPUT, OUTPUT
+from paretopress.evaluators.source_graph import Format, source_layers
+from paretopress.graph import INPUT, OUTPUT, LayerKind
+from paretopress.intake.trace import take_in
 from paretopress.lower.export import check_parity, export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 
@@ -176,6 +179,23 @@ def test_quantise_onnx_finds_a_linear_by_its_name_when_an_lstm_is_rounded_before
     assert {"DequantizeLinear": found["DequantizeLinear"] > 0, "MatMulNBits": found["MatMulNBits"] == 1, "": found["MatMul"] == 2}[kernel]
     reference = run(tmp_path / "float.onnx", images)
     assert np.abs(run(path, images) - reference).max() < 0.25 * np.ptp(reference)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_quantise_onnx_gives_every_linear_of_an_encoder_the_format_that_is_asked_for_and_no_other(
+    attends: Callable[..., nn.Module], images: Tensor, tmp_path: Path, dynamic: bool
+) -> None:
+    intake = take_in(attends(), images)
+    linears = [layer.name for layer in intake.graph.layers if layer.kind is LayerKind.LINEAR]
+    export_onnx(intake.module, images, tmp_path / "float.onnx")
+    bits = {name: (8, 4, 32)[i % 3] for i, name in enumerate(linears)}
+    path = quantise(tmp_path / "float.onnx", {name: b for name, b in bits.items() if b < 32}, images, Formats(dynamic=dynamic))
+    found = {name: layer.format for name, layer in source_layers(onnx.load(path).graph).items()}
+    eight = Format.DYNAMIC_INT8 if dynamic else Format.INT8
+    wanted = {8: eight, 4: Format.WEIGHT_ONLY, 32: Format.FLOAT}
+    suffixes = {Format.WEIGHT_ONLY: "_Q4", Format.DYNAMIC_INT8: "_quant"}  # the quantisers' own
+    expected = {f"{name}{suffixes.get(wanted[b], '')}": wanted[b] for name, b in bits.items()}
+    assert {name: form for name, form in found.items() if not name.startswith("patches")} == expected
 
 
 def test_quantise_onnx_rounds_both_calls_of_a_linear_to_4_bits(images: Tensor, tmp_path: Path) -> None:
