@@ -9,16 +9,14 @@ after every family, from which docs/coverage.md is made; with --go-on the famili
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import zoo
 from one_of_each import ALL, plans
-from results_file import RESULTS, Headline, write_result
+from results_file import Headline, recorded_rows, write_result
 
 from paretopress.api import start_run
 from paretopress.compress.apply import compress_module
@@ -42,13 +40,6 @@ from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
 
 NAME, TRIALS = "coverage", 4
-
-
-def recorded(names: Collection[str]) -> list[dict[str, object]]:
-    """Return the rows of the result file, but those of `names` that did not work."""
-    path = RESULTS / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
-    return [row for row in rows if "error" not in row or row["model"] not in names]
 
 
 def write(rows: list[dict[str, object]], families: int, trials: int) -> None:
@@ -146,7 +137,7 @@ def main() -> None:
     names = options.family or list(zoo.FAMILIES)
     if unknown := sorted(set(names) - set(zoo.FAMILIES)):
         parser.error(f"the families are {', '.join(zoo.FAMILIES)}, but got {', '.join(unknown)}")
-    rows = recorded(names) if options.go_on else []
+    rows = [row for row in recorded_rows(NAME) if "error" not in row or row["model"] not in names] if options.go_on else []
     done = {row["model"] for row in rows}
     for name in (name for name in names if name not in done):
         with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:

@@ -13,12 +13,11 @@ Takes about 90 minutes on two cores, with nothing else running; a model that was
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 from cifar10_resnet20 import Model, compared
-from results_file import RESULTS, Headline, write_result
+from results_file import Headline, recorded_rows, write_result
 
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import read_config
@@ -104,8 +103,7 @@ def main() -> None:
         parser.error(f"the models are {', '.join(MODELS)}, but got {', '.join(unknown)}")
     keep_freed_memory()
     names = options.model or list(MODELS)
-    known = RESULTS / "real_models.json"
-    rows = [row for row in json.loads(known.read_text())["rows"] if row["model"] not in names] if known.is_file() else []
+    rows = [row for row in recorded_rows("real_models") if row["model"] not in names]
     for name in names:
         rows += model_rows(name, options.into / name, options.minutes)
         write_result("real_models", headlines(rows), rows)

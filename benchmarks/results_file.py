@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ class Headline:
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "value": self.value, "unit": self.unit, "bar": self.bar, "met": self.met}
+
+
+def recorded_rows(name: str) -> list[dict[str, Any]]:
+    """Return the rows of benchmarks/results/NAME.json, none if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
 
 
 def write_result(name: str, headlines: Sequence[Headline], rows: Sequence[Mapping[str, Any]], *, threads: int = 1, **more: Any) -> Path:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -25,7 +24,7 @@ import numpy as np
 import technique_methods as methods
 from real_search import sessions_by_file
 from recovery_methods import STAGE_READERS
-from results_file import RESULTS, Headline, write_result
+from results_file import Headline, recorded_rows, write_result
 from torch import fx, nn
 from torch.utils.data import Subset
 
@@ -273,8 +272,8 @@ def main() -> None:
     if unknown := sorted(set(options.model) - set(MODELS)):
         parser.error(f"the models are {', '.join(MODELS)}, but got {', '.join(unknown)}")
     keep_freed_memory()
-    names, known = options.model or list(MODELS), RESULTS / "techniques.json"
-    rows = [row for row in json.loads(known.read_text())["rows"] if row["model"] not in names] if known.is_file() else []
+    names = options.model or list(MODELS)
+    rows = [row for row in recorded_rows("techniques") if row["model"] not in names]
     with tempfile.TemporaryDirectory(prefix="paretopress-") as root:
         for name in names:
             bench = Bench(name, Path(root, name), options.steps)

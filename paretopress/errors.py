@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what was said, or the error's type if nothing was."""
@@ -13,6 +16,11 @@ def typed_line(error: BaseException) -> str:
     """Return the error's type, and the first line of what was said if anything was."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the up to three known names that are nearest to a wrong one, or the first ones if none is near."""
+    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3])
 
 
 class ParetopressError(Exception):

@@ -6,27 +6,24 @@ than the teacher, because channels there are gone, is not held to it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from torch import Tensor, fx, nn
 
-from paretopress.errors import ConfigError
+from paretopress.errors import ConfigError, nearest
 from paretopress.inputs import outputs_of
 from paretopress.tasks.base import squared_errors
 
 
-def check_layers(teacher: nn.Module, layers: Sequence[str]) -> None:
-    """Raises ConfigError if the teacher lacks one of the layers."""
-    called = (node.target for node in teacher.graph.nodes if node.op == "call_module") if isinstance(teacher, fx.GraphModule) else ()
-    known = [str(name) for name in called] or [name for name, _ in teacher.named_modules() if name]
+def check_layers(teacher: fx.GraphModule, layers: Sequence[str]) -> None:
+    """Raises ConfigError if the teacher calls no such layer."""
+    known = [str(node.target) for node in teacher.graph.nodes if node.op == "call_module"]
     for layer in layers:
         if layer not in known:
-            near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4) or known[:3]
             raise ConfigError(
-                f"features must name layers of the model, but got {layer!r}; near it are {', '.join(near)}",
+                f"features must name layers of the model, but got {layer!r}; near it are {nearest(layer, known)}",
                 "`paretopress profile` lists the layers; correct `features` in [recovery].",
             )
 
@@ -36,7 +33,7 @@ def outputs_and_features(
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Return the outputs of a module, and what those of the layers read that it has; of a layer that is called twice, the last."""
     read: dict[str, Tensor] = {}
-    parts = dict(module.named_modules())
+    parts = dict(module.named_modules()) if layers else {}
     with ExitStack() as hooks:
         for name in layers:
             if name in parts:

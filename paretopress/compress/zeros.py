@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from paretopress.errors import ConfigError
+from paretopress.weighted import Conv
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ NO_ZEROS = Zeros()
 
 def _weights(module: nn.Module) -> Iterator[Tensor]:
     for part in module.modules():
-        if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) and part.groups == 1):
+        if isinstance(part, nn.Linear) or (isinstance(part, Conv) and part.groups == 1):
             rounded = parametrize.is_parametrized(part, "weight")  # while it is trained with rounding
             yield part.parametrizations.weight.original if rounded else part.weight  # type: ignore[union-attr, misc]  # untyped in torch
 

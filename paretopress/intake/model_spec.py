@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
-from paretopress.errors import ConfigError, ModelError, TrustError, typed_line
+from paretopress.errors import ConfigError, ModelError, TrustError, nearest, typed_line
 from paretopress.intake.factory import call_factory, is_factory
 from paretopress.intake.spec import Spec, parse_spec, resolve
 from paretopress.onnx_graph import OnnxGraph
@@ -91,8 +90,7 @@ def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
     # classifiers only: torchvision's detectors fetch a backbone even with weights=None
     known = torchvision.models.list_models(module=torchvision.models)
     if spec.argument not in known:
-        near = difflib.get_close_matches(spec.argument, known, n=3, cutoff=0.4) or known[:3]
-        raise ConfigError(f"torchvision has no classifier {spec.argument!r}", f"Did you mean {', '.join(near)}?")
+        raise ConfigError(f"torchvision has no classifier {spec.argument!r}", f"Did you mean {nearest(spec.argument, known)}?")
     weights = spec.path("weights")
     state = None if weights is None else _state_dict(weights, trust)
     with torch.random.fork_rng(devices=[]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from paretopress.errors import ConfigError, DataError, first_line, typed_line
+from paretopress.errors import ConfigError, DataError, first_line, nearest, typed_line
 from paretopress.intake.data import Data, Split, as_data, cut, labels_of, shuffled, split_size, stratified
 from paretopress.intake.spec import Spec, resolve
 
@@ -133,8 +132,7 @@ def _dataset_class(name: str) -> Callable[..., Split]:
     classes: dict[str, Any] = {key: value for key, value in vars(torchvision.datasets).items() if inspect.isclass(value)}
     known = [key for key, value in classes.items() if {"train", "split"} & inspect.signature(value).parameters.keys()]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
-        raise ConfigError(f"torchvision has no dataset {name!r} with a train or split argument", f"Did you mean {', '.join(near)}?")
+        raise ConfigError(f"torchvision has no dataset {name!r} with a train or split argument", f"Did you mean {nearest(name, known)}?")
     dataset_class: Callable[..., Split] = classes[name]
     return dataset_class
 

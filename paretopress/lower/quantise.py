@@ -21,8 +21,8 @@ from paretopress.lower.halves import store_in_16_bits
 from paretopress.quiet_logger import quiet_logger
 
 _LSTM = "LSTM"
-_LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
-_DYNAMIC_OPS = frozenset({_LSTM, "Gemm", "MatMul"})
+_LINEAR_OPS = frozenset({"Gemm", "MatMul"})
+_LAYER_OPS = _LINEAR_OPS | {"Conv"}
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 # ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
 _FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
@@ -71,10 +71,10 @@ def quantise_onnx(
     """
     model = onnx.load(source)
     nodes = {level: _layer_nodes(model.graph, [name for name, b in bits.items() if b == level]) for level in (8, 4)}
-    dynamic = {node.name: node.op_type for node in model.graph.node if node.op_type in (_DYNAMIC_OPS if formats.dynamic else {_LSTM})}
-    lstms = [name for name in nodes[8] if dynamic.get(name) == _LSTM]
-    linears = [name for name in nodes[8] if dynamic.get(name, _LSTM) != _LSTM]
-    nodes[8] = [name for name in nodes[8] if name not in dynamic]
+    ops = {node.name: node.op_type for node in model.graph.node}
+    lstms = [name for name in nodes[8] if ops[name] == _LSTM]
+    linears = [name for name in nodes[8] if formats.dynamic and ops[name] in _LINEAR_OPS]
+    static = [name for name in nodes[8] if name not in {*lstms, *linears}]
     try:
         if lstms:
             model = _dynamic_8_bits(model, lstms, _LSTM, reduce_range)
@@ -82,8 +82,8 @@ def quantise_onnx(
             model = _dynamic_8_bits(model, linears, "MatMul", reduce_range)
         if nodes[4]:
             model = _weights_to_4_bits(model, nodes[4])
-        if nodes[8]:
-            model = _static_8_bits(model, nodes[8], calibration, reduce_range)
+        if static:
+            model = _static_8_bits(model, static, calibration, reduce_range)
         if formats.float16:
             store_in_16_bits(model.graph)
     except Exception as error:  # the quantiser raises whatever its operators meet
@@ -211,28 +211,28 @@ def _weights_to_4_bits(model: onnx.ModelProto, layers: Sequence[str]) -> onnx.Mo
 def _gemm_to_matmul(graph: onnx.GraphProto, name: str) -> None:
     """The quantisers replace MatMul alone: rewrite Gemm(x, W, b) as Add(MatMul(x, W^T), b); one that also scales is left."""
     at, node = next((i, n) for i, n in enumerate(graph.node) if n.name == name)
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    if node.op_type != "Gemm" or node.input[1] not in constants:
+    weight = next((tensor for tensor in graph.initializer if tensor.name == node.input[1]), None) if node.op_type == "Gemm" else None
+    if weight is None:
         return
     options = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if options.get("transA", 0) or {options.get("alpha", 1.0), options.get("beta", 1.0)} != {1.0}:
         return
-    weight = node.input[1]
+    multiplied = weight.name
     if options.get("transB", 0):
-        weight = f"{weight}_t"
-        if weight not in constants:  # another call of the layer has put it there
-            values = np.ascontiguousarray(numpy_helper.to_array(constants[node.input[1]]).T)
-            graph.initializer.append(numpy_helper.from_array(values, weight))
+        multiplied = f"{weight.name}_t"
+        if all(tensor.name != multiplied for tensor in graph.initializer):  # else another call of the layer has put it there
+            transposed = np.ascontiguousarray(numpy_helper.to_array(weight).T)
+            graph.initializer.append(numpy_helper.from_array(transposed, multiplied))
     has_bias = len(node.input) > 2
     product = f"{node.output[0]}_matmul" if has_bias else node.output[0]
-    new = [onnx.helper.make_node("MatMul", [node.input[0], weight], [product], name=name)]
+    new = [onnx.helper.make_node("MatMul", [node.input[0], multiplied], [product], name=name)]
     if has_bias:
         new.append(onnx.helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{name}/bias"))
     del graph.node[at]
     for offset, made in enumerate(new):
         graph.node.insert(at + offset, made)
-    if not any(constants[node.input[1]].name in other.input for other in graph.node):
-        graph.initializer.remove(constants[node.input[1]])
+    if all(weight.name not in other.input for other in graph.node):
+        graph.initializer.remove(weight)
 
 
 def _quiet() -> AbstractContextManager[None]:

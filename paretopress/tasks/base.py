@@ -102,22 +102,20 @@ def surprise_of_logits(logits: Tensor, generator: torch.Generator) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def surprise_of_values(values: Tensor, spread: Tensor, generator: torch.Generator) -> Tensor:
-    """Return minus the log-likelihood of targets drawn around values (N, ...) with a spread, summed."""
+def surprise_of_values(values: Tensor, generator: torch.Generator, *, cost: float) -> Tensor:
+    """Return minus the log-likelihood of targets drawn around values (N, ...), summed over the items.
+
+    Their spread is that of the values over the batch, so much wider or narrower that a change costs what a divergence says which is
+    `cost` times the mean squared error in units of the variance.
+    """
+    spread = values.detach().float().std().clamp_min(1e-6) * math.sqrt(values[0].numel() / (2.0 * cost))
     drawn = values.detach() + spread * torch.randn(values.shape, generator=generator)
     return 0.5 * ((values - drawn) / spread).square().sum()
 
 
 def surprise_of_others(outputs: Outputs, generator: torch.Generator) -> Tensor:
-    """Return minus the log-likelihood of values drawn around all outputs but the first, summed over the items.
-
-    Their spread is that of the outputs over the batch, so much wider that a change costs what `held_to_the_teacher` says.
-    """
-    terms = [
-        surprise_of_values(output, output.detach().float().std().clamp_min(1e-6) * math.sqrt(output[0].numel() / 2.0), generator)
-        for output in outputs[1:]
-        if output.is_floating_point()
-    ]
+    """Return minus the log-likelihood of values drawn around all outputs but the first; a change costs what `held_to_the_teacher` says."""
+    terms = [surprise_of_values(output, generator, cost=1.0) for output in outputs[1:] if output.is_floating_point()]
     return torch.stack(terms).sum() if terms else outputs[0].new_zeros(())
 
 

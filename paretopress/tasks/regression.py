@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +68,8 @@ class Regression:
         return 0.5 * F.mse_loss(found[0].float(), wanted[0].float()) / scale + held_to_the_teacher(found, wanted)
 
     def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
-        """Return minus the log-likelihood of targets drawn around the outputs.
-
-        Their spread is that of the outputs over the batch, so much wider where an item has several that a change costs its divergence.
-        """
-        spread = outputs[0].detach().std().clamp_min(1e-6) * math.sqrt(outputs[0][0].numel())
-        return surprise_of_values(outputs[0], spread, generator) + surprise_of_others(outputs, generator)
+        """Return minus the log-likelihood of targets drawn around the outputs; a change costs its divergence."""
+        return surprise_of_values(outputs[0], generator, cost=0.5) + surprise_of_others(outputs, generator)
 
 
 def _flat(x: Tensor) -> Tensor:

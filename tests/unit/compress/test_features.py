@@ -16,11 +16,6 @@ from paretopress.intake.trace import take_in
 from paretopress.plan import Plan
 
 
-def data(count: int = 64) -> TensorDataset:
-    generator = torch.Generator().manual_seed(3)
-    return TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), torch.randint(0, 4, (count,), generator=generator))
-
-
 def read_by(module: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
     return outputs_and_features(module, [name], [x])[1][name]
 
@@ -42,27 +37,27 @@ def test_features_off_is_in_units_of_the_teachers_variance_and_leaves_other_shap
     assert features_off({"b": found["b"]}, wanted) == 0.0
 
 
-def test_a_student_comes_nearer_to_the_teachers_features_when_it_is_held_to_them(tiny: nn.Module) -> None:
-    name, images = "depthwise", data().tensors[0]
+def test_a_student_comes_nearer_to_the_teachers_features_when_it_is_held_to_them(tiny: nn.Module, train: TensorDataset) -> None:
+    name, images = "depthwise", train.tensors[0]
     spoilt = copy.deepcopy(tiny)
     with torch.no_grad():
         spoilt.block1.conv2.weight.mul_(-1.0)
     ends = {}
     for features in ((), (name,)):
         student = copy.deepcopy(spoilt)
-        recovery = Recovery(tiny, data(), Recipe(learning_rate=0.05, batch_size=16, features=features))
+        recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16, features=features))
         recovery.run(student, temperature=4.0, alpha=1.0, steps=30, seed=0)
         with torch.no_grad():
             ends[features] = float(F.mse_loss(read_by(student, name, images), read_by(tiny, name, images)))
     assert ends[(name,)] < 0.8 * ends[()]
 
 
-def test_a_pruned_student_is_held_to_the_features_that_it_still_has_whole(tiny: nn.Module) -> None:
+def test_a_pruned_student_is_held_to_the_features_that_it_still_has_whole(tiny: nn.Module, train: TensorDataset) -> None:
     intake = take_in(tiny, torch.randn(4, 3, 8, 8))
     inner = next(group.name for group in intake.graph.channel_groups if group.layers == ("block1.conv1",))
     student = compress_module(intake.module, intake.graph, Plan(kept={inner: 4})).module
     recipe = Recipe(batch_size=16, features=("block1.conv2", "fc"))
-    report = Recovery(intake.module, data(), recipe).run(student, temperature=4.0, alpha=1.0, steps=2, seed=0)
+    report = Recovery(intake.module, train, recipe).run(student, temperature=4.0, alpha=1.0, steps=2, seed=0)
     assert report.last_loss > 0.0
 
 

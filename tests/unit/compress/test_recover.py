@@ -23,12 +23,6 @@ from paretopress.errors import RecoveryError
 from paretopress.tasks.base import distillation_loss
 
 
-def dataset(count: int = 64) -> TensorDataset:
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(count, 3, 8, 8, generator=generator)
-    return TensorDataset(x, torch.randint(0, 4, (count,), generator=generator))
-
-
 @pytest.mark.parametrize("temperature", [1.0, 3.0, 8.0])
 def test_distillation_loss_has_the_gradient_of_the_formula_when_alpha_is_one(temperature: float) -> None:
     student = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
@@ -45,18 +39,18 @@ def test_distillation_loss_is_cross_entropy_when_alpha_is_zero() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(student, labels))
 
 
-def test_run_lowers_the_loss_when_the_student_is_disturbed(tiny: nn.Module) -> None:
+def test_run_lowers_the_loss_when_the_student_is_disturbed(tiny: nn.Module, train: TensorDataset) -> None:
     student = copy.deepcopy(tiny)
     with torch.no_grad():
         student.fc.weight.mul_(-1.0)
-    report = Recovery(tiny, dataset(), Recipe(learning_rate=0.05, batch_size=16)).run(student, temperature=4.0, alpha=1.0, steps=30, seed=0)
+    report = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16)).run(student, temperature=4.0, alpha=1.0, steps=30, seed=0)
     assert report.steps == 30
     assert report.last_loss < 0.5 * report.first_loss
     assert not student.training
 
 
-def test_run_repeats_itself_when_the_seed_is_the_same(tiny: nn.Module) -> None:
-    recovery = Recovery(tiny, dataset(), Recipe(batch_size=16))
+def test_run_repeats_itself_when_the_seed_is_the_same(tiny: nn.Module, train: TensorDataset) -> None:
+    recovery = Recovery(tiny, train, Recipe(batch_size=16))
     before = torch.get_rng_state()
     students = [copy.deepcopy(tiny) for _ in range(2)]
     for student in students:
@@ -65,37 +59,37 @@ def test_run_repeats_itself_when_the_seed_is_the_same(tiny: nn.Module) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_run_raises_when_the_loss_is_not_finite(tiny: nn.Module) -> None:
+def test_run_raises_when_the_loss_is_not_finite(tiny: nn.Module, train: TensorDataset) -> None:
     student = copy.deepcopy(tiny)
     with torch.no_grad():
         student.fc.bias[0] = math.nan
     with pytest.raises(RecoveryError, match="finite"):
-        Recovery(tiny, dataset(), Recipe(batch_size=16)).run(student, temperature=4.0, alpha=0.5, steps=1, seed=0)
+        Recovery(tiny, train, Recipe(batch_size=16)).run(student, temperature=4.0, alpha=0.5, steps=1, seed=0)
 
 
-def test_run_names_the_cause_when_the_data_set_fails(tiny: nn.Module) -> None:
+def test_run_names_the_cause_when_the_data_set_fails(tiny: nn.Module, train: TensorDataset) -> None:
     class Broken(TensorDataset):
         def __getitem__(self, index: int) -> tuple[Tensor, ...]:
             raise OSError("photo 7 is damaged")
 
     with pytest.raises(RecoveryError, match="photo 7 is damaged"):
-        Recovery(tiny, Broken(*dataset().tensors), Recipe(batch_size=16)).run(tiny, temperature=4.0, alpha=0.5, steps=1, seed=0)
+        Recovery(tiny, Broken(*train.tensors), Recipe(batch_size=16)).run(tiny, temperature=4.0, alpha=0.5, steps=1, seed=0)
 
 
-def test_run_sets_the_statistics_to_those_of_the_trained_weights_when_it_ends(tiny: nn.Module) -> None:
+def test_run_sets_the_statistics_to_those_of_the_trained_weights_when_it_ends(tiny: nn.Module, train: TensorDataset) -> None:
     student = copy.deepcopy(tiny)
-    recovery = Recovery(tiny, dataset(), Recipe(learning_rate=0.05, batch_size=16))
+    recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16))
     recovery.run(student, temperature=4.0, alpha=1.0, steps=3, seed=0)
     trained = student.block1.bn1.running_mean.clone()
     recovery.recalibrated(student, seed=0)
     torch.testing.assert_close(student.block1.bn1.running_mean, trained)
 
 
-def test_recalibrated_restores_the_statistics_when_they_are_wrong(tiny: nn.Module) -> None:
+def test_recalibrated_restores_the_statistics_when_they_are_wrong(tiny: nn.Module, train: TensorDataset) -> None:
     student = copy.deepcopy(tiny)
     student.block1.bn1.running_mean.add_(100.0)
     before = student.fc.weight.clone()
-    Recovery(tiny, dataset(), Recipe(batch_size=16)).recalibrated(student, seed=0)
+    Recovery(tiny, train, Recipe(batch_size=16)).recalibrated(student, seed=0)
     assert float(student.block1.bn1.running_mean.abs().max()) < 10.0
     assert torch.equal(student.fc.weight, before)
 
@@ -113,14 +107,14 @@ def test_rate_factor_rises_then_falls_when_a_cosine() -> None:
     assert factors[-1] < 0.01
 
 
-def test_learning_rate_test_gives_infinity_when_a_rate_diverges(tiny: nn.Module) -> None:
+def test_learning_rate_test_gives_infinity_when_a_rate_diverges(tiny: nn.Module, train: TensorDataset) -> None:
     def student() -> nn.Module:
         broken = copy.deepcopy(tiny)
         with torch.no_grad():
             broken.fc.bias[0] = math.nan
         return broken
 
-    losses = learning_rate_test(student, lambda rate: Recovery(tiny, dataset(), Recipe(rate, 16)), (0.01, 0.1), steps=1)
+    losses = learning_rate_test(student, lambda rate: Recovery(tiny, train, Recipe(rate, 16)), (0.01, 0.1), steps=1)
     assert losses == {0.01: math.inf, 0.1: math.inf}
 
 

@@ -14,11 +14,6 @@ from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 
 
-def data(count: int = 64) -> TensorDataset:
-    generator = torch.Generator().manual_seed(3)
-    return TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), torch.randint(0, 4, (count,), generator=generator))
-
-
 def chosen(module: nn.Module) -> list[Tensor]:
     return [m.weight for m in module.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
 
@@ -51,9 +46,11 @@ def test_a_pattern_keeps_the_largest_of_each_block_of_inputs_and_passes_other_wi
 
 @pytest.mark.parametrize("zeros", [0.5, "2:4"])
 @pytest.mark.parametrize("rounded", [False, True])
-def test_zeros_stay_while_a_student_is_trained_and_when_it_is_trained_again(tiny: nn.Module, zeros: float | str, rounded: bool) -> None:
+def test_zeros_stay_while_a_student_is_trained_and_when_it_is_trained_again(
+    tiny: nn.Module, train: TensorDataset, zeros: float | str, rounded: bool
+) -> None:
     student = copy.deepcopy(tiny)
-    recovery = Recovery(tiny, data(), Recipe(learning_rate=0.05, batch_size=16, zeros=Zeros.parse(zeros)))
+    recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16, zeros=Zeros.parse(zeros)))
     recovery.run(student, temperature=4.0, alpha=0.5, steps=3, seed=0)
     weights = [weight for weight in chosen(student) if zeros == 0.5 or weight.shape[1] % 4 == 0]
     assert share_of_zeros(weights) == pytest.approx(0.5, abs=0.01)
