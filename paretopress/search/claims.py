@@ -66,9 +66,10 @@ class Claims:
                     found.add(int(number))
         return found
 
-    def silent(self, worker: str, since: float) -> bool:
-        """Return whether a worker has not said for `grace_s` that it lives; from `since` on, where it never did."""
-        return self.clock() - float(self.study.user_attrs.get(f"{_ALIVE}{worker}", since)) >= self.grace_s
+    def silent(self) -> Callable[[str, float], bool]:
+        """Return whether (a worker, by name) has not said for `grace_s` that it lives; from (a moment) on, where it never did."""
+        now, attributes = self.clock(), self.study.user_attrs
+        return lambda worker, since: now - float(attributes.get(f"{_ALIVE}{worker}", since)) >= self.grace_s
 
     def _name(self, number: int) -> str:
         return f"{_CLAIM}{number}/{self.worker}"

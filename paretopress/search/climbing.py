@@ -17,6 +17,9 @@ RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
 # rungs that order so many plans with such a rank correlation agree; then one plan in so many goes on
 _TELLING_PAIRS, _AGREES, _GOES_ON_ONE_IN = 8, 0.9, 4
 
+# how rungs agree is taken from so many plans, the newest
+_MOST_SEEN = 1_000
+
 
 class Evaluate(Protocol):
     """Carries out a plan and measures the candidate; raises what goes wrong."""
@@ -53,11 +56,13 @@ class Climber:
 
     def predicted_accuracy(self, outcome: Outcome) -> float | None:
         """Return the accuracy to expect at the first rung that trains of a plan that was stopped before it; None if too little is known."""
-        expected = expected_drop(self.bounds.drop(outcome), climb_pairs(self.seen, self.ladder[0], self.ladder[1], self.bounds))
+        expected = expected_drop(
+            self.bounds.drop(outcome), climb_pairs(self.seen[-_MOST_SEEN:], self.ladder[0], self.ladder[1], self.bounds)
+        )
         return None if expected is None else self.bounds.baseline_accuracy - expected
 
     def _out_of_the_race(self, outcome: Outcome, rung: Rung) -> str:
-        pairs = climb_pairs(self.seen, outcome.rung, rung, self.bounds)
+        pairs = climb_pairs(self.seen[-_MOST_SEEN:], outcome.rung, rung, self.bounds)
         rivals = [(self.bounds.points_lost(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
         allowed = self.bounds.allowed_drop(rung)
         return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed)
@@ -69,7 +74,7 @@ class Climber:
         """
         if lower is Rung.COSTS:
             return ""
-        pairs = climb_pairs(self.seen, lower, higher, self.bounds)
+        pairs = climb_pairs(self.seen[-_MOST_SEEN:], lower, higher, self.bounds)
         known = agreement(lower, higher, pairs).rank_correlation
         if len(pairs) < _TELLING_PAIRS or known is None or known < _AGREES:
             return ""

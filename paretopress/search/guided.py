@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -31,6 +32,31 @@ PREDICTED_ACCURACY = "predicted_accuracy"
 Point = tuple[float, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What is used of a completed trial: it does not change, and of thousands of trials takes long to derive.
+
+    `accuracy` is measured, or predicted where the trial was stopped before its training, or None.
+    """
+
+    plan: Plan
+    params: Params
+    latency_ms: float
+    accuracy: float | None
+    trained: bool
+    violation: float
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, plan: Plan) -> Self:
+        trained, violation = _trained(trial), sum(max(0.0, value) for value in trial.constraints.values())
+        accuracy = trial.values[0] if trained else trial.user_attrs.get(PREDICTED_ACCURACY)
+        return cls(plan, trial.params, trial.values[2], accuracy, trained, violation)
+
+    @property
+    def feasible(self) -> bool:
+        return self.trained and self.violation <= 0.0
+
+
 class GuidedSampler(BaseSampler):
     """Mutates and crosses the parameters of the front and of near misses; of many proposals it takes the one that promises most.
 
@@ -52,6 +78,7 @@ class GuidedSampler(BaseSampler):
         self._distributions = space.distributions()
         self._seed = seed
         self._plans: dict[int, Plan] = {}
+        self._ended: dict[int, _Ended] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all variables: they are proposed together."""
@@ -61,12 +88,12 @@ class GuidedSampler(BaseSampler):
         """Return the parameters of the next trial."""
         rng = np.random.default_rng((self._seed, trial.number))
         known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        ours = [t for t in known if t.params.keys() == self._distributions.keys()]
-        done = [t for t in ours if t.state is TrialState.COMPLETE]
+        plans = [plan for t in known if (plan := self._plan(t)) is not None]
+        done = [self._ended[t.number] for t in known if t.number in self._ended]
         parents = self._parents(done)
         if not parents:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        seen = {self._plan(t) for t in ours}  # also those that other workers are evaluating
+        seen = set(plans)  # also those that other workers are evaluating
         if self._known is not None and self._solves and rng.random() < _SOLVED_SHARE:
             solved = self._solved(self._known, done, parents, rng)
             if solved is not None and self._space.plan(solved) not in seen:
@@ -76,7 +103,7 @@ class GuidedSampler(BaseSampler):
         proposals = [(child, plan) for child in children if (plan := self._space.plan(child)) not in seen]
         if not proposals:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        if sum(_trained(t) for t in done) < _MIN_TRIALS_TO_FIT or rng.random() < _RANDOM_SHARE:
+        if sum(t.trained for t in done) < _MIN_TRIALS_TO_FIT or rng.random() < _RANDOM_SHARE:
             return proposals[0][0]
         promises = self._screen.promises([plan for _, plan in proposals], self._seen(done))
         return proposals[int(np.argmax(promises))][0]
@@ -86,42 +113,38 @@ class GuidedSampler(BaseSampler):
         variable = next(variable for variable in self._variables if variable.name == param_name)
         return variable.sample(np.random.default_rng((self._seed, trial.number)))
 
-    def _solved(
-        self, known: Known, done: Sequence[FrozenTrial], parents: Sequence[Mapping[str, Value]], rng: np.random.Generator
-    ) -> Params | None:
+    def _solved(self, known: Known, done: Sequence[_Ended], parents: Sequence[Params], rng: np.random.Generator) -> Params | None:
         """Return the solution of the refitted programme at a random budget, with the distillation and importance of a parent."""
-        trials = [_measured(t) for t in done]
-        fastest = min((t.values[2] for t in done if _violation(t) <= 0.0), default=known.limit_ms)
+        trials = [Measured(t.params, t.latency_ms, t.accuracy if t.trained else None) for t in done]
+        fastest = min((t.latency_ms for t in done if t.violation <= 0.0), default=known.limit_ms)
         low, high = np.log(0.85 * min(fastest, known.limit_ms)), np.log(known.limit_ms)
         programme = known.predictor.programme(trials, known.baseline_accuracy)
         parent = parents[int(rng.integers(len(parents)))]
         return known.predictor.params(programme, float(np.exp(rng.uniform(low, high))), self._space.unpriced(parent))
 
-    def _parents(self, done: Sequence[FrozenTrial]) -> list[dict[str, Value]]:
+    def _parents(self, done: Sequence[_Ended]) -> list[Params]:
         """Return the parameters of the front and of the nearest misses; of the four nearest, however far, if there are neither."""
-        feasible = [t for t in done if _trained(t) and _violation(t) <= 0.0]
-        missed = sorted((t for t in done if _violation(t) > 0.0), key=_violation)
-        front = [feasible[i] for i in non_dominated([_point(t) for t in feasible])]
-        near = [t for t in missed if _violation(t) <= _NEAR_MISS][:_NEAR_MISSES]
+        feasible = [t for t in done if t.feasible]
+        missed = sorted((t for t in done if t.violation > 0.0), key=lambda t: t.violation)
+        front = [feasible[i] for i in non_dominated([(-(t.accuracy or 0.0), t.latency_ms) for t in feasible])]
+        near = [t for t in missed if t.violation <= _NEAR_MISS][:_NEAR_MISSES]
         return [t.params for t in [*front, *near] or missed[:4]]
 
-    def _seen(self, done: Sequence[FrozenTrial]) -> list[Seen]:
-        trained = [t.values[0] for t in done if _trained(t)]
+    def _seen(self, done: Sequence[_Ended]) -> list[Seen]:
+        trained = [t.accuracy or 0.0 for t in done if t.trained]
         baseline = self._known.baseline_accuracy if self._known is not None else max(trained)
-        seen = []
-        for t in done:
-            accuracy = t.values[0] if _trained(t) else t.user_attrs.get(PREDICTED_ACCURACY)
-            drop = None if accuracy is None else baseline - accuracy
-            seen.append(Seen(self._plan(t), t.values[2], drop, _trained(t) and _violation(t) <= 0.0))
-        return seen
+        return [Seen(t.plan, t.latency_ms, None if t.accuracy is None else baseline - t.accuracy, t.feasible) for t in done]
 
-    def _plan(self, trial: FrozenTrial) -> Plan:
-        """Return the plan of a finished trial."""
-        if trial.number not in self._plans:
-            self._plans[trial.number] = self._space.plan(trial.params)
-        return self._plans[trial.number]
+    def _plan(self, trial: FrozenTrial) -> Plan | None:
+        """Return the plan of a trial, or None where another process has not written its parameters yet."""
+        plan = self._plans.get(trial.number)
+        if plan is None and trial.params.keys() == self._distributions.keys():
+            plan = self._plans[trial.number] = self._space.plan(trial.params)
+        if plan is not None and trial.state is TrialState.COMPLETE and trial.number not in self._ended:
+            self._ended[trial.number] = _Ended.of(trial, plan)
+        return plan
 
-    def _child(self, parents: Sequence[Mapping[str, Value]], rng: np.random.Generator) -> dict[str, Value]:
+    def _child(self, parents: Sequence[Params], rng: np.random.Generator) -> dict[str, Value]:
         child = dict(parents[int(rng.integers(len(parents)))])
         if len(parents) > 1 and rng.random() < 0.4:
             other = parents[int(rng.integers(len(parents)))]
@@ -144,12 +167,3 @@ def _measured(trial: FrozenTrial) -> Measured:
 
 def _trained(trial: FrozenTrial) -> bool:
     return not trial.user_attrs.get("rejected_early", False)
-
-
-def _point(trial: FrozenTrial) -> Point:
-    accuracy, _, latency = trial.values
-    return -accuracy, latency
-
-
-def _violation(trial: FrozenTrial) -> float:
-    return sum(max(0.0, value) for value in trial.constraints.values())

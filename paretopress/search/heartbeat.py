@@ -36,9 +36,10 @@ def fail_stale(study: optuna.Study, claims: Claims) -> None:
     if is_heartbeat_enabled(study._storage):
         fail_stale_trials(study)
         return
+    silent = claims.silent()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-        if claims.silent(str(trial.user_attrs.get(WORKER)), began) and _failed(study, trial):
+        if silent(str(trial.user_attrs.get(WORKER)), began) and _failed(study, trial):
             retry_once(study, trial)
 
 

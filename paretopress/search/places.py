@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError, RunFolderError
+from paretopress.search.database_storage import DatabaseStorage
 from paretopress.search.journal_lock import JournalLock
 from paretopress.search.records import retry_once
 
@@ -72,7 +73,7 @@ def open_storage(where: Path | StudyPlace) -> BaseStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat has been "experimental" since 2021
-            return RDBStorage(
+            return DatabaseStorage(
                 where.url,
                 engine_kwargs={"pool_pre_ping": True},  # a database that was restarted meanwhile is reached again
                 heartbeat_interval=max(where.grace_s // WORDS, 1),

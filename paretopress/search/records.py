@@ -18,7 +18,7 @@ from paretopress.search.occasions import drift, pooled
 
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another
-_FINAL, _LATENCY = "final/", "latency/"
+_FINAL, LATENCY = "final/", "latency/"
 # attributes of a trial
 PLAN, OUTCOME, ACCURACIES, VOLUME = "plan", "outcome", "accuracies", "hypervolume"
 REJECTED, OUTRACED, COPY_OF, ERROR, RETRY_OF = "rejected_early", "outraced", "copy_of", "error", "retry_of"
@@ -100,6 +100,7 @@ class Records:
         self.study = study
         self._evaluated: dict[int, _Evaluated] = {}
         self._number_of: dict[Plan, int] = {}
+        self._again: dict[str, Latency] = {}
         self._pooled: dict[int, tuple[tuple[int, float], Candidate]] = {}
         self._last: _Reading | None = None
         self._lock = threading.RLock()
@@ -124,8 +125,16 @@ class Records:
         with self._lock:
             reading = self._reading()
             reading.attributes = {**reading.attributes, name: value}  # a copy: other threads may be going through it
-            if name.startswith(_LATENCY):
+            if name.startswith(LATENCY):
                 reading.pooling = reading.candidates = None
+
+    def add_ended(self, trial: FrozenTrial) -> None:
+        """Add a trial that this process has just told of."""
+        with self._lock:
+            reading = self._reading()
+            others = {state: [t for t in trials if t.number != trial.number] for state, trials in reading.trials.items()}
+            others[trial.state] = [*others.get(trial.state, []), trial]
+            self._last = _Reading(others, reading.attributes)
 
     def running(self) -> int:
         """Return how many trials are being evaluated."""
@@ -163,14 +172,16 @@ class Records:
         first = self._first_latencies()
         found: dict[str, list[Latency]] = {}
         for name, value in sorted(self.attributes.items()):
-            sha256 = name.removeprefix(_LATENCY).partition("/")[0]
-            if name.startswith(_LATENCY) and sha256 in first:
-                found.setdefault(sha256, [first[sha256]]).append(Latency.from_json(value))
+            sha256 = name.removeprefix(LATENCY).partition("/")[0]
+            if name.startswith(LATENCY) and sha256 in first:
+                if name not in self._again:
+                    self._again[name] = Latency.from_json(value)
+                found.setdefault(sha256, [first[sha256]]).append(self._again[name])
         return found
 
     def add_latency(self, outcome: Outcome, again: Latency) -> None:
         """Keep one more latency of a candidate's file."""
-        self.add_attribute(f"{_LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
+        self.add_attribute(f"{LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
 
     def copy_of(self, plan: Plan) -> tuple[Candidate, Climb] | None:
         """Return what is known of a plan that was evaluated, else None."""

@@ -22,6 +22,8 @@ _PRIOR_WEIGHT, _SWITCH_WEIGHT = 3.0, 1.0
 _WORST_DROP = 10.0
 # floors of the logarithms: a plan that the tables expect to cost no time, or to do no damage
 _LEAST_MS, _DAMAGE_FLOOR = 1e-6, 0.02
+# the regressions are fitted to so many trials, the newest: the coefficients are a few hundred, and more would only slow a long study down
+_MOST_FITTED = 1_000
 Floats = npt.NDArray[np.float64]
 
 
@@ -58,12 +60,13 @@ class Screen:
         The hypervolume is that of (drop, latency), from 10 points (or the worst known drop, if that is more) and the latency bound.
         """
         self._proposed = {}  # most of them are never tried: their features are kept for this call alone
-        self._features |= {s.plan: self._of(s.plan) for s in seen if s.plan not in self._features}
+        self._features |= {s.plan: self._of(s.plan) for s in seen[-_MOST_FITTED:] if s.plan not in self._features}
         judged = [s for s in seen if s.drop is not None]
-        lost = np.log1p(np.maximum([s.drop or 0.0 for s in judged], 0.0))
+        newest, newest_judged = seen[-_MOST_FITTED:], judged[-_MOST_FITTED:]
+        lost = np.log1p(np.maximum([s.drop or 0.0 for s in newest_judged], 0.0))
         with self._pools.limit(limits=1, user_api="blas"):  # beside a training worker, BLAS's threads would wait for one another
-            latencies = np.exp(self._ridge(0, [s.plan for s in seen], np.log([s.latency_ms for s in seen]), proposals))
-            drops = np.expm1(self._ridge(1, [s.plan for s in judged], lost, proposals))
+            latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))
+            drops = np.expm1(self._ridge(1, [s.plan for s in newest_judged], lost, proposals))
         points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
         limit_ms = self._known.limit_ms if self._known is not None else 1.05 * max(ms for _, ms in points)
         worst = (max(_WORST_DROP, min(drop for drop, _ in points) + 1.0), limit_ms)

@@ -25,6 +25,7 @@ from paretopress.search.finalists import next_finalist
 from paretopress.search.guided import PREDICTED_ACCURACY
 from paretopress.search.heartbeat import fail_stale, heartbeat
 from paretopress.search.limits import Limits
+from paretopress.search.places import WORDS
 from paretopress.search.racing import Agreement, agreement
 from paretopress.search.records import Counts, Records, retry_once
 from paretopress.search.repeats import Repeats
@@ -77,6 +78,7 @@ class Search:
     _under_way: dict[int, Trial | None] = field(init=False, default_factory=dict)
     _repeats: Repeats = field(init=False)
     _slowest_final_s: float = field(init=False, default=0.0)
+    _next_look_s: float = field(init=False, default=0.0)
     _stopping: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -196,7 +198,8 @@ class Search:
     def _ask(self) -> Trial | None:
         """Return the next trial, or None when the trials are over."""
         with self._lock:
-            if self.claims is not None:
+            if self.claims is not None and time.monotonic() >= self._next_look_s:
+                self._next_look_s = time.monotonic() + self.claims.grace_s / WORDS
                 fail_stale(self.study, self.claims)
             self.records.refresh()
             rest = 0.0 if self._stopping or self.times.in_finalists else self._rest_trials()
@@ -246,7 +249,6 @@ class Search:
             self._record(trial, Candidate(trial.number, plan, outcome), accuracies, climber, started)
 
     def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: Climber, started: float) -> None:
-        self.records.refresh()
         outcome, before = candidate.outcome, self.short_candidates()
         trial.set_user_attr(keys.OUTCOME, outcome.to_json())
         trial.set_user_attr(keys.ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
@@ -259,8 +261,7 @@ class Search:
             trial.set_constraint(name, violation)
         duration_s = self.clock() - started
         trial.set_user_attr(keys.DURATION, duration_s)
-        self.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms])
-        self.records.refresh()
+        self.records.add_ended(self.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms]))
         self.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, self.bounds)}")
         self._event(TRIAL, trial=trial.number, seconds=duration_s, **told_of(outcome))
 
