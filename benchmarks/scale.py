@@ -1,13 +1,14 @@
 """A study of many workers, simulated: whether trials are lost or counted twice, and how the search's own work grows with them.
 
-    python benchmarks/scale.py [--trials 10000] [--processes 8] [--workers 8] [--faster 8]
+    python benchmarks/scale.py --parts postgresql proxy --faster 2
+    python benchmarks/scale.py --parts journal --faster 16
 
 Real are Optuna, the storage, the default sampler over 60 parameters, the climbing of the rungs and all records; simulated is what a trial
 does: it waits for as long as its rungs take on a small board (median 3, 10 and 25 s, divided by --faster), and its figures come from a
 formula. `--processes` stand for hosts, each with `--workers`. Three parts: PostgreSQL, the journal file with the workers of one process,
 and PostgreSQL behind Optuna's gRPC proxy (pip install 'paretopress[grpc]'). Reported by the number of trials that the study held: the
 seconds of an ask, of a tell, and of all that lies between one evaluation and the next; memory of a process; size of the storage. Writes
-results/scale.json.
+results/scale.json, where rows of parts that are not run stay.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import psycopg
 from loopback_database import running_database
 from optuna.storages import get_storage, run_grpc_proxy_server
 from optuna.trial import TrialState
-from results_file import Headline, write_result
+from results_file import Headline, recorded_rows, write_result
 
 from paretopress.event_log import EventLog, read_events
 from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
@@ -159,7 +160,8 @@ def part(name: str, where: Path | StudyPlace, folder: Path, args: argparse.Names
         if process.wait():
             raise SystemExit(f"a process of the part {name} ended with {process.returncode}")
     notes = [note for log in logs.iterdir() for note in read_events(log)]
-    asked = {"storage": name, "processes": processes, "workers": processes * args.workers, "whole_s": time.monotonic() - started}
+    asked = {"storage": name, "processes": processes, "workers": processes * args.workers, "faster": args.faster}
+    asked |= {"whole_s": time.monotonic() - started}
     return asked | {"storage_mb": storage_mb(where)} | checked(notes, where)
 
 
@@ -236,7 +238,7 @@ def main() -> None:
         where = StudyPlace.parse(args.join) if "#" in args.join else Path(args.join)
         work(where, args.log, args.log.stem, args.workers, args.trials, args.faster)
         return
-    rows = []
+    rows = [row for row in recorded_rows("scale") if row["storage"] not in args.parts]
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         folder = Path(temporary)
         with running_database(folder / "database") if set(args.parts) - {"journal"} else nullcontext() as database:
@@ -253,7 +255,7 @@ def headlines(rows: list[dict[str, object]]) -> list[Headline]:
     """Return the bars; every figure is of a simulated study, its timings are measured."""
     lines = []
     for row in rows:
-        name, sizes = f"{row['storage']}, {row['workers']} workers", row["by_size"]
+        name, sizes = f"{row['storage']}, {row['workers']} workers", {int(size): figures for size, figures in row["by_size"].items()}
         wrong = sum(row[kind] for kind in ("lost", "unevaluated", "twice", "failed", "running"))
         fewest, most = min(sizes), max(sizes)
         ask, linear = sizes[most]["ask_p95_s"], most / fewest
