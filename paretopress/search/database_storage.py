@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +37,20 @@ class DatabaseStorage(RDBStorage):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._unwritten: dict[int, list[Callable[[Session], None]]] = {}
+        self._new_params: dict[int, list[dict[str, Any]]] = {}
+        self._new_attributes: dict[int, dict[str, Any]] = {}
+        self._asked: set[int] = set()  # this process's own trials in flight
         self._in_flight: dict[int, Params] = {}
+        self._read: set[int] = set()
         self._repeated: dict[int, tuple[int, dict[str, Any]]] = {}
         self._distributions: dict[str, BaseDistribution] = {}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna's, written later; the worker's name at once."""
-        self._later(trial_id, partial(self._write_attribute, trial_id=trial_id, key=key, value=value))
+        """As Optuna's; of a trial that was asked for here all but the worker's name is written later."""
+        if trial_id not in self._asked:
+            super().set_trial_user_attr(trial_id, key, value)
+            return
+        self._new_attributes.setdefault(trial_id, {})[key] = value
         if key == WORKER:
             self._write(trial_id)
 
@@ -62,6 +67,8 @@ class DatabaseStorage(RDBStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """As Optuna's."""
         self._write(trial_id)
+        if state.is_finished():
+            self._asked.discard(trial_id)
         return super().set_trial_state_values(trial_id, state, values)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -105,34 +112,26 @@ class DatabaseStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
+        self._asked.add(trial_id)
         if previous_distribution is None:  # the first of this process: Optuna looks for one that another wrote
             super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, None)
             return
         check_distribution_compatibility(previous_distribution, distribution)
-        row = models.TrialParamModel(
-            trial_id=trial_id,
-            param_name=param_name,
-            param_value=param_value_internal,
-            distribution_json=distribution_to_json(distribution),
-        )
-        self._later(trial_id, lambda session: session.add(row))
-
-    def _later(self, trial_id: int, write: Callable[[Session], None]) -> None:
-        self._unwritten.setdefault(trial_id, []).append(write)
+        row = {"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal}
+        self._new_params.setdefault(trial_id, []).append(row | {"distribution_json": distribution_to_json(distribution)})
 
     def _write(self, trial_id: int) -> None:
         """Write what there is of a trial; raises UpdateFinishedTrialError where it was ended meanwhile."""
-        writes = self._unwritten.pop(trial_id, None)
-        if writes is None:
+        params, attributes = self._new_params.pop(trial_id, []), self._new_attributes.pop(trial_id, {})
+        if not params and not attributes:
             return
         with _create_scoped_session(self.scoped_session, True) as session:
             trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session)
             self.check_trial_is_updatable(trial_id, trial.state)
-            for write in writes:
-                write(session)
-
-    def _write_attribute(self, session: Session, trial_id: int, key: str, value: Any) -> None:
-        self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+            if params:
+                session.execute(sqlalchemy.insert(models.TrialParamModel), params)
+            for key, value in attributes.items():
+                self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
 
     def _get_trials(self, study_id: int, states: Any, included_trial_ids: set[int], trial_id_greater_than: int) -> list[FrozenTrial]:
         trial = models.TrialModel
@@ -142,12 +141,16 @@ class DatabaseStorage(RDBStorage):
                 asked &= trial.state.in_(states)
             if trial_id_greater_than >= 0:
                 asked &= trial.trial_id.in_(included_trial_ids) | (trial.trial_id > trial_id_greater_than)
-                found = session.execute(sqlalchemy.select(trial.trial_id, trial.state).where(asked))
-                changed = [number for number, state in found if state is not TrialState.RUNNING or number not in self._in_flight]
-                if not changed:
-                    return []
-                asked = trial.trial_id.in_(changed)
-            return self._frozen(session, asked)
+            found = session.execute(sqlalchemy.select(trial.trial_id, trial.state).where(asked)).all()
+            if not found:
+                models.StudyModel.find_or_raise_by_id(study_id, session)
+            unchanged = [number for number, state in found if state is TrialState.RUNNING and number in self._read]
+            if len(unchanged) == len(found):
+                return []
+            asked &= trial.trial_id.not_in(unchanged)
+            trials = self._frozen(session, asked)
+        self._read.update(t._trial_id for t in trials if t.state is TrialState.RUNNING and WORKER in t.user_attrs)
+        return trials
 
     def _frozen(self, session: Session, asked: ColumnElement[bool]) -> list[FrozenTrial]:
         """Return trials by rows; to have an object of SQLAlchemy for each row takes ten times as long."""
@@ -172,12 +175,13 @@ class DatabaseStorage(RDBStorage):
         ]
         values = of_trial(value, value.objective, value.value, value.value_type)
         steps = of_trial(step, step.step, step.intermediate_value, step.intermediate_value_type)
-        asked &= trial.trial_id.not_in([row.trial_id for row in rows if row.trial_id in self._in_flight])
+        known = {row.trial_id: params for row in rows if (params := self._in_flight.get(row.trial_id))}
+        asked &= trial.trial_id.not_in(known)
         read = of_trial(param, param.param_name, param.param_value, param.distribution_json)
         trials = []
         for row in rows:
             number = row.trial_id
-            params = self._in_flight.get(number) or {name: self._param(v, text) for name, v, text in read[number]}
+            params = known.get(number) or {name: self._param(v, text) for name, v, text in read[number]}
             user_attrs, system_attrs = ({key: json.loads(text) for key, text in found[number]} for found in attributes)
             trials.append(
                 FrozenTrial(
