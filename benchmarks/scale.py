@@ -32,7 +32,6 @@ import optuna
 import psutil
 import psycopg
 from loopback_database import running_database
-from optuna.storages import get_storage, run_grpc_proxy_server
 from optuna.trial import TrialState
 from results_file import Headline, recorded_rows, write_result
 
@@ -45,7 +44,7 @@ from paretopress.search.claims import Claims
 from paretopress.search.heartbeat import KNOWN_WARNINGS
 from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
-from paretopress.search.places import StudyPlace, open_storage
+from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.records import COPY_OF
 from paretopress.search.samplers import DEFAULT_SAMPLER
@@ -171,7 +170,7 @@ def proxy(url: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, __file__, "--serve", url, str(port)])
+    server = subprocess.Popen([sys.executable, "-m", "paretopress", "proxy", url, "--port", str(port)])
     try:
         yield f"grpc://127.0.0.1:{port}"
     finally:
@@ -227,11 +226,8 @@ def main() -> None:
     parser.add_argument("--faster", type=float, default=8.0, help="what the trials' waiting is divided by")
     parser.add_argument("--parts", nargs="+", default=["postgresql", "journal", "proxy"])
     parser.add_argument("--join", help=argparse.SUPPRESS)
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        run_grpc_proxy_server(get_storage(open_storage(StudyPlace(args.serve[0], ""))), host="127.0.0.1", port=int(args.serve[1]))
     if args.join:
         for known in KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", known)

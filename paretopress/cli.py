@@ -34,6 +34,7 @@ from paretopress.report.tables import front_table, profile_table
 from paretopress.rerun import rerun_trial
 from paretopress.run_parts import load_and_trace
 from paretopress.search.heartbeat import KNOWN_WARNINGS
+from paretopress.search.places import serve_proxy
 from paretopress.status import run_status
 from paretopress.worker import run_worker
 
@@ -138,6 +139,17 @@ def worker(
         given["base"] = str(Path.cwd())
     with LiveView(out) as view:
         run_worker(url, view, overrides=given, artifacts=artifacts)
+
+
+@app.command()
+def proxy(
+    storage: Annotated[str, typer.Argument(help="Database of shared runs, e.g. postgresql+psycopg://...", metavar="URL")],
+    host: Annotated[str, typer.Option(help="Address to listen at; whoever reaches it can read and write the runs.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.")] = 13_000,
+) -> None:
+    """Let hundreds of workers share one process's connections to a database; needs the extra grpc."""
+    out.print(f"--storage grpc://{host}:{port} takes the place of the database's URL for as long as this runs", soft_wrap=True)
+    serve_proxy(storage, host, port)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, get_storage, run_grpc_proxy_server
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
@@ -86,6 +86,27 @@ def open_storage(where: Path | StudyPlace) -> BaseStorage:
         raise _out_of_reach(where, error) from error
 
 
+def serve_proxy(url: str, host: str, port: int) -> None:
+    """Stand before the database at `url`: workers reach it by grpc://HOST:PORT, and it has this process's connections alone.
+
+    Returns when the process is told to end. It neither encrypts nor asks who is there.
+    Raises: ConfigError: as `open_storage`, or nothing can listen at the port.
+    """
+    storage = get_storage(open_storage(StudyPlace(url, "")))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # the proxy has been "experimental" since 2024
+            run_grpc_proxy_server(storage, host=host, port=port)
+    except ImportError as error:
+        raise _no_grpc(error, f"{host}:{port}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"the port must be free and the host this machine's, but got {host}:{port}", str(error)) from error
+
+
+def _no_grpc(error: ImportError, where: object) -> ConfigError:
+    return ConfigError(f"a storage needs its driver, but got: {error} at {where}", "pip install 'paretopress[grpc]'.")
+
+
 def _proxy(host: str, port: int, where: StudyPlace) -> BaseStorage:
     try:
         with warnings.catch_warnings():
@@ -93,7 +114,7 @@ def _proxy(host: str, port: int, where: StudyPlace) -> BaseStorage:
             storage = GrpcStorageProxy(host=host, port=port)
         storage.wait_server_ready(timeout=10.0)
     except ImportError as error:
-        raise ConfigError(f"a storage needs its driver, but got: {error} at {where}", "pip install grpcio protobuf.") from error
+        raise _no_grpc(error, where) from error
     except Exception as error:
         raise _out_of_reach(where, error) from error
     return storage

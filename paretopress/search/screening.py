@@ -60,9 +60,9 @@ class Screen:
         The hypervolume is that of (drop, latency), from 10 points (or the worst known drop, if that is more) and the latency bound.
         """
         self._proposed = {}  # most of them are never tried: their features are kept for this call alone
-        self._features |= {s.plan: self._of(s.plan) for s in seen[-_MOST_FITTED:] if s.plan not in self._features}
         judged = [s for s in seen if s.drop is not None]
         newest, newest_judged = seen[-_MOST_FITTED:], judged[-_MOST_FITTED:]
+        self._features |= {s.plan: self._of(s.plan) for s in [*newest, *newest_judged] if s.plan not in self._features}
         lost = np.log1p(np.maximum([s.drop or 0.0 for s in newest_judged], 0.0))
         with self._pools.limit(limits=1, user_api="blas"):  # beside a training worker, BLAS's threads would wait for one another
             latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -101,6 +102,32 @@ def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, b
         assert hashlib.sha256(content).hexdigest() == point["onnx"]["sha256"]
     status = typed(workplace, "status", "run", "--json")
     assert json.loads(status.stdout)["phase"] == "finished"
+
+
+def test_workers_share_a_run_when_a_proxy_stands_before_the_database(workplace: Path, database: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    proxy = started(workplace, "proxy", database, "--port", port)
+    try:
+        search, url = shared(workplace, f"grpc://127.0.0.1:{port}", trials=8, steps=40)
+        worker = started(workplace, "worker", url)
+        said, told = worker.communicate(timeout=300)[0], search.communicate(timeout=300)[0]
+        assert (search.returncode, worker.returncode) == (0, 0), f"{told}\n{said}"
+        second = typed(workplace, "proxy", database, "--port", str(port))
+        assert second.returncode == 2
+        assert "port must be free" in second.stderr
+    finally:
+        proxy.terminate()
+        proxy.communicate(timeout=30.0)
+    storage = open_storage(StudyPlace(database, StudyPlace.parse(url).name))
+    assert isinstance(storage, RDBStorage)
+    trials = optuna.load_study(study_name=StudyPlace.parse(url).name, storage=storage).get_trials()
+    storage.engine.dispose()
+    complete = [t for t in trials if t.state.name == "COMPLETE"]
+    assert len(complete) == 8
+    assert len({t.user_attrs["worker"] for t in complete}) == 2
+    assert not [t for t in trials if t.state.name == "RUNNING"]
 
 
 def test_worker_is_refused_with_the_difference_when_its_model_is_another(workplace: Path, database: str) -> None:
