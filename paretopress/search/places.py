@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,13 +95,15 @@ def serve_proxy(url: str, host: str, port: int) -> None:
     """
     storage = get_storage(open_storage(StudyPlace(url, "")))
     try:
+        socket.create_server((host, port)).close()  # gRPC would share the port with another proxy, and divide the workers between them
+    except OSError as error:
+        raise ConfigError(f"the port must be free and the host this machine's, but got {host}:{port}", str(error)) from error
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # the proxy has been "experimental" since 2024
             run_grpc_proxy_server(storage, host=host, port=port)
     except ImportError as error:
         raise _no_grpc(error, f"{host}:{port}") from error
-    except RuntimeError as error:
-        raise ConfigError(f"the port must be free and the host this machine's, but got {host}:{port}", str(error)) from error
 
 
 def _no_grpc(error: ImportError, where: object) -> ConfigError:
