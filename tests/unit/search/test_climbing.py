@@ -4,6 +4,7 @@ import pytest
 
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
+from paretopress.search import climbing
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS, Climber
 from paretopress.search.records import Climb
@@ -76,3 +77,14 @@ def test_climb_sends_one_plan_in_four_on_when_the_rungs_agree(seen: list[Climb],
     drops = {Rung.COSTS: 10.0, Rung.SHORT: 2.0, Rung.LONG: 1.0}
     outcome, _ = Climber(evaluated(drops, 2.9, asked), RUNGS, BOUNDS, seen).climb(Plan(), 9)  # type: ignore[arg-type]
     assert (asked[-1], outcome.rung, outcome.rejected) == (highest, highest, "")
+
+
+def test_climb_goes_by_the_newest_plans_when_many_were_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(climbing, "_MOST_SEEN", len(SEEN))
+    # of the oldest, which are slow, those lost least that had looked worst
+    old = [Climb({Rung.COSTS: 90.0 - 10 * d, Rung.SHORT: 70.0 + 2 * d}, 9.0) for d in range(1, 10)] * 3
+    for seen, highest in ((SEEN, Rung.COSTS), ([*old, *SEEN], Rung.COSTS), (old, Rung.LONG)):
+        asked: list[Rung] = []
+        evaluate = evaluated({Rung.COSTS: 40.0, Rung.SHORT: 1.0, Rung.LONG: 1.0}, 3.95, asked)
+        Climber(evaluate, RUNGS, BOUNDS, seen).climb(Plan(), 9)  # type: ignore[arg-type]
+        assert asked[-1] is highest

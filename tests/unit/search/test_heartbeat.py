@@ -81,3 +81,14 @@ def test_fail_stale_leaves_a_trial_alone_when_its_own_process_was_first(study: o
     fail_stale(study, claims)
     monkeypatch.undo()
     assert states(study) == [TrialState.COMPLETE]
+
+
+def test_fail_stale_reads_what_the_workers_said_once_however_many_they_are(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = Claims(study, "living", 90.0, lambda: 1_000.0)
+    for worker in "abcd":
+        started(study, worker)
+    reads: list[int] = []
+    read = study._storage.get_study_user_attrs
+    monkeypatch.setattr(study._storage, "get_study_user_attrs", lambda study_id: reads.append(study_id) or read(study_id))
+    fail_stale(study, claims)
+    assert len(reads) == 1

@@ -53,3 +53,21 @@ def test_what_is_added_through_the_records_is_there_at_once() -> None:
     records.add_attribute("note", 1)
     assert Records(study).attributes["note"] == records.attributes["note"] == 1
     assert [c.outcome for c in Records(study).candidates()] == [c.outcome for c in records.candidates()]
+
+
+def test_a_trial_that_was_told_of_is_there_at_once() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    records = Records(study)
+    add(study, PLANS[0])
+    trial = study.ask(fixed_distributions=SPACE.distributions())
+    records.refresh()
+    assert (records.counts().all, records.running()) == (1, 1)
+    trial.set_user_attr(keys.PLAN, PLANS[1].to_json())
+    outcome = made_up(PLANS[1], Rung.SHORT, trial.number)
+    trial.set_user_attr(keys.OUTCOME, outcome.to_json())
+    records.add_ended(study.tell(trial, [outcome.val_accuracy, outcome.macs, outcome.latency.latency_ms]))
+    assert (records.counts().all, records.running()) == (2, 0)
+    assert [c.plan for c in records.trial_candidates()] == PLANS[:2]
+    before = records.trial_candidates()
+    records.refresh()
+    assert records.trial_candidates() == before

@@ -7,6 +7,7 @@ import pytest
 
 from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.plan import Plan
+from paretopress.search import screening
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.screening import Screen, Seen, width_switches
 from paretopress.search.tables import Tables
@@ -86,3 +87,23 @@ def test_promises_do_not_pile_up_what_was_only_proposed() -> None:
         screen.promises([Plan(kept={"a.conv1": channels}, bits={name: 8}) for name in NAMES], trials)
     assert set(screen._features) == {s.plan for s in trials}
     assert len(screen._proposed) == len(NAMES)
+
+
+def test_promises_are_learnt_from_the_newest_trials_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "_MOST_FITTED", 3)
+    # the old ones say that int8 in the head ruins a model, and that its removal costs nothing
+    old = [Seen(Plan(bits={"head": 8}), 2.9, 30.0 + i, False) for i in range(3)] + [Seen(Plan(kept={"a.conv1": 0}), 9.0, None, False)]
+    new = [seen(Plan(bits={"head": 8}), 2.0, 0.5), seen(Plan(bits={"stem": 8}), 2.5, 0.6), seen(Plan(bits={"a.conv2": 8}), 2.6, 0.4)]
+    proposals = [Plan(bits={"head": 8, "stem": 8}), Plan(kept={"a.conv1": 0}, bits={"head": 8})]
+    taught = Screen(SPACE, KNOWN)
+    assert np.array_equal(taught.promises(proposals, [*old, *new]), Screen(SPACE, KNOWN).promises(proposals, new))
+    assert set(taught._features) == {s.plan for s in new}
+
+
+def test_a_point_of_the_front_counts_however_old_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "_MOST_FITTED", 3)
+    new = [seen(Plan(bits={"head": 8}), 2.0, 0.5), seen(Plan(bits={"stem": 8}), 2.5, 0.6), seen(Plan(bits={"a.conv2": 8}), 2.6, 0.4)]
+    best = seen(Plan(bits=dict.fromkeys(NAMES, 8)), 0.1, 0.0)
+    proposals = [Plan(kept={"a.conv1": 0}, bits={"head": 8, "stem": 8})]
+    (alone,), (behind,) = (Screen(SPACE, KNOWN).promises(proposals, trials) for trials in (new, [best, *new]))
+    assert behind == alone - 1.0 < 0.0  # one more that is ahead of it

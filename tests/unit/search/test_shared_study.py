@@ -20,6 +20,7 @@ from paretopress.errors import ConfigError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search import journal
+from paretopress.search import study as searches
 from paretopress.search.claims import Claims
 from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
@@ -98,6 +99,15 @@ def test_a_dead_workers_trial_is_tried_once_more_by_another(place: StudyPlace) -
     (again,) = [t for t in search.study.trials if t.user_attrs.get("retry_of") == trial.number]
     assert search.study.trials[trial.number].state is TrialState.FAIL
     assert (again.state, again.params) == (TrialState.COMPLETE, trial.params)
+
+
+def test_searches_look_for_the_dead_no_more_often_than_they_say_that_they_live(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(searches, "fail_stale", lambda *_: looks.append(time.monotonic()))
+    search = joined(place, "one", made_up, Limits(trials=8, finalists=0))
+    search.run([])
+    assert len(search.short_candidates()) == 8
+    assert len(looks) == 1
 
 
 def test_work_gives_the_trial_back_when_it_is_told_to_leave(place: StudyPlace) -> None:
