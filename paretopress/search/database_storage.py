@@ -22,9 +22,10 @@ from optuna.trial import FrozenTrial, TrialState
 from paretopress.search.records import LATENCY, WORKER
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
+# a statement names so many trials at most
+_AT_A_TIME = 1_000
 # name -> value and distribution
 Params = Mapping[str, tuple[Any, BaseDistribution]]
 
@@ -75,7 +76,7 @@ class DatabaseStorage(RDBStorage):
         """As Optuna's."""
         self._write(trial_id)
         with _create_scoped_session(self.scoped_session) as session:
-            found = self._frozen(session, models.TrialModel.trial_id == trial_id)
+            found = self._frozen(session, [trial_id])
         if not found:
             raise KeyError(f"no trial is {trial_id}")
         return found[0]
@@ -144,31 +145,24 @@ class DatabaseStorage(RDBStorage):
             found = session.execute(sqlalchemy.select(trial.trial_id, trial.state).where(asked)).all()
             if not found:
                 models.StudyModel.find_or_raise_by_id(study_id, session)
-            unchanged = [number for number, state in found if state is TrialState.RUNNING and number in self._read]
-            if len(unchanged) == len(found):
-                return []
-            asked &= trial.trial_id.not_in(unchanged)
-            trials = self._frozen(session, asked)
+            changed = sorted(number for number, state in found if state is not TrialState.RUNNING or number not in self._read)
+            parts = [changed[first : first + _AT_A_TIME] for first in range(0, len(changed), _AT_A_TIME)]
+            trials = [trial for numbers in parts for trial in self._frozen(session, numbers)]
         self._read.update(t._trial_id for t in trials if t.state is TrialState.RUNNING and WORKER in t.user_attrs)
         return trials
 
-    def _frozen(self, session: Session, asked: ColumnElement[bool]) -> list[FrozenTrial]:
-        """Return trials by rows; to have an object of SQLAlchemy for each row takes ten times as long."""
+    def _frozen(self, session: Session, numbers: Sequence[int]) -> list[FrozenTrial]:
+        """Return trials by rows: to have an object of SQLAlchemy for each row takes ten times as long."""
 
         def of_trial(model: Any, *columns: Any) -> dict[int, list[Any]]:
             found: dict[int, list[Any]] = defaultdict(list)
-            query = (
-                sqlalchemy.select(model.trial_id, *columns)
-                .join(models.TrialModel)
-                .where(asked)
-                .order_by(sqlalchemy.inspect(model).primary_key[0])
-            )
-            for number, *row in session.execute(query):
+            query = sqlalchemy.select(model.trial_id, *columns).where(model.trial_id.in_(numbers))
+            for number, *row in session.execute(query.order_by(sqlalchemy.inspect(model).primary_key[0])):
                 found[number].append(row)
             return found
 
         trial, param, value, step = models.TrialModel, models.TrialParamModel, models.TrialValueModel, models.TrialIntermediateValueModel
-        rows: Sequence[Any] = session.scalars(sqlalchemy.select(trial).where(asked).order_by(trial.trial_id)).all()
+        rows: Sequence[Any] = session.scalars(sqlalchemy.select(trial).where(trial.trial_id.in_(numbers)).order_by(trial.trial_id)).all()
         # attributes before parameters: a trial that names its worker has them all
         attributes = [
             of_trial(model, model.key, model.value_json) for model in (models.TrialUserAttributeModel, models.TrialSystemAttributeModel)
@@ -176,8 +170,8 @@ class DatabaseStorage(RDBStorage):
         values = of_trial(value, value.objective, value.value, value.value_type)
         steps = of_trial(step, step.step, step.intermediate_value, step.intermediate_value_type)
         known = {row.trial_id: params for row in rows if (params := self._in_flight.get(row.trial_id))}
-        asked &= trial.trial_id.not_in(known)
-        read = of_trial(param, param.param_name, param.param_value, param.distribution_json)
+        numbers = [number for number in numbers if number not in known]
+        read = of_trial(param, param.param_name, param.param_value, param.distribution_json) if numbers else {}
         trials = []
         for row in rows:
             number = row.trial_id

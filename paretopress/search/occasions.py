@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Self
 
 from paretopress.measurement import Latency
 
@@ -21,24 +22,44 @@ def _sampling_error(latency: Latency) -> float:
     return math.log(high / low) / (2.0 * _Z95)
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How one file's latencies differ: squares around their centre and degrees of freedom, and the variances within its occasions."""
+
+    squares: float
+    degrees: int
+    within: float
+    occasions: int
+
+    @classmethod
+    def of(cls, latencies: Sequence[Latency]) -> Self:
+        """Return the spread of a file's latencies, one per occasion; files measured once teach nothing."""
+        if len(latencies) < 2:
+            return cls(0.0, 0, 0.0, 0)
+        logs = [math.log(latency.ratio) for latency in latencies]
+        centre = fmean(logs)
+        within = sum(_sampling_error(latency) ** 2 for latency in latencies)
+        return cls(sum((value - centre) ** 2 for value in logs), len(logs) - 1, within, len(logs))
+
+
 def drift(measured: Iterable[Sequence[Latency]]) -> float:
+    """Return the drift of files by their latencies, one per occasion, see `drift_of`."""
+    return drift_of(map(Spread.of, measured))
+
+
+def drift_of(spreads: Iterable[Spread]) -> float:
     """Return the standard deviation, between occasions, of the logarithm of a file's latency ratio.
 
-    Args:
-        measured: for each file its latencies, one per occasion. Files measured once teach nothing.
     The variance within an occasion is taken off. With few repetitions a prior figure counts: see `_PRIOR_DRIFT`.
     Source: one-way analysis of variance with random effects; Kalibera and Jones, ISMM 2013, section 5.
     """
-    squares, degrees, within = 0.0, 0, []
-    for latencies in measured:
-        if len(latencies) < 2:
-            continue
-        logs = [math.log(latency.ratio) for latency in latencies]
-        centre = fmean(logs)
-        squares += sum((value - centre) ** 2 for value in logs)
-        degrees += len(logs) - 1
-        within += [_sampling_error(latency) ** 2 for latency in latencies]
-    excess = max(squares - degrees * fmean(within), 0.0) if within else 0.0
+    squares, degrees, within, occasions = 0.0, 0, 0.0, 0
+    for spread in spreads:
+        squares += spread.squares
+        degrees += spread.degrees
+        within += spread.within
+        occasions += spread.occasions
+    excess = max(squares - degrees * within / occasions, 0.0) if occasions else 0.0
     return math.sqrt((_PRIOR_DEGREES * _PRIOR_DRIFT**2 + excess) / (_PRIOR_DEGREES + degrees))
 
 

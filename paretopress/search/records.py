@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate
-from paretopress.search.occasions import drift, pooled
+from paretopress.search.occasions import Spread, drift_of, pooled
 
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another
@@ -85,6 +85,7 @@ class _Reading:
 
     trials: Mapping[TrialState, list[FrozenTrial]]
     attributes: Mapping[str, Any]
+    evaluated: list[_Evaluated] | None = None
     pooling: _Pooling | None = None
     candidates: list[Candidate] | None = None
 
@@ -100,7 +101,9 @@ class Records:
         self.study = study
         self._evaluated: dict[int, _Evaluated] = {}
         self._number_of: dict[Plan, int] = {}
-        self._again: dict[str, Latency] = {}
+        self._first: dict[str, Latency] = {}  # by file, as the trial's evaluation measured it
+        self._again: dict[str, dict[str, Latency]] = {}  # by file and name, those of later occasions
+        self._spreads: dict[str, Spread] = {}
         self._pooled: dict[int, tuple[tuple[int, float], Candidate]] = {}
         self._last: _Reading | None = None
         self._lock = threading.RLock()
@@ -169,15 +172,15 @@ class Records:
 
     def latencies(self) -> dict[str, list[Latency]]:
         """Return sha256 -> latencies of every file that was measured more than once, by occasion."""
-        first = self._first_latencies()
-        found: dict[str, list[Latency]] = {}
-        for name, value in sorted(self.attributes.items()):
-            sha256 = name.removeprefix(LATENCY).partition("/")[0]
-            if name.startswith(LATENCY) and sha256 in first:
-                if name not in self._again:
-                    self._again[name] = Latency.from_json(value)
-                found.setdefault(sha256, [first[sha256]]).append(self._again[name])
-        return found
+        with self._lock:
+            first = self._first_latencies()
+            for name, value in self.attributes.items():
+                if name.startswith(LATENCY):
+                    occasions = self._again.setdefault(name.removeprefix(LATENCY).partition("/")[0], {})
+                    if name not in occasions:
+                        occasions[name] = Latency.from_json(value)
+            known = ((sha256, occasions) for sha256, occasions in self._again.items() if sha256 in first)
+            return {sha256: [first[sha256], *(again for _, again in sorted(occasions.items()))] for sha256, occasions in known}
 
     def add_latency(self, outcome: Outcome, again: Latency) -> None:
         """Keep one more latency of a candidate's file."""
@@ -230,13 +233,17 @@ class Records:
     def _read(self) -> list[_Evaluated]:
         """Return the evaluated trials in order; a copy only repeats the figures, pooled by then, of the trial that it names."""
         with self._lock:
-            for t in self._trials(TrialState.COMPLETE):
-                if t.number not in self._evaluated and COPY_OF not in t.user_attrs:
-                    plan, outcome = Plan.from_json(t.user_attrs[PLAN]), Outcome.from_json(t.user_attrs[OUTCOME])
-                    accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
-                    self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
-                    self._number_of.setdefault(plan, t.number)
-            return [found for _, found in sorted(self._evaluated.items())]
+            reading = self._reading()
+            if reading.evaluated is None:
+                for t in self._trials(TrialState.COMPLETE):
+                    if t.number not in self._evaluated and COPY_OF not in t.user_attrs:
+                        plan, outcome = Plan.from_json(t.user_attrs[PLAN]), Outcome.from_json(t.user_attrs[OUTCOME])
+                        accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
+                        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
+                        self._number_of.setdefault(plan, t.number)
+                        self._first[outcome.onnx_sha256] = outcome.latency
+                reading.evaluated = [found for _, found in sorted(self._evaluated.items())]
+            return reading.evaluated
 
     def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
         return {int(name.removeprefix(_FINAL)): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
@@ -244,8 +251,8 @@ class Records:
     def _first_latencies(self) -> dict[str, Latency]:
         """Return sha256 -> latency, as the evaluation measured it."""
         finals = [Outcome.from_json(value) for value in self._stored_finals().values() if ERROR not in value]
-        outcomes = [*(found.candidate.outcome for found in self._read()), *finals]
-        return {outcome.onnx_sha256: outcome.latency for outcome in outcomes}
+        self._read()
+        return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in finals}}
 
     def _pooled_candidate(self, candidate: Candidate, pooling: _Pooling) -> Candidate:
         now = pooling.depends_on(candidate.outcome)
@@ -254,11 +261,17 @@ class Records:
             known = self._pooled[candidate.number] = now, replace(candidate, outcome=pooling(candidate.outcome))
         return known[1]
 
+    def _spread(self, file: tuple[str, list[Latency]]) -> Spread:
+        sha256, latencies = file
+        if sha256 not in self._spreads or self._spreads[sha256].occasions != len(latencies):
+            self._spreads[sha256] = Spread.of(latencies)
+        return self._spreads[sha256]
+
     def _pooling(self) -> _Pooling:
         with self._lock:
             reading = self._reading()
             if reading.pooling is None:
                 repeated = self.latencies()
                 # to a thousandth: what was pooled before stays as it is until the drift is known better
-                reading.pooling = _Pooling(repeated, round(drift(repeated.values()), 3))
+                reading.pooling = _Pooling(repeated, round(drift_of(map(self._spread, repeated.items())), 3))
             return reading.pooling
