@@ -1,6 +1,7 @@
 """A study of many workers, simulated: whether trials are lost or counted twice, and how the search's own work grows with them.
 
-    python benchmarks/scale.py --parts postgresql proxy --faster 2
+    python benchmarks/scale.py --parts postgresql --faster 2.5
+    python benchmarks/scale.py --parts proxy --faster 1.5
     python benchmarks/scale.py --parts journal --faster 16
 
 Real are Optuna, the storage, the default sampler over 60 parameters, the climbing of the rungs and all records; simulated is what a trial
