@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from loopback import free_port
 
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 START_S = 60.0
@@ -29,9 +30,7 @@ class Database:
             for above in folder.parents:
                 if above.stat().st_uid == 0 and above != Path("/") and above != Path("/tmp"):
                     above.chmod(above.stat().st_mode | 0o011)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         initdb = [self._binaries / "initdb", "-D", folder / "data", "-U", "press", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **self._owner)  # type: ignore[call-overload]
         self.url = f"postgresql+psycopg://press@127.0.0.1:{self._port}/postgres"

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from loopback import free_port
 
 CONFIG = """
 ListenAddress 127.0.0.1
@@ -39,9 +40,7 @@ class SshServer:
     def __init__(self, folder: Path) -> None:
         self.folder, self.device = folder, folder / "device"
         self.device.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         for name in ("host", "user"):
             self.make_key(name)
         (folder / "authorized_keys").write_text((folder / "user.pub").read_text())

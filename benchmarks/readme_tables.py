@@ -103,6 +103,20 @@ def real_models(value: Mapping[str, Any]) -> list[str]:
     return by_model(value, "made by | model | test % | drop | as the original % | KB | x fp32", cells)
 
 
+def scale(value: Mapping[str, Any]) -> list[str]:
+    """Return the headlines, and how the figures grow with the study."""
+    figures = {"ask_p95_s": "an ask, s", "tell_p95_s": "a tell, s", "between_p95_s": "from one evaluation to the next, s"}
+    lines = headlines(value)
+    for row in value["rows"]:
+        sizes = row["by_size"]
+        lines += ["", f"{row['storage']}, {row['workers']} workers, {row['faster']:g} times faster than real:", ""]
+        lines += [f"| 95th percentile, at up to so many trials | {' | '.join(sizes)} |", "|---" * (1 + len(sizes)) + "|"]
+        lines += [f"| {text} | {' | '.join(f'{size[name]:.3f}' for size in sizes.values())} |" for name, text in figures.items()]
+        memory = (f"{size['process_mb']:.0f}" for size in sizes.values())
+        lines.append(f"| memory of a process, MB | {' | '.join(memory)} |")
+    return lines
+
+
 Table = Callable[[Mapping[str, Any]], list[str]]
 PAGES: dict[str, dict[str, Table]] = {
     "README.md": {
@@ -121,7 +135,7 @@ PAGES: dict[str, dict[str, Table]] = {
         "samplers": headlines,
         "throughput": headlines,
         "recovery": headlines,
-        "scale": headlines,
+        "scale": scale,
         "faults": headlines,
         "night": headlines,
         "fuzz": headlines,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ import numpy as np
 import optuna
 import psutil
 import psycopg
+from loopback import free_port
 from loopback_database import running_database
 from optuna.trial import TrialState
 from results_file import Headline, recorded_rows, write_result
@@ -168,9 +168,7 @@ def part(name: str, where: Path | StudyPlace, folder: Path, args: argparse.Names
 @contextmanager
 def proxy(url: str) -> Iterator[str]:
     """Optuna's gRPC proxy before a database, in a process of its own; yields the URL that workers join with."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, "-m", "paretopress", "proxy", url, "--port", str(port)])
     try:
         yield f"grpc://127.0.0.1:{port}"

@@ -56,13 +56,14 @@ class Climber:
 
     def predicted_accuracy(self, outcome: Outcome) -> float | None:
         """Return the accuracy to expect at the first rung that trains of a plan that was stopped before it; None if too little is known."""
-        expected = expected_drop(
-            self.bounds.drop(outcome), climb_pairs(self.seen[-_MOST_SEEN:], self.ladder[0], self.ladder[1], self.bounds)
-        )
+        expected = expected_drop(self.bounds.drop(outcome), self._pairs(self.ladder[0], self.ladder[1]))
         return None if expected is None else self.bounds.baseline_accuracy - expected
 
+    def _pairs(self, lower: Rung, higher: Rung) -> list[Pair]:
+        return climb_pairs(self.seen[-_MOST_SEEN:], lower, higher, self.bounds)
+
     def _out_of_the_race(self, outcome: Outcome, rung: Rung) -> str:
-        pairs = climb_pairs(self.seen[-_MOST_SEEN:], outcome.rung, rung, self.bounds)
+        pairs = self._pairs(outcome.rung, rung)
         rivals = [(self.bounds.points_lost(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
         allowed = self.bounds.allowed_drop(rung)
         return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed)
@@ -74,7 +75,7 @@ class Climber:
         """
         if lower is Rung.COSTS:
             return ""
-        pairs = climb_pairs(self.seen[-_MOST_SEEN:], lower, higher, self.bounds)
+        pairs = self._pairs(lower, higher)
         known = agreement(lower, higher, pairs).rank_correlation
         if len(pairs) < _TELLING_PAIRS or known is None or known < _AGREES:
             return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 # a statement names so many trials at most
 _AT_A_TIME = 1_000
-# name -> value and distribution
-Params = Mapping[str, tuple[Any, BaseDistribution]]
 
 
 class DatabaseStorage(RDBStorage):
@@ -41,8 +39,7 @@ class DatabaseStorage(RDBStorage):
         self._new_params: dict[int, list[dict[str, Any]]] = {}
         self._new_attributes: dict[int, dict[str, Any]] = {}
         self._asked: set[int] = set()  # this process's own trials in flight
-        self._in_flight: dict[int, Params] = {}
-        self._read: set[int] = set()
+        self._in_flight: dict[int, FrozenTrial] = {}  # as they were read
         self._repeated: dict[int, tuple[int, dict[str, Any]]] = {}
         self._distributions: dict[str, BaseDistribution] = {}
 
@@ -54,16 +51,6 @@ class DatabaseStorage(RDBStorage):
         self._new_attributes.setdefault(trial_id, {})[key] = value
         if key == WORKER:
             self._write(trial_id)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna's."""
-        self._write(trial_id)
-        super().set_trial_system_attr(trial_id, key, value)
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """As Optuna's."""
-        self._write(trial_id)
-        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """As Optuna's."""
@@ -80,11 +67,6 @@ class DatabaseStorage(RDBStorage):
         if not found:
             raise KeyError(f"no trial is {trial_id}")
         return found[0]
-
-    def get_trial_param(self, trial_id: int, param_name: str) -> float:
-        """As Optuna's."""
-        self._write(trial_id)
-        return super().get_trial_param(trial_id, param_name)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """As Optuna's; repeated latencies, which are written once and may be thousands, are read once."""
@@ -145,10 +127,14 @@ class DatabaseStorage(RDBStorage):
             found = session.execute(sqlalchemy.select(trial.trial_id, trial.state).where(asked)).all()
             if not found:
                 models.StudyModel.find_or_raise_by_id(study_id, session)
-            changed = sorted(number for number, state in found if state is not TrialState.RUNNING or number not in self._read)
+            changed = sorted(number for number, state in found if state is not TrialState.RUNNING or number not in self._in_flight)
             parts = [changed[first : first + _AT_A_TIME] for first in range(0, len(changed), _AT_A_TIME)]
             trials = [trial for numbers in parts for trial in self._frozen(session, numbers)]
-        self._read.update(t._trial_id for t in trials if t.state is TrialState.RUNNING and WORKER in t.user_attrs)
+        for t in trials:
+            if t.state is TrialState.RUNNING and WORKER in t.user_attrs:
+                self._in_flight[t._trial_id] = t
+            else:
+                self._in_flight.pop(t._trial_id, None)
         return trials
 
     def _frozen(self, session: Session, numbers: Sequence[int]) -> list[FrozenTrial]:
@@ -161,21 +147,25 @@ class DatabaseStorage(RDBStorage):
                 found[number].append(row)
             return found
 
-        trial, param, value, step = models.TrialModel, models.TrialParamModel, models.TrialValueModel, models.TrialIntermediateValueModel
-        rows: Sequence[Any] = session.scalars(sqlalchemy.select(trial).where(trial.trial_id.in_(numbers)).order_by(trial.trial_id)).all()
+        model, param, value, step = models.TrialModel, models.TrialParamModel, models.TrialValueModel, models.TrialIntermediateValueModel
+        rows: Sequence[Any] = session.scalars(sqlalchemy.select(model).where(model.trial_id.in_(numbers)).order_by(model.trial_id)).all()
         # attributes before parameters: a trial that names its worker has them all
         attributes = [
-            of_trial(model, model.key, model.value_json) for model in (models.TrialUserAttributeModel, models.TrialSystemAttributeModel)
+            of_trial(kind, kind.key, kind.value_json) for kind in (models.TrialUserAttributeModel, models.TrialSystemAttributeModel)
         ]
         values = of_trial(value, value.objective, value.value, value.value_type)
         steps = of_trial(step, step.step, step.intermediate_value, step.intermediate_value_type)
-        known = {row.trial_id: params for row in rows if (params := self._in_flight.get(row.trial_id))}
+        known = {number: trial for number in numbers if (trial := self._in_flight.get(number))}  # parameters do not change
         numbers = [number for number in numbers if number not in known]
         read = of_trial(param, param.param_name, param.param_value, param.distribution_json) if numbers else {}
         trials = []
         for row in rows:
             number = row.trial_id
-            params = known.get(number) or {name: self._param(v, text) for name, v, text in read[number]}
+            if number in known:
+                params, distributions = known[number].params, known[number].distributions
+            else:
+                distributions = {name: self._distribution(text) for name, _, text in read[number]}
+                params = {name: distributions[name].to_external_repr(v) for name, v, _ in read[number]}
             user_attrs, system_attrs = ({key: json.loads(text) for key, text in found[number]} for found in attributes)
             trials.append(
                 FrozenTrial(
@@ -185,22 +175,18 @@ class DatabaseStorage(RDBStorage):
                     values=[value.stored_repr_to_value(v, kind) for _, v, kind in sorted(values[number], key=itemgetter(0))] or None,
                     datetime_start=row.datetime_start,
                     datetime_complete=row.datetime_complete,
-                    params={name: chosen for name, (chosen, _) in params.items()},
-                    distributions={name: distribution for name, (_, distribution) in params.items()},
+                    params=dict(params),
+                    distributions=dict(distributions),
                     user_attrs=user_attrs,
                     system_attrs=system_attrs,
                     intermediate_values={at: step.stored_repr_to_intermediate_value(v, kind) for at, v, kind in steps[number]},
                     trial_id=number,
                 )
             )
-            if row.state is TrialState.RUNNING and WORKER in user_attrs:
-                self._in_flight[number] = params
-            else:
-                self._in_flight.pop(number, None)
         return trials
 
-    def _param(self, value: float, text: str) -> tuple[Any, BaseDistribution]:
-        """Return a parameter's value and its distribution, which is one object for all trials."""
+    def _distribution(self, text: str) -> BaseDistribution:
+        """Return the distribution that a text says: one object for all trials."""
         if text not in self._distributions:
             self._distributions[text] = json_to_distribution(text)
-        return self._distributions[text].to_external_repr(value), self._distributions[text]
+        return self._distributions[text]

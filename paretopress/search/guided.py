@@ -88,12 +88,12 @@ class GuidedSampler(BaseSampler):
         """Return the parameters of the next trial."""
         rng = np.random.default_rng((self._seed, trial.number))
         known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        plans = [plan for t in known if (plan := self._plan(t)) is not None]
-        done = [self._ended[t.number] for t in known if t.number in self._ended]
+        plans = {t.number: plan for t in known if (plan := self._plan(t)) is not None}
+        done = [self._end(t, plans[t.number]) for t in known if t.state is TrialState.COMPLETE and t.number in plans]
         parents = self._parents(done)
         if not parents:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        seen = set(plans)  # also those that other workers are evaluating
+        seen = set(plans.values())  # also those that other workers are evaluating
         if self._known is not None and self._solves and rng.random() < _SOLVED_SHARE:
             solved = self._solved(self._known, done, parents, rng)
             if solved is not None and self._space.plan(solved) not in seen:
@@ -137,12 +137,14 @@ class GuidedSampler(BaseSampler):
 
     def _plan(self, trial: FrozenTrial) -> Plan | None:
         """Return the plan of a trial, or None where another process has not written its parameters yet."""
-        plan = self._plans.get(trial.number)
-        if plan is None and trial.params.keys() == self._distributions.keys():
-            plan = self._plans[trial.number] = self._space.plan(trial.params)
-        if plan is not None and trial.state is TrialState.COMPLETE and trial.number not in self._ended:
+        if trial.number not in self._plans and trial.params.keys() == self._distributions.keys():
+            self._plans[trial.number] = self._space.plan(trial.params)
+        return self._plans.get(trial.number)
+
+    def _end(self, trial: FrozenTrial, plan: Plan) -> _Ended:
+        if trial.number not in self._ended:
             self._ended[trial.number] = _Ended.of(trial, plan)
-        return plan
+        return self._ended[trial.number]
 
     def _child(self, parents: Sequence[Params], rng: np.random.Generator) -> dict[str, Value]:
         child = dict(parents[int(rng.integers(len(parents)))])

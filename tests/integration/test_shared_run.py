@@ -6,13 +6,13 @@ import hashlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import optuna
 import pytest
+from loopback import free_port
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from typed import command, quick, typed, typed_here
@@ -105,9 +105,7 @@ def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, b
 
 
 def test_workers_share_a_run_when_a_proxy_stands_before_the_database(workplace: Path, database: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     proxy = started(workplace, "proxy", database, "--port", port)
     try:
         search, url = shared(workplace, f"grpc://127.0.0.1:{port}", trials=6, steps=20)
