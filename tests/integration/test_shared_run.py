@@ -53,6 +53,7 @@ def shared(where: Path, database: str, *, trials: int, steps: int = 1, artifacts
         said.append(line)
         if "others join with" in line:
             return search, line.split("'")[1]
+    search.communicate()
     raise AssertionError("".join(said))
 
 
