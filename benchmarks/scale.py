@@ -47,7 +47,7 @@ from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
 from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Known, Predictor
-from paretopress.search.records import COPY_OF
+from paretopress.search.records import COPY_OF, PLAN
 from paretopress.search.samplers import DEFAULT_SAMPLER
 from paretopress.search.seeds import seed_plans
 from paretopress.search.study import Search
@@ -202,7 +202,7 @@ def checked(notes: list[dict[str, object]], where: Path | StudyPlace) -> dict[st
                 sizes[size]["rss"].append(note["rss"])
     return {
         "complete": len(complete),
-        "failed": sum(t.state is TrialState.FAIL for t in trials),
+        "failed": sum(t.state is TrialState.FAIL and PLAN in t.user_attrs for t in trials),
         "running": sum(t.state is TrialState.RUNNING for t in trials),
         "lost": len({trial for trial, _ in evaluated} - complete),
         "unevaluated": len(complete - copies - {trial for trial, _ in evaluated}),

@@ -148,8 +148,8 @@ def proxy(
     port: Annotated[int, typer.Option(help="Port to listen at.")] = 13_000,
 ) -> None:
     """Let hundreds of workers share one process's connections to a database; needs the extra grpc."""
-    out.print(f"--storage grpc://{host}:{port} takes the place of the database's URL for as long as this runs", soft_wrap=True)
-    serve_proxy(storage, host, port)
+    said = "--storage {} takes the place of the database's URL for as long as this runs"
+    serve_proxy(storage, host, port, lambda url: out.print(said.format(url), soft_wrap=True))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -45,10 +46,10 @@ class StudyPlace:
         return cls(url, name)
 
     def __str__(self) -> str:
-        """Return URL#NAME without the password."""
+        """Return URL#NAME without the password; a storage without a study has no name."""
         parts = urlsplit(self.url)
         shown = self.url if parts.password is None else self.url.replace(f":{parts.password}@", ":***@", 1)
-        return f"{shown}#{self.name}"
+        return f"{shown}#{self.name}".removesuffix("#")
 
 
 def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -87,10 +88,12 @@ def open_storage(where: Path | StudyPlace) -> BaseStorage:
         raise _out_of_reach(where, error) from error
 
 
-def serve_proxy(url: str, host: str, port: int) -> None:
+def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[str], object]) -> None:
     """Stand before the database at `url`: workers reach it by grpc://HOST:PORT, and it has this process's connections alone.
 
-    Returns when the process is told to end. It neither encrypts nor asks who is there.
+    Returns when the process is told to end. It neither encrypts nor asks who is there. `on_ready` is told that URL, once the database and
+    the port are known to be in reach.
+
     Raises: ConfigError: as `open_storage`, or nothing can listen at the port.
     """
     storage = get_storage(open_storage(StudyPlace(url, "")))
@@ -98,6 +101,7 @@ def serve_proxy(url: str, host: str, port: int) -> None:
         socket.create_server((host, port)).close()  # gRPC would share the port with another proxy, and divide the workers between them
     except OSError as error:
         raise ConfigError(f"the port must be free and the host this machine's, but got {host}:{port}", str(error)) from error
+    on_ready(f"grpc://{host}:{port}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # the proxy has been "experimental" since 2024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -139,9 +140,9 @@ class Records:
             others[trial.state] = [*others.get(trial.state, []), trial]
             self._last = _Reading(others, reading.attributes)
 
-    def running(self) -> int:
-        """Return how many trials are being evaluated."""
-        return len(self._trials(TrialState.RUNNING))
+    def running(self, below: float = math.inf) -> int:
+        """Return how many trials with a lower number are being evaluated."""
+        return sum(trial.number < below for trial in self._trials(TrialState.RUNNING))
 
     def trial_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
@@ -204,11 +205,12 @@ class Records:
         return [float(t.user_attrs[VOLUME]) for t in self._trials(TrialState.COMPLETE) if VOLUME in t.user_attrs]
 
     def counts(self) -> Counts:
-        """Return how the finished trials ended; those that a dead process left, or that are tried again, are among the failed."""
+        """Return how the finished trials ended; those that a dead process left, or that are tried again, are among the failed,
+        those that were asked for and never begun are not."""
         complete = self._trials(TrialState.COMPLETE)
         untrained = sum(bool(t.user_attrs.get(REJECTED, False)) for t in complete)
         outraced = sum(bool(t.user_attrs.get(OUTRACED, False)) for t in complete)
-        failed = len(self._trials(TrialState.FAIL))
+        failed = sum(PLAN in t.user_attrs for t in self._trials(TrialState.FAIL))
         return Counts(len(complete) - untrained, untrained - outraced, failed, outraced)
 
     def failure_reasons(self) -> list[str]:

@@ -207,9 +207,19 @@ class Search:
                 return None
             started = self.clock()
             trial = self.study.ask(fixed_distributions=self.space.distributions())
+            if self._was_taken(trial):
+                self.study.tell(trial, state=TrialState.FAIL)
+                return None
             self._under_way[trial.number] = trial
             self._event("asked", trial=trial.number, seconds=self.clock() - started)
             return trial
+
+    def _was_taken(self, trial: Trial) -> bool:
+        """Return whether other processes asked for the last trials at the same moment; of those the lowest numbers are evaluated."""
+        if self.claims is None or self.limits.trials is None or trial.number < self.limits.trials:
+            return False
+        self.records.refresh()
+        return self.times.rest_trials(self.records.durations(), self.records.running(below=trial.number)) < 1.0
 
     def _rest_trials(self) -> float:
         under_way = len(self._under_way) if self.claims is None else self.records.running()

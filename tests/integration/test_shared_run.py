@@ -116,6 +116,7 @@ def test_workers_share_a_run_when_a_proxy_stands_before_the_database(workplace: 
         second = typed(workplace, "proxy", database, "--port", str(port))
         assert second.returncode == 2
         assert "port must be free" in second.stderr
+        assert "takes the place" not in second.stdout
     finally:
         proxy.terminate()
         proxy.communicate(timeout=30.0)
