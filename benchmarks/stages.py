@@ -10,19 +10,26 @@ from functools import cache
 from pathlib import Path
 
 import paretopress
+from paretopress import run_search
+from paretopress.pipeline import Pipeline
+from paretopress.run_parts import load_and_trace
+from paretopress.search.journal import create_study
+from paretopress.search.session import Session
+from paretopress.search.trial_phase import TrialPhase
+from paretopress.setup_run import find_state
 
 PACKAGE = Path(paretopress.__file__).parent
-_AGAIN = "Search._repeat_a_latency"
+_AGAIN, _TRIALS = Session.repeat_a_latency.__qualname__, TrialPhase.work.__qualname__
 # what functions of the search's own process stand for, by their qualified names; the first of these that is on the stack counts
 SEARCH = {
-    "load_and_trace": "read model and data",
-    "Pipeline.measure_baseline": "measure the baseline",
-    "find_state": "set-up",
-    "create_study": "open the study",
-    "Search._ask": "ask",
-    "Search._record": "record",
+    load_and_trace.__qualname__: "read model and data",
+    Pipeline.measure_baseline.__qualname__: "measure the baseline",
+    find_state.__qualname__: "set-up",
+    create_study.__qualname__: "open the study",
+    TrialPhase._ask.__qualname__: "ask",
+    TrialPhase._record.__qualname__: "record",
     _AGAIN: "latency again",
-    "_finish": "score and write the front",
+    run_search._finish.__qualname__: "score and write the front",
 }
 
 
@@ -32,7 +39,7 @@ def stage_of(search: int, evaluator: int | None) -> str:
     names = [frame["name"] for frame in _frames(search)]
     if found is not None:
         return "latency again" if _AGAIN in names else found
-    otherwise = "start of an evaluator" if "Search._trials" in names else "start"
+    otherwise = "start of an evaluator" if _TRIALS in names else "start"
     return next((stage for name, stage in SEARCH.items() if name in names), otherwise)
 
 

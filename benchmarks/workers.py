@@ -6,7 +6,7 @@
 `host`: the search of the CIFAR-10 (JPEG) ResNet-20 with one and with two workers, for so many minutes each; afterwards every file of the
 two-worker run is measured again with nothing else running. `ray`: a small shared run with two workers that a local Ray places. `checkouts`:
 two clones of this repository, each with a process of its own, on one PostgreSQL run. Nothing else may run meanwhile. Writes
-results/workers.json.
+results/workers.json, where rows of parts that are not run stay.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from faults import Run, ended, shared
 from loopback_database import running_database
-from results_file import Headline, write_result
+from results_file import Headline, recorded_rows, write_result
 
 from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
@@ -61,7 +61,8 @@ def host(folder: Path, minutes: float) -> list[dict[str, object]]:
     for event in read_events(run.latencies):
         first.setdefault(event["onnx_sha256"], Latency.from_json(event["latency"]))
     outcomes = [candidate.outcome for candidate in Records(open_study(run.journal)).trial_candidates()]
-    return rows + [compared(run, outcome.onnx_path, first[outcome.onnx_sha256]) for outcome in outcomes if outcome.onnx_path]
+    there = [outcome for outcome in outcomes if outcome.onnx_path and (run.root / outcome.onnx_path).is_file()]
+    return rows + [compared(run, outcome.onnx_path, first[outcome.onnx_sha256]) for outcome in there]
 
 
 def compared(run: RunFolder, onnx_path: str, beside: Latency) -> dict[str, object]:
@@ -143,13 +144,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--parts", nargs="+", choices=["host", *PARTS], default=["host", *PARTS])
     args = parser.parse_args()
-    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         for name in args.parts:
             (folder := Path(temporary, name)).mkdir()
+            rows = [row for row in recorded_rows("workers") if row["part"] not in ({"host", "latency"} if name == "host" else {name})]
             rows += host(folder, args.minutes) if name == "host" else PARTS[name](folder)
             print(rows[-1], flush=True)
-    write_result("workers", headlines(rows), rows)
+            write_result("workers", headlines(rows), rows)
 
 
 if __name__ == "__main__":

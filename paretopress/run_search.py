@@ -32,8 +32,9 @@ from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.samplers import OURS, PROGRAMME
 from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
-from paretopress.search.study import STOPPED_EARLY, TRIAL, Search, describe
+from paretopress.search.study import Search
 from paretopress.search.tables import Tables
+from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe
 from paretopress.shared_run import publish, worker_identity
 from paretopress.stopwatch import Stopwatch
 from paretopress.worked import noting_work, seconds_worked

@@ -11,7 +11,7 @@ from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import best, front
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
-from paretopress.search.study import describe
+from paretopress.search.telling import describe
 from paretopress.search.timetable import Timetable
 from paretopress.setup_run import RunState
 from paretopress.worked import seconds_worked

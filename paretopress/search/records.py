@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
@@ -16,10 +16,12 @@ from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate
 from paretopress.search.occasions import Spread, drift_of, pooled
+from paretopress.search.stopping import Stall
 
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another
 _FINAL, LATENCY = "final/", "latency/"
+_STALL = "stopped_early"
 # attributes of a trial
 PLAN, OUTCOME, ACCURACIES, VOLUME = "plan", "outcome", "accuracies", "hypervolume"
 REJECTED, OUTRACED, COPY_OF, ERROR, RETRY_OF = "rejected_early", "outraced", "copy_of", "error", "retry_of"
@@ -186,6 +188,15 @@ class Records:
     def add_latency(self, outcome: Outcome, again: Latency) -> None:
         """Keep one more latency of a candidate's file."""
         self.add_attribute(f"{LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
+
+    def stall(self) -> Stall | None:
+        """Return why the trials ended early, or None if they did not."""
+        stored = self.attributes.get(_STALL)
+        return None if stored is None else Stall(**stored)
+
+    def add_stall(self, stall: Stall) -> None:
+        """Keep why the trials end early."""
+        self.add_attribute(_STALL, asdict(stall))
 
     def copy_of(self, plan: Plan) -> tuple[Candidate, Climb] | None:
         """Return what is known of a plan that was evaluated, else None."""

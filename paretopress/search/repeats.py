@@ -11,6 +11,9 @@ from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.search.candidates import Bounds, Candidate, front
 from paretopress.search.records import Records
 
+# a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
+OCCASIONS, FINAL_OCCASIONS = 6, 3
+
 
 @dataclass(slots=True)
 class Repeats:

@@ -19,8 +19,7 @@ from optuna.trial import Trial, TrialState
 from paretopress.errors import ConfigError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.search import journal
-from paretopress.search import study as searches
+from paretopress.search import journal, trial_phase
 from paretopress.search.claims import Claims
 from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
@@ -117,7 +116,7 @@ def test_a_dead_workers_trial_is_tried_once_more_by_another(place: StudyPlace) -
 
 def test_searches_look_for_the_dead_no_more_often_than_they_say_that_they_live(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    monkeypatch.setattr(searches, "fail_stale", lambda *_: looks.append(time.monotonic()))
+    monkeypatch.setattr(trial_phase, "fail_stale", lambda *_: looks.append(time.monotonic()))
     search = joined(place, "one", made_up, Limits(trials=8, finalists=0))
     search.run([])
     assert len(search.short_candidates()) == 8

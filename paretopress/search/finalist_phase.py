@@ -1,0 +1,117 @@
+"""The second phase of a search: finalists are recovered in full, one after another while the time lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from paretopress.errors import TargetLostError, WorkerDiedError, typed_line
+from paretopress.measurement import Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.search import records as keys
+from paretopress.search.candidates import Candidate, front
+from paretopress.search.climbing import Evaluate
+from paretopress.search.finalists import next_finalist
+from paretopress.search.repeats import FINAL_OCCASIONS, OCCASIONS
+from paretopress.search.session import Session
+from paretopress.search.telling import describe, fields_of
+
+# a finalist may get less than its full recovery where the time ends, but not less than this share of it
+_LEAST_SHARE = 0.3
+
+
+@dataclass(slots=True)
+class FinalistPhase:
+    """The full recoveries of one process; the fields are those of `Search`."""
+
+    session: Session
+    evaluate: Evaluate
+    recover_in_part: Callable[[Plan, int, float], Outcome] | None
+    val_images: int
+    closing_s: Callable[[Sequence[Candidate]], float]
+    _slowest_s: float = field(init=False, default=0.0)
+
+    def work(self) -> None:
+        """Recover finalists until there are no more, or no time: the loop of each thread."""
+        session = self.session
+        while (taken := self._take()) is not None:
+            finalist, share = taken
+            self._recover(finalist, share)
+            del session.under_way[finalist.number]
+            session.times.note()
+            session.repeat_a_latency(OCCASIONS)
+
+    def repeat_latencies(self) -> None:
+        """Measure the final files again until each was seen on occasions enough."""
+        while self.session.repeat_a_latency(FINAL_OCCASIONS, final=True):
+            pass
+
+    def _take(self) -> tuple[Candidate, float] | None:
+        """Return the next candidate to recover in full, and the share of its recovery that there is time for; None when that is over."""
+        session, records = self.session, self.session.records
+        with session.lock:
+            session.times.closing_s = self.closing_s(front(records.candidates(), session.bounds))
+            left_s = session.times.left_for_finalists_s(stalled=records.stall() is not None)
+            share = min(left_s / self._slowest_s, 1.0) if self._slowest_s else 1.0
+            if session.stopping or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
+                return None
+            finalist = self._next()
+            if finalist is None:
+                return None
+            session.under_way[finalist.number] = None
+            return finalist, share
+
+    def _next(self) -> Candidate | None:
+        session, claims = self.session, self.session.claims
+        others = claims.others() if claims is not None else set()  # before the records: who is done records, then releases
+        session.records.refresh()
+        tried = session.records.finals_tried() | set(session.under_way) | others
+        if len(tried) >= session.limits.finalists and (session.limits.seconds is None or not tried):
+            return None  # where time bounds the run, what is left of it goes to further finalists
+        finals = session.records.finals()
+        pool = [c for c in session.records.trial_candidates() if c.number in finals or c.number not in tried]
+        finalist = next_finalist(pool, finals, session.bounds, self.val_images)
+        if finalist is None or claims is None:
+            return finalist
+        if claims.take(finalist.number):
+            session.records.refresh()
+            if finalist.number not in session.records.finals_tried():
+                return finalist
+            claims.release(finalist.number)  # another was done with it meanwhile
+        return self._next()
+
+    def _recover(self, finalist: Candidate, share: float) -> None:
+        session = self.session
+        started = session.clock()
+        stored: dict[str, Any]
+        try:
+            outcome = self._recovered(finalist, share)
+            stored, told, line = outcome.to_json(), fields_of(outcome), describe(outcome, session.bounds)
+            self._slowest_s = max(self._slowest_s, (session.clock() - started) / share)
+        except TargetLostError:
+            raise
+        except Exception as error:  # as for a trial: recorded with its reason, and the others go on
+            if session.stopping:
+                return
+            stored = told = {keys.ERROR: typed_line(error)}
+            line = f"failed, {stored[keys.ERROR]}"
+        session.records.add_final(finalist.number, stored)
+        if session.claims is not None:
+            session.claims.release(finalist.number)
+        session.on_change(f"finalist {finalist.number}: {line}")
+        session.event("finalist", trial=finalist.number, share=share, seconds=session.clock() - started, **told)
+
+    def _recovered(self, finalist: Candidate, share: float) -> Outcome:
+        def recovered() -> Outcome:
+            if share < 1.0 and self.recover_in_part is not None:
+                return self.recover_in_part(finalist.plan, finalist.number, share)
+            return self.evaluate(finalist.plan, Rung.FINAL, finalist.number)
+
+        try:
+            return recovered()
+        except WorkerDiedError as error:
+            if self.session.stopping:
+                raise
+            self.session.on_change(f"finalist {finalist.number}: tried once more, {error}")
+            return recovered()

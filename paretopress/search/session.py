@@ -1,0 +1,77 @@
+"""What one process's trials and full recoveries share while they work on a study."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from paretopress.measurement import Latency, Outcome
+from paretopress.search.candidates import Bounds
+from paretopress.search.claims import Claims
+from paretopress.search.limits import Limits
+from paretopress.search.records import Records, retry_once
+from paretopress.search.repeats import Repeats
+from paretopress.search.timetable import Timetable
+
+
+@dataclass(slots=True)
+class Session:
+    """One process at work; its threads change what is shared under `lock`.
+
+    `under_way` are the trials that it is at, None where it is the full recovery of one. Once `stopping` is set, loops end soon, and what
+    fails was cut off with the run. The other fields are those of `Search`.
+    """
+
+    records: Records
+    times: Timetable
+    limits: Limits
+    bounds: Bounds
+    claims: Claims | None
+    measure_again: Callable[[Outcome], Latency] | None
+    on_change: Callable[[str], None]
+    on_event: Callable[[str, Mapping[str, Any]], None]
+    clock: Callable[[], float]
+    lock: threading.RLock = field(init=False, default_factory=threading.RLock)
+    under_way: dict[int, Trial | None] = field(init=False, default_factory=dict)
+    stopping: bool = field(init=False, default=False)
+    _repeats: Repeats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._repeats = Repeats(self.records, self.bounds, self.lock)
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study that is worked on."""
+        return self.records.study
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Tell of an event."""
+        self.on_event(name, fields)
+
+    def repeat_a_latency(self, occasions: int, *, final: bool = False) -> bool:
+        """Measure the file again that was seen on the fewest occasions, if on fewer than that; return whether that was done."""
+        taken = None if self.measure_again is None or self.stopping else self._repeats.take(occasions, final=final)
+        if taken is None or self.measure_again is None:
+            return False
+        again = self._repeats.measure(taken, self.measure_again)
+        if isinstance(again, str):
+            self.on_change(f"trial {taken.number}: its latency was not measured again, {again}")
+            return False
+        self.event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
+        return True
+
+    def give_back(self) -> None:
+        """Have what is under way done by other processes, if there are any."""
+        if self.claims is None:
+            return
+        for number, trial in list(self.under_way.items()):
+            if trial is None:
+                self.claims.release(number)
+            else:
+                retry_once(self.study, trial)
+                self.study.tell(number, state=TrialState.FAIL)

@@ -1,0 +1,29 @@
+"""How the search tells what happens: a line for a person, an event's name and fields for the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paretopress.measurement import Outcome
+from paretopress.search.candidates import Bounds
+
+# events that others act on
+STOPPED_EARLY, TRIAL = "stopped early", "trial"
+
+
+def describe(outcome: Outcome, bounds: Bounds) -> str:
+    """Return "98.1 % at 0.210 ms (2.4x)"."""
+    latency = outcome.latency.latency_ms
+    return f"{bounds.metric.shown(outcome.val_accuracy)} at {latency:.3f} ms ({bounds.baseline_ms / latency:.2f}x)"
+
+
+def fields_of(outcome: Outcome) -> dict[str, Any]:
+    """Return what an event says of an outcome."""
+    return {
+        "rung": int(outcome.rung),
+        "val_accuracy": outcome.val_accuracy,
+        "macs": outcome.macs,
+        "latency_ms": outcome.latency.latency_ms,
+        "rejected": outcome.rejected,
+        "stages_s": dict(outcome.stages_s),
+    }

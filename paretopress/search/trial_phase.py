@@ -1,0 +1,172 @@
+"""The first phase of a search: asks for plans, has them evaluated, tells Optuna."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optuna.trial import Trial, TrialState
+
+from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError, typed_line
+from paretopress.measurement import Outcome, Rung
+from paretopress.plan import Plan
+from paretopress.search import records as keys
+from paretopress.search.candidates import Candidate
+from paretopress.search.climbing import Climber, Evaluate
+from paretopress.search.guided import PREDICTED_ACCURACY
+from paretopress.search.heartbeat import fail_stale, heartbeat
+from paretopress.search.places import WORDS
+from paretopress.search.records import retry_once
+from paretopress.search.repeats import OCCASIONS
+from paretopress.search.session import Session
+from paretopress.search.stopping import stalled
+from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe, fields_of
+from paretopress.spaces.space import SearchSpace
+
+_SAME_FAILURES = 10
+
+
+@dataclass(slots=True)
+class TrialPhase:
+    """The trials of one process, evaluated on `workers` threads; `ladder` are the rungs that a trial may climb."""
+
+    session: Session
+    space: SearchSpace
+    evaluate: Evaluate
+    ladder: Sequence[Rung]
+    workers: int
+    _next_look_s: float = field(init=False, default=0.0)
+
+    def work(self) -> None:
+        """Evaluate trials until they are over: the loop of each thread.
+
+        Raises: SearchFailedError: the first trials all failed for one reason. TargetLostError: nothing can be measured.
+        """
+        session = self.session
+        while (trial := self._ask()) is not None:
+            with heartbeat(session.study, trial):
+                self._evaluate(trial)
+            del session.under_way[trial.number]  # not in a `finally`: what a process that is told to leave was at is given back
+            session.repeat_a_latency(OCCASIONS)
+            session.times.note()
+
+    def _ask(self) -> Trial | None:
+        """Return the next trial, or None when the trials are over."""
+        session = self.session
+        with session.lock:
+            if session.claims is not None and time.monotonic() >= self._next_look_s:
+                self._next_look_s = time.monotonic() + session.claims.grace_s / WORDS
+                fail_stale(session.study, session.claims)
+            session.records.refresh()
+            rest = 0.0 if session.stopping or session.times.in_finalists else self._rest()
+            if rest < 1.0 or self._has_stalled(rest):
+                return None
+            started = session.clock()
+            trial = session.study.ask(fixed_distributions=self.space.distributions())
+            if self._was_taken(trial):
+                session.study.tell(trial, state=TrialState.FAIL)
+                return None
+            session.under_way[trial.number] = trial
+            session.event("asked", trial=trial.number, seconds=session.clock() - started)
+            return trial
+
+    def _rest(self) -> float:
+        """Return how many more trials the limits allow."""
+        records = self.session.records
+        under_way = len(self.session.under_way) if self.session.claims is None else records.running()
+        return self.session.times.rest_trials(records.durations(), under_way)
+
+    def _was_taken(self, trial: Trial) -> bool:
+        """Return whether other processes asked for the last trials at the same moment; of those the lowest numbers are evaluated."""
+        session = self.session
+        if session.claims is None or session.limits.trials is None or trial.number < session.limits.trials:
+            return False
+        session.records.refresh()
+        return session.times.rest_trials(session.records.durations(), session.records.running(below=trial.number)) < 1.0
+
+    def _has_stalled(self, rest: float) -> bool:
+        """Return whether to end the trials early; the reason is kept and told."""
+        session = self.session
+        if not session.limits.stop_early or math.isinf(rest):
+            return False
+        if session.records.stall() is not None:
+            return True
+        stall = stalled(session.records.volumes(), int(rest * self.workers))
+        if stall is None:
+            return False
+        session.records.add_stall(stall)
+        session.on_change(stall.describe())
+        session.event(STOPPED_EARLY, reason=stall.describe())
+        return True
+
+    def _evaluate(self, trial: Trial) -> None:
+        session = self.session
+        started = session.clock()
+        plan = self.space.plan(trial.params)
+        trial.set_user_attr(keys.PLAN, plan.to_json())
+        if session.claims is not None:
+            trial.set_user_attr(keys.WORKER, session.claims.worker)
+        climber = Climber(self.evaluate, self.ladder, session.bounds, session.records.climbs())
+        try:
+            outcome, accuracies = self._copied(trial, plan) or climber.climb(plan, trial.number)
+        except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
+            raise
+        except Exception as error:  # one trial's failure, whatever it is, is recorded with its reason and costs that trial alone
+            if not session.stopping:  # else it was cut off with the run, and is left as by a process that died
+                with session.lock:
+                    self._record_failure(trial, error, started)
+            return
+        with session.lock:
+            self._record(trial, Candidate(trial.number, plan, outcome), accuracies, climber, started)
+
+    def _copied(self, trial: Trial, plan: Plan) -> tuple[Outcome, Mapping[Rung, float]] | None:
+        """Return what is known of the plan: different parameters mean the same one where a branch is removed."""
+        known = self.session.records.copy_of(plan)
+        if known is None:
+            return None
+        candidate, climb = known
+        trial.set_user_attr(keys.COPY_OF, candidate.number)
+        return candidate.outcome, climb.accuracies
+
+    def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: Climber, started: float) -> None:
+        session, outcome, bounds = self.session, candidate.outcome, self.session.bounds
+        before = session.records.trial_candidates()
+        trial.set_user_attr(keys.OUTCOME, outcome.to_json())
+        trial.set_user_attr(keys.ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
+        trial.set_user_attr(keys.REJECTED, bool(outcome.rejected))
+        if outcome.rejected and bounds.within_costs(outcome):
+            trial.set_user_attr(keys.OUTRACED, True)
+            trial.set_user_attr(PREDICTED_ACCURACY, climber.predicted_accuracy(outcome))
+        trial.set_user_attr(keys.VOLUME, bounds.hypervolume([*before, candidate]))
+        for name, violation in bounds.constraints(outcome).items():
+            trial.set_constraint(name, violation)
+        duration_s = session.clock() - started
+        trial.set_user_attr(keys.DURATION, duration_s)
+        session.records.add_ended(session.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms]))
+        session.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, bounds)}")
+        session.event(TRIAL, trial=trial.number, seconds=duration_s, **fields_of(outcome))
+
+    def _record_failure(self, trial: Trial, error: Exception, started: float) -> None:
+        session, reason = self.session, typed_line(error)
+        cut_off = isinstance(error, OutOfTimeError)
+        again = isinstance(error, WorkerDiedError) and retry_once(session.study, trial)
+        if not cut_off and not again:
+            trial.set_user_attr(keys.ERROR, reason)
+            trial.set_user_attr(keys.DURATION, session.clock() - started)
+        session.study.tell(trial, state=TrialState.FAIL)
+        session.records.refresh()
+        session.on_change(f"trial {trial.number}: {'tried once more' if again else 'failed'}, {reason}")
+        session.event("retried" if again else "failed", trial=trial.number, seconds=session.clock() - started, reason=reason)
+        failures = session.records.failure_reasons()
+        if len(failures) >= _SAME_FAILURES and len(set(failures)) == 1 and session.records.counts().completed == 0:
+            raise SearchFailedError(
+                f"the first {len(failures)} trials all failed for the same reason: {reason}",
+                "Nothing in the search space gets round it; mend the cause, then `paretopress resume`.",
+            ) from error
+
+
+def _told(accuracies: Mapping[Rung, float]) -> float:
+    """Return the accuracy that the sampler learns: that of the first rung that trains, which most plans reach, or the untrained."""
+    return next((accuracies[rung] for rung in sorted(accuracies) if rung > Rung.COSTS), accuracies.get(Rung.COSTS, 0.0))
