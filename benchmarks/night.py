@@ -2,9 +2,10 @@
 
     python benchmarks/night.py [--hours 2] [--kills 3] [--run DIR]
 
-`paretopress search runs/cifar10_resnet20.toml --hours 2` in a process of its own; three times, at a random instant of each quarter of the
-time but the last, the process is killed with SIGKILL and `paretopress resume` is typed at once. While it runs, `paretopress status --json`
-is asked once a minute: from when on there is a best file, and how far its remaining time is off. Nothing else runs beside.
+`paretopress search runs/cifar10_resnet20.toml --hours 2 --no-stop-early` in a process of its own; three times, at a random instant of each
+quarter of the time but the last, the process is killed with SIGKILL and `paretopress resume` is typed at once. While it runs,
+`paretopress status --json` is asked once a minute: from when on there is a best file, and how far its remaining time is off. Nothing else
+runs beside.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main() -> None:
     quarter_s = given_s / (options.kills + 1)
     moments = [quarter_s * (number + rng.uniform(0.2, 1.0)) for number in range(options.kills)]
     started = time.monotonic()
-    process = typed("search", CONFIG, "--hours", options.hours, "--run", options.run)
+    process = typed("search", CONFIG, "--hours", options.hours, "--no-stop-early", "--run", options.run)
     for moment in moments:
         watched(process, options.run, started + moment, started, rows)
         if process.poll() is not None:

@@ -24,7 +24,6 @@ from results_file import Headline, recorded_rows, write_result
 from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
 from paretopress.event_log import read_events
-from paretopress.graph import INPUT
 from paretopress.measurement import Latency
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
@@ -67,12 +66,14 @@ def host(folder: Path, minutes: float) -> list[dict[str, object]]:
 
 def compared(run: RunFolder, onnx_path: str, beside: Latency) -> dict[str, object]:
     """Return the row of a file: its first latency in the run, and one of now."""
+    with np.load(run.samples, allow_pickle=False) as samples:
+        feed = {name: images[:1] for name, images in samples.items()}
     alone = LocalTarget().measure(
         run.root / onnx_path,
         run.baseline,
         baseline_ms=beside.latency_ms / beside.ratio,
         limit_ms=None,
-        feed={INPUT: np.load(run.samples)[:1]},
+        feed=feed,
         rng=np.random.default_rng(0),
     )
     agree = beside.ratio_ci[0] <= alone.ratio_ci[1] and alone.ratio_ci[0] <= beside.ratio_ci[1]

@@ -76,6 +76,7 @@ def search(
     minutes: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
     hours: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials.")] = None,
+    no_stop_early: Annotated[bool, typer.Option("--no-stop-early", help="Use all the time, even when the front stops growing.")] = False,
     run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     sampler: Annotated[str | None, typer.Option(help="guided, programme, tpe, gp, nsga2, nsga3 or random.")] = None,
@@ -104,7 +105,7 @@ def search(
         "trust": trust or None,
         "metric": {"name": metric},
         "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
-        "time": {"minutes": minutes, "hours": hours, "trials": trials},
+        "time": {"minutes": minutes, "hours": hours, "trials": trials, "stop_early": False if no_stop_early else None},
         "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
         "workers": {"count": workers, "storage": storage, "artifacts": artifacts, "ray": ray},
     }

@@ -210,7 +210,7 @@ def _progress(search: Search, line: str) -> Progress:
         planned=search.limits.trials if finals is None else None if search.limits.seconds else search.limits.finalists,
         elapsed_s=search.times.elapsed_s,
         phase_s=search.times.phase_s,
-        budget_s=search.limits.seconds,
+        budget_s=search.times.end_s if search.limits.seconds else None,
         completed=counts.completed,
         rejected_early=counts.rejected_early,
         outraced=counts.outraced,

@@ -69,7 +69,7 @@ def run_status(run: Path) -> dict[str, Any]:
 def _remaining_s(records: Records, times: Timetable) -> float | None:
     """Return the seconds until the run ends, by its time or at the pace of its trials so far; None where neither is known."""
     if times.limits.seconds is not None:
-        return round(max(times.limits.seconds - times.elapsed_s, 0.0), 1)
+        return round(max(times.end_s - times.elapsed_s, 0.0), 1)
     known = [duration for duration in records.durations() if duration is not None]
     if not known or times.in_finalists or times.limits.trials is None:
         return None

@@ -20,7 +20,7 @@ class Progress:
 
     Attributes:
         done, planned: trials finished in this phase and to be run in it, None where only time bounds it.
-        elapsed_s, budget_s: seconds spent on the run, and given to it, None where only the number of trials bounds it.
+        elapsed_s, budget_s: seconds spent on the run, and when it ends, None where only the number of trials bounds it.
         phase_s: seconds spent in this phase: they set the pace.
         completed, rejected_early, outraced, failed: the search's trials by how they ended.
         best: the best feasible point in words, or "".

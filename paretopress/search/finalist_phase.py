@@ -52,7 +52,7 @@ class FinalistPhase:
         session, records = self.session, self.session.records
         with session.lock:
             session.times.closing_s = self.closing_s(front(records.candidates(), session.bounds))
-            left_s = session.times.left_for_finalists_s(stalled=records.stall() is not None)
+            left_s = session.times.left_s
             share = min(left_s / self._slowest_s, 1.0) if self._slowest_s else 1.0
             if session.stopping or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
                 return None

@@ -54,9 +54,21 @@ class Timetable:
         return self.elapsed_s - float(self.records.attributes.get(_FINALISTS_FROM, self.setup_s))
 
     @property
+    def end_s(self) -> float:
+        """The elapsed seconds at which the run ends; infinite where only the number of trials bounds it.
+
+        Where the trials ended early, finalists get the share that they would have had, and the run ends that much sooner.
+        """
+        if self.limits.seconds is None:
+            return math.inf
+        if not self.in_finalists or self.records.stall() is None:
+            return self.limits.seconds
+        return min(float(self.records.attributes[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds, self.limits.seconds)
+
+    @property
     def left_s(self) -> float:
         """Seconds until the run has to close; infinite where only the number of trials bounds it."""
-        return math.inf if self.limits.seconds is None else self.limits.seconds - self.closing_s - self.elapsed_s
+        return self.end_s - self.closing_s - self.elapsed_s
 
     def take_up(self, worked_s: float) -> None:
         """Go on after `worked_s` seconds of work, if that is more than was written down: a killed process has lost its last trial."""
@@ -92,12 +104,3 @@ class Timetable:
         # three in four trials end sooner
         expected_s = known[int(0.75 * (len(known) - 1))] if known else 0.0
         return min(rest, left_s / expected_s if expected_s else math.inf if left_s > 0.0 else 0.0)
-
-    def left_for_finalists_s(self, *, stalled: bool) -> float:
-        """Return the seconds that are left for finalists; where the trials ended early, they get the share that they would have had."""
-        if self.limits.seconds is None:
-            return math.inf
-        if not stalled:
-            return self.left_s
-        ends_s = float(self.records.attributes[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds
-        return min(ends_s - self.elapsed_s, self.left_s)

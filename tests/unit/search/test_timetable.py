@@ -9,6 +9,7 @@ import pytest
 from paretopress.search.crew import crew
 from paretopress.search.limits import Limits
 from paretopress.search.records import Records
+from paretopress.search.stopping import Stall
 from paretopress.search.timetable import Timetable
 
 
@@ -51,7 +52,6 @@ def test_rest_trials_counts_what_is_under_way_when_their_number_is_the_limit(stu
     times = timetable(study, Limits(trials=10), [0.0])
     assert times.rest_trials([1.0] * 4, under_way=2) == 4.0
     assert math.isinf(times.left_s)
-    assert math.isinf(times.left_for_finalists_s(stalled=False))
 
 
 def test_rest_trials_expects_the_third_quartile_when_time_is_the_limit(study: optuna.Study) -> None:
@@ -63,7 +63,7 @@ def test_rest_trials_expects_the_third_quartile_when_time_is_the_limit(study: op
     assert times.rest_trials([2.0, 4.0]) == pytest.approx((100.0 - 20.0) / 2.0)  # too few trials to leave time to finalists
 
 
-def test_left_for_finalists_is_their_share_when_the_trials_ended_early(study: optuna.Study) -> None:
+def test_run_ends_after_the_finalists_share_when_the_trials_ended_early(study: optuna.Study) -> None:
     now = [0.0]
     times = timetable(study, Limits(seconds=100.0, finalist_share=0.4), now, closing_s=10.0)
     now[0] = 30.0
@@ -71,8 +71,9 @@ def test_left_for_finalists_is_their_share_when_the_trials_ended_early(study: op
     now[0] = 35.0
     assert times.in_finalists
     assert times.phase_s == 5.0
-    assert times.left_for_finalists_s(stalled=True) == 35.0
-    assert times.left_for_finalists_s(stalled=False) == 55.0
+    assert (times.end_s, times.left_s) == (100.0, 55.0)
+    times.records.add_stall(Stall(60, 30, 0.0, 40, 0.0))
+    assert (times.end_s, times.left_s) == (70.0, 25.0)
 
 
 def test_crew_raises_the_first_error_and_stops_the_others(tmp_path: Path) -> None:
