@@ -49,9 +49,9 @@ class FinalistPhase:
 
     def _take(self) -> tuple[Candidate, float] | None:
         """Return the next candidate to recover in full, and the share of its recovery that there is time for; None when that is over."""
-        session, records = self.session, self.session.records
+        session = self.session
         with session.lock:
-            session.times.closing_s = self.closing_s(front(records.candidates(), session.bounds))
+            session.times.closing_s = self.closing_s(front(session.records.candidates(), session.bounds))
             left_s = session.times.left_s
             share = min(left_s / self._slowest_s, 1.0) if self._slowest_s else 1.0
             if session.stopping or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):

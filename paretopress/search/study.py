@@ -87,7 +87,17 @@ class Search:
 
         Raises: as `run`. Where this process is asked to leave, its trials are given back to the others.
         """
-        session = self._session()
+        session = Session(
+            records=self.records,
+            times=self.times,
+            limits=self.limits,
+            bounds=self.bounds,
+            claims=self.claims,
+            measure_again=self.measure_again,
+            on_change=self.on_change,
+            on_event=self.on_event,
+            clock=self.clock,
+        )
         trials = TrialPhase(session, self.space, self.evaluate, self.ladder, self.workers)
         finalists = FinalistPhase(session, self.evaluate, self.recover_in_part, self.val_images, self.closing_s)
 
@@ -138,19 +148,6 @@ class Search:
         """
         setup = {"setup": self.setup_s - sum(self.setup_stages_s.values())}
         return seconds_by_stage(self.records, self.times.elapsed_s, setup, self.setup_stages_s, closing)
-
-    def _session(self) -> Session:
-        return Session(
-            self.records,
-            self.times,
-            self.limits,
-            self.bounds,
-            self.claims,
-            self.measure_again,
-            self.on_change,
-            self.on_event,
-            self.clock,
-        )
 
     def _queue(self, seeds: Sequence[Plan]) -> None:
         if self.claims is not None:
