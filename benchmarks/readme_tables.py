@@ -117,6 +117,17 @@ def scale(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def stopping(value: Mapping[str, Any]) -> list[str]:
+    """Return a row per run and limit."""
+    columns = ("run", "trials", "ends when the rest would add under, %", "ended at trial", "predicted, %", "given up, %")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in value["rows"]:
+        limit = "any" if row["least_gain"] is None else f"{row['least_gain']:g}"
+        ended = "its end | " if row["ended_at"] is None else f"{row['ended_at']} | {row['predicted']:.2f}"
+        lines.append(f"| {row['run']} | {row['trials']} | {limit} | {ended} | {row['given_up']:.2f} |")
+    return lines + headlines(value)[-2:]
+
+
 Table = Callable[[Mapping[str, Any]], list[str]]
 PAGES: dict[str, dict[str, Table]] = {
     "README.md": {
@@ -134,6 +145,7 @@ PAGES: dict[str, dict[str, Table]] = {
         "cifar10_resnet20": cifar10,
         "samplers": headlines,
         "throughput": headlines,
+        "stopping": stopping,
         "recovery": headlines,
         "scale": scale,
         "faults": headlines,

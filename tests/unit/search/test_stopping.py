@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from paretopress.search.stopping import stalled
+from paretopress.search.stopping import LEAST_GAIN, stalled
 
 
 def test_stalled_is_none_when_too_few_trials_ran() -> None:
@@ -17,7 +17,7 @@ def test_stalled_tells_the_rule_when_the_last_window_added_nothing() -> None:
     assert (stall.trials, stall.window, stall.growth) == (60, 30, 0.0)
     assert stall.predicted_gain == pytest.approx(0.0, abs=1e-12)
     assert "the last 30 of 60 trials added 0.00 %" in stall.describe()
-    assert "0.00 % (predicted)" in stall.describe()
+    assert "0.00 % (predicted; rule: under 2 %)" in stall.describe()
 
 
 def test_stalled_is_none_when_the_last_window_added_half_a_percent() -> None:
@@ -27,6 +27,15 @@ def test_stalled_is_none_when_the_last_window_added_half_a_percent() -> None:
 
 def test_stalled_is_none_when_nothing_is_feasible_yet() -> None:
     assert stalled([0.0] * 100, 10) is None
+
+
+def test_stalled_is_none_when_the_rest_is_predicted_to_add_much() -> None:
+    volumes = [70.0 + n for n in range(30)] + [100.0] * 30
+    assert stalled(volumes, 1000) is None
+    assert stalled(volumes, 0) is not None
+    stall = stalled(volumes, 1000, math.inf)
+    assert stall is not None
+    assert stall.predicted_gain > LEAST_GAIN
 
 
 def test_stalled_looks_at_the_last_third_when_many_trials_ran() -> None:
