@@ -66,10 +66,25 @@ class Claims:
                     found.add(int(number))
         return found
 
+    def leave(self) -> None:
+        """Say that this process works on the study no more."""
+        self.study.set_user_attr(f"{_ALIVE}{self.worker}", None)
+
+    def at_work(self) -> set[str]:
+        """Return the other processes that work on the study: they have said that they live, and have not left."""
+        now, words = self.clock(), self.study.user_attrs.items()
+        lately = {name for name, at in words if name.startswith(_ALIVE) and at is not None and now - at < self.grace_s}
+        return {name.removeprefix(_ALIVE) for name in lately} - {self.worker}
+
     def silent(self) -> Callable[[str, float], bool]:
         """Return whether (a worker, by name) has not said for `grace_s` that it lives; from (a moment) on, where it never did."""
         now, attributes = self.clock(), self.study.user_attrs
-        return lambda worker, since: now - float(attributes.get(f"{_ALIVE}{worker}", since)) >= self.grace_s
+
+        def is_silent(worker: str, since: float) -> bool:
+            at = attributes.get(f"{_ALIVE}{worker}")
+            return now - (since if at is None else float(at)) >= self.grace_s
+
+        return is_silent
 
     def _name(self, number: int) -> str:
         return f"{_CLAIM}{number}/{self.worker}"

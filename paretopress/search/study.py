@@ -78,8 +78,8 @@ class Search:
         """
         self._queue(seeds)
         self.work()
-        while self.claims is not None and self.claims.others() and self.times.left_s > 0.0:
-            time.sleep(_LOOKS_EVERY_S)  # other processes are at their last finalists
+        while self.claims is not None and self.claims.at_work() and self.times.left_s > 0.0:
+            time.sleep(_LOOKS_EVERY_S)  # other processes are at their last finalists, or measure them again
         self.records.refresh()
 
     def work(self) -> None:
@@ -114,6 +114,9 @@ class Search:
         except BaseException:
             session.give_back()
             raise
+        finally:
+            if self.claims is not None:
+                self.claims.leave()
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates, those with a full recovery by its figures."""

@@ -52,6 +52,28 @@ def test_claims_of_the_dead_lapse_and_those_of_the_living_do_not(study: optuna.S
     assert third.take(1)
 
 
+def test_at_work_are_those_that_live_and_have_not_left(study: optuna.Study) -> None:
+    now = [0.0]
+    dead, left, living = (claims(study, name, now) for name in ("dead", "left", "living"))
+    for each in (dead, left, living):
+        each.renew()
+    assert living.at_work() == {"dead", "left"}
+    left.leave()
+    assert living.at_work() == {"dead"}
+    now[0] = 100.0
+    living.renew()
+    assert (living.at_work(), left.at_work()) == (set(), {"living"})
+
+
+def test_silent_is_who_left_when_its_trial_is_older_than_the_grace(study: optuna.Study) -> None:
+    now = [100.0]
+    left = claims(study, "left", now)
+    left.renew()
+    left.leave()
+    assert left.silent()("left", 10.0)
+    assert not left.silent()("left", 20.0)
+
+
 def test_renewed_needs_no_claims_when_nobody_shares() -> None:
     before = threading.active_count()
     with renewed(None):

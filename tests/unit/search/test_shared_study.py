@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -19,7 +20,7 @@ from optuna.trial import Trial, TrialState
 from paretopress.errors import ConfigError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.search import journal, trial_phase
+from paretopress.search import journal, study, trial_phase
 from paretopress.search.claims import Claims
 from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
@@ -85,6 +86,15 @@ def test_searches_share_trials_and_finalists_when_they_share_a_study(place: Stud
     assert set(calls.values()) == {1}
     assert len(one.finals()) == 4
     assert all(by.values())
+
+
+def test_run_ends_when_the_others_have_left(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, other = joined(place, "one", made_up, Limits(trials=2, finalists=0)), Claims(open_study(place), "two")
+    other.renew()  # it measures a finalist again, which it claims no more
+    waited = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: other.leave())
+    monkeypatch.setattr(study, "time", waited)
+    search.run([])
+    assert Claims(search.study, "three").at_work() == set()
 
 
 def test_a_trial_is_given_up_when_another_took_the_last_at_the_same_moment(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:

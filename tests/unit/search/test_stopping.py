@@ -30,7 +30,7 @@ def test_stalled_is_none_when_nothing_is_feasible_yet() -> None:
 
 
 def test_stalled_is_none_when_the_rest_is_predicted_to_add_much() -> None:
-    volumes = [70.0 + n for n in range(30)] + [100.0] * 30
+    volumes = [71.0 + n for n in range(30)] + [100.0] * 30
     assert stalled(volumes, 1000) is None
     assert stalled(volumes, 0) is not None
     stall = stalled(volumes, 1000, math.inf)
