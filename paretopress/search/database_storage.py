@@ -128,6 +128,8 @@ class DatabaseStorage(RDBStorage):
             if not found:
                 models.StudyModel.find_or_raise_by_id(study_id, session)
             changed = sorted(number for number, state in found if state is not TrialState.RUNNING or number not in self._in_flight)
+            # the others are given all the same: they may have been read for another Study on this storage, which has a cache of its own
+            known = [self._in_flight[number] for number in sorted({number for number, _ in found}.difference(changed))]
             parts = [changed[first : first + _AT_A_TIME] for first in range(0, len(changed), _AT_A_TIME)]
             trials = [trial for numbers in parts for trial in self._frozen(session, numbers)]
         for t in trials:
@@ -135,7 +137,7 @@ class DatabaseStorage(RDBStorage):
                 self._in_flight[t._trial_id] = t
             else:
                 self._in_flight.pop(t._trial_id, None)
-        return trials
+        return [*known, *trials]
 
     def _frozen(self, session: Session, numbers: Sequence[int]) -> list[FrozenTrial]:
         """Return trials by rows: to have an object of SQLAlchemy for each row takes ten times as long."""

@@ -132,6 +132,16 @@ def test_a_trial_in_flight_is_read_once_and_again_when_it_has_ended(ours: optuna
     assert not any("trial_params" in text for text in said)  # they do not change
 
 
+def test_a_trial_in_flight_is_not_lost_when_the_storage_is_opened_a_second_time(ours: optuna.Study, optunas: optuna.Study) -> None:
+    others = begun(optunas)
+    assert len(ours.get_trials()) == 2
+    second = optuna.load_study(study_name="s", storage=ours._storage._backend)  # type: ignore[attr-defined]
+    ended(second, begun(second))
+    assert [t.number for t in second.get_trials()] == [0, 1, 2]
+    ended(optunas, others)
+    assert second.get_trials()[1].state is TrialState.COMPLETE
+
+
 def test_a_trial_in_flight_is_read_again_until_it_names_its_worker(ours: optuna.Study, optunas: optuna.Study) -> None:
     trial = optunas.ask()
     assert ours.get_trials()[trial.number].params == {}
