@@ -20,6 +20,7 @@ from optuna.storages._rdb.storage import _create_scoped_session, models, sqlalch
 from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.search.records import LATENCY, WORKER
+from paretopress.search.unwritten import Unwritten
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -29,39 +30,32 @@ _AT_A_TIME = 1_000
 
 
 class DatabaseStorage(RDBStorage):
-    """Writes what is known of a trial together, when it names its worker and when it ends, and reads a trial in flight once.
-
-    The worker's name is the last that is written of a trial before its evaluation, so a trial that has one counts as read until it ends.
-    """
+    """Writes what is known of a trial together, see `Unwritten`, and reads a trial in flight once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._new_params: dict[int, list[dict[str, Any]]] = {}
-        self._new_attributes: dict[int, dict[str, Any]] = {}
-        self._asked: set[int] = set()  # this process's own trials in flight
+        self._unwritten: Unwritten[dict[str, Any]] = Unwritten()
         self._in_flight: dict[int, FrozenTrial] = {}  # as they were read
         self._repeated: dict[int, tuple[int, dict[str, Any]]] = {}
         self._distributions: dict[str, BaseDistribution] = {}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As Optuna's; of a trial that was asked for here all but the worker's name is written later."""
-        if trial_id not in self._asked:
+        if trial_id not in self._unwritten:
             super().set_trial_user_attr(trial_id, key, value)
-            return
-        self._new_attributes.setdefault(trial_id, {})[key] = value
-        if key == WORKER:
-            self._write(trial_id)
+        elif self._unwritten.add_attribute(trial_id, key, value):
+            self.write(trial_id)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """As Optuna's."""
-        self._write(trial_id)
+        self.write(trial_id)
         if state.is_finished():
-            self._asked.discard(trial_id)
+            self._unwritten.end(trial_id)
         return super().set_trial_state_values(trial_id, state, values)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As Optuna's."""
-        self._write(trial_id)
+        self.write(trial_id)
         with _create_scoped_session(self.scoped_session) as session:
             found = self._frozen(session, [trial_id])
         if not found:
@@ -87,25 +81,9 @@ class DatabaseStorage(RDBStorage):
             self._repeated[study_id] = max(row[0] for row in rows if row.key in new), {**known, **new}
         return found | known or super().get_study_user_attrs(study_id)
 
-    def _set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None,
-    ) -> None:
-        self._asked.add(trial_id)
-        if previous_distribution is None:  # the first of this process: Optuna looks for one that another wrote
-            super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, None)
-            return
-        check_distribution_compatibility(previous_distribution, distribution)
-        row = {"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal}
-        self._new_params.setdefault(trial_id, []).append(row | {"distribution_json": distribution_to_json(distribution)})
-
-    def _write(self, trial_id: int) -> None:
-        """Write what there is of a trial; raises UpdateFinishedTrialError where it was ended meanwhile."""
-        params, attributes = self._new_params.pop(trial_id, []), self._new_attributes.pop(trial_id, {})
+    def write(self, trial_id: int) -> None:
+        """Write what there is of a trial that was asked for here; raises UpdateFinishedTrialError where it was ended meanwhile."""
+        params, attributes = self._unwritten.take(trial_id)
         if not params and not attributes:
             return
         with _create_scoped_session(self.scoped_session, True) as session:
@@ -115,6 +93,22 @@ class DatabaseStorage(RDBStorage):
                 session.execute(sqlalchemy.insert(models.TrialParamModel), params)
             for key, value in attributes.items():
                 self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        self._unwritten.ask(trial_id)
+        if previous_distribution is None:  # the first of this process: Optuna looks for one that another wrote
+            super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, None)
+            return
+        check_distribution_compatibility(previous_distribution, distribution)
+        row = {"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal}
+        self._unwritten.add_param(trial_id, row | {"distribution_json": distribution_to_json(distribution)})
 
     def _get_trials(self, study_id: int, states: Any, included_trial_ids: set[int], trial_id_greater_than: int) -> list[FrozenTrial]:
         trial = models.TrialModel

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, get_storage, run_grpc_proxy_server
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError, RunFolderError
 from paretopress.search.database_storage import DatabaseStorage
 from paretopress.search.journal_lock import JournalLock
+from paretopress.search.proxy import ProxyStorage, proxy_server
 from paretopress.search.records import retry_once
 
 # After so long without a word what a worker is at is given to another; it says four times as often that it lives.
@@ -66,7 +67,11 @@ def open_storage(where: Path | StudyPlace) -> BaseStorage:
     parts = urlsplit(where.url)
     if parts.scheme == "grpc":
         return _proxy(parts.hostname or "localhost", parts.port or 13_000, where)
-    if parts.scheme.startswith("sqlite"):
+    return _database(where)
+
+
+def _database(where: StudyPlace) -> DatabaseStorage:
+    if urlsplit(where.url).scheme.startswith("sqlite"):
         # it has no SELECT ... FOR UPDATE, with which Optuna keeps a waiting trial from being taken twice
         raise ConfigError(
             f"a shared run needs a database that locks rows, but got SQLite at {where}",
@@ -96,18 +101,18 @@ def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[str], object
 
     Raises: ConfigError: as `open_storage`, or nothing can listen at the port.
     """
-    storage = get_storage(open_storage(StudyPlace(url, "")))
+    storage = _database(StudyPlace(url, ""))
     try:
         socket.create_server((host, port)).close()  # gRPC would share the port with another proxy, and divide the workers between them
     except OSError as error:
         raise ConfigError(f"the port must be free and the host this machine's, but got {host}:{port}", str(error)) from error
-    on_ready(f"grpc://{host}:{port}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # the proxy has been "experimental" since 2024
-            run_grpc_proxy_server(storage, host=host, port=port)
+        server = proxy_server(storage, host, port)
     except ImportError as error:
         raise _no_grpc(error, f"{host}:{port}") from error
+    server.start()
+    on_ready(f"grpc://{host}:{port}")
+    server.wait_for_termination()
 
 
 def _no_grpc(error: ImportError, where: object) -> ConfigError:
@@ -117,13 +122,16 @@ def _no_grpc(error: ImportError, where: object) -> ConfigError:
 def _proxy(host: str, port: int, where: StudyPlace) -> BaseStorage:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = GrpcStorageProxy(host=host, port=port)
+            warnings.simplefilter("ignore", ExperimentalWarning)  # the proxy has been "experimental" since 2024
+            storage = ProxyStorage(host, port)
         storage.wait_server_ready(timeout=10.0)
+        greeted = storage.greet()
     except ImportError as error:
         raise _no_grpc(error, where) from error
     except Exception as error:
         raise _out_of_reach(where, error) from error
+    if not greeted:
+        raise ConfigError(f"a proxy must be one of this version's, but got another at {where}", "Start it with `paretopress proxy URL`.")
     return storage
 
 

@@ -1,0 +1,154 @@
+"""Optuna's gRPC proxy with a service of ours beside its own: what is known of a trial is written in one call, and read once.
+
+Optuna's takes a call for each parameter, and sends all trials in flight, with all their parameters, whenever trials are looked at: with 64
+workers and 60 parameters that kept the one process of the proxy busy, and workers waited for it. Client and server use what is not of
+Optuna's public interface (5.0.0); the tests hold them to Optuna's own storage. The requests are JSON, the trials Optuna's own messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import GrpcStorageProxy, get_storage
+
+# the last three load at their first use: gRPC is an extra
+from optuna.storages._grpc.client import GrpcClientCache, GrpcClientCacheEntry, api_pb2, grpc, grpc_servicer  # type: ignore[attr-defined]
+from optuna.storages._grpc.server import make_server
+from optuna.trial import FrozenTrial, TrialState
+
+from paretopress.search.database_storage import DatabaseStorage
+from paretopress.search.records import WORKER
+from paretopress.search.unwritten import Unwritten
+
+# name, value as it is stored, distribution as JSON
+_Param = tuple[str, float, str]
+# the number goes up with every change to what the calls mean
+_SERVICE = "paretopress.Storage1"
+# Optuna's status codes for the errors of a storage
+_CODES = {KeyError: "NOT_FOUND", UpdateFinishedTrialError: "FAILED_PRECONDITION", ValueError: "INVALID_ARGUMENT"}
+
+
+def proxy_server(database: DatabaseStorage, host: str, port: int) -> grpc.Server:
+    """Return a server, not yet started, that answers Optuna's calls and ours; raises ImportError without gRPC."""
+    storage = get_storage(database)
+
+    def write(trial: int, params: Sequence[_Param], attributes: Mapping[str, Any]) -> Sequence[FrozenTrial]:
+        """Write what is known of a trial, in the order in which it was said."""
+        for name, value, distribution in params:
+            storage.set_trial_param(trial, name, value, json_to_distribution(distribution))
+        for key, attribute in attributes.items():
+            storage.set_trial_user_attr(trial, key, attribute)
+        database.write(trial)
+        return ()
+
+    def trials(study: int, after: int, unfinished: Sequence[int], whole: Sequence[int]) -> Sequence[FrozenTrial]:
+        """Return the trials above a number and those that the client saw unfinished, but not those that it has whole and that go on."""
+        known, seen = set(whole), set(unfinished)
+        asked = [t for t in storage.get_all_trials(study, deepcopy=False) if t._trial_id > after or t._trial_id in seen]
+        return [t for t in asked if t.state is not TrialState.RUNNING or t._trial_id not in known]
+
+    server = make_server(storage, host, port)
+    calls: dict[str, Callable[..., Sequence[FrozenTrial]]] = {"Greet": lambda: (), "Write": write, "Trials": trials}
+    handlers = {name: _handler(call) for name, call in calls.items()}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, handlers)])
+    return server
+
+
+def _handler(call: Callable[..., Sequence[FrozenTrial]]) -> grpc.RpcMethodHandler:
+    def answer(request: Mapping[str, Any], context: grpc.ServicerContext) -> Any:
+        try:
+            return api_pb2.GetTrialsReply(trials=map(grpc_servicer._to_proto_trial, call(**request)))
+        except tuple(_CODES) as error:
+            context.abort(grpc.StatusCode[_CODES[type(error)]], str(error))
+
+    return grpc.unary_unary_rpc_method_handler(answer, json.loads, api_pb2.GetTrialsReply.SerializeToString)
+
+
+class ProxyStorage(GrpcStorageProxy):
+    """The client: writes what is known of a trial together, see `Unwritten`, and is sent a trial in flight once."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._unwritten: Unwritten[_Param] = Unwritten()
+        super().__init__(host=host, port=port)
+
+    def greet(self) -> bool:
+        """Return whether the server is one of ours, of the same kind."""
+        try:
+            self._call("Greet")
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return False
+            raise
+        return True
+
+    def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
+        """As Optuna's; it is written later."""
+        self._unwritten.ask(trial_id)
+        self._unwritten.add_param(trial_id, (param_name, param_value_internal, distribution_to_json(distribution)))
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """As Optuna's; of a trial that was asked for here all but the worker's name is written later."""
+        if trial_id not in self._unwritten:
+            super().set_trial_user_attr(trial_id, key, value)
+        elif self._unwritten.add_attribute(trial_id, key, value):
+            self._write(trial_id)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
+        """As Optuna's."""
+        self._write(trial_id)
+        if state.is_finished():
+            self._unwritten.end(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As Optuna's."""
+        self._write(trial_id)
+        return super().get_trial(trial_id)
+
+    def _setup(self) -> None:
+        super()._setup()
+        self._cache = _Cache(self._stub, self._call)
+
+    def _write(self, trial_id: int) -> None:
+        params, attributes = self._unwritten.take(trial_id)
+        if params or attributes:
+            self._call("Write", trial=trial_id, params=params, attributes=attributes)
+
+    def _call(self, name: str, **request: Any) -> Any:
+        call = self._channel.unary_unary(f"/{_SERVICE}/{name}", lambda asked: json.dumps(asked).encode(), api_pb2.GetTrialsReply.FromString)
+        try:
+            return call(request)
+        except grpc.RpcError as error:
+            kind = next((kind for kind, code in _CODES.items() if code == error.code().name), None)
+            if kind is None:
+                raise
+            raise kind(error.details()) from error
+
+
+class _Cache(GrpcClientCache):
+    """Trials by study; those in flight that have named their worker are not asked for again until they end."""
+
+    def __init__(self, stub: Any, call: Callable[..., Any]) -> None:
+        super().__init__(stub)
+        self._call = call
+        self._whole: set[int] = set()
+
+    def _read_trials_from_remote_storage(self, study_id: int) -> None:
+        known = self.studies.get(study_id) or GrpcClientCacheEntry()
+        unfinished = known.unfinished_trial_ids
+        whole = [*unfinished & self._whole]
+        reply = self._call("Trials", study=study_id, after=known.last_finished_trial_id, unfinished=[*unfinished], whole=whole)
+        self.studies[study_id] = known
+        for message in reply.trials:
+            self._add_trial_to_cache(study_id, grpc_servicer._from_proto_trial(message))
+
+    def _add_trial_to_cache(self, study_id: int, trial: FrozenTrial) -> None:
+        super()._add_trial_to_cache(study_id, trial)
+        if trial.state is TrialState.RUNNING and WORKER in trial.user_attrs:
+            self._whole.add(trial._trial_id)
+        else:
+            self._whole.discard(trial._trial_id)
