@@ -1,13 +1,17 @@
 """Optuna's gRPC proxy with a service of ours beside its own: what is known of a trial is written in one call, and read once.
 
-Optuna's takes a call for each parameter, and sends all trials in flight, with all their parameters, whenever trials are looked at: with 64
-workers and 60 parameters that kept the one process of the proxy busy, and workers waited for it. Client and server use what is not of
-Optuna's public interface (5.0.0); the tests hold them to Optuna's own storage. The requests are JSON, the trials Optuna's own messages.
+Optuna's takes a call for each parameter, and whenever the study is looked at it sends all trials in flight, with all their parameters, and
+all the study's attributes: with 64 workers and 60 parameters that kept the one process of the proxy busy, and workers waited for it. Client
+and server use what is not of Optuna's public interface (5.0.0); the tests hold them to Optuna's own storage. Requests and attributes are
+JSON, trials Optuna's own messages.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +25,7 @@ from optuna.storages._grpc.server import make_server
 from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.search.database_storage import DatabaseStorage
-from paretopress.search.records import WORKER
+from paretopress.search.records import LATENCY, WORKER
 from paretopress.search.unwritten import Unwritten
 
 # name, value as it is stored, distribution as JSON
@@ -34,38 +38,52 @@ _CODES = {KeyError: "NOT_FOUND", UpdateFinishedTrialError: "FAILED_PRECONDITION"
 
 def proxy_server(database: DatabaseStorage, host: str, port: int) -> grpc.Server:
     """Return a server, not yet started, that answers Optuna's calls and ours; raises ImportError without gRPC."""
-    storage = get_storage(database)
+    storage, this = get_storage(database), uuid.uuid4().hex
+    lock, repeated = threading.Lock(), defaultdict[int, list[str]](list)
 
-    def write(trial: int, params: Sequence[_Param], attributes: Mapping[str, Any]) -> Sequence[FrozenTrial]:
+    def attributes(study: int, server: str | None, known: int) -> dict[str, Any]:
+        """Return a study's attributes, but not the repeated latencies that the client has: the first so many that this server met."""
+        with lock:  # each reads after the one before it, so that all clients have them in one order
+            found, met = storage.get_study_user_attrs(study), repeated[study]
+            met += sorted({key for key in found if key.startswith(LATENCY)}.difference(met))
+            had = set(met[:known] if server == this else ())
+        return {"server": this, "attributes": {key: value for key, value in found.items() if key not in had}}
+
+    def write(trial: int, params: Sequence[_Param], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Write what is known of a trial, in the order in which it was said."""
         for name, value, distribution in params:
             storage.set_trial_param(trial, name, value, json_to_distribution(distribution))
         for key, attribute in attributes.items():
             storage.set_trial_user_attr(trial, key, attribute)
         database.write(trial)
-        return ()
+        return {}
 
-    def trials(study: int, after: int, unfinished: Sequence[int], whole: Sequence[int]) -> Sequence[FrozenTrial]:
+    def trials(study: int, after: int, unfinished: Sequence[int], whole: Sequence[int]) -> Any:
         """Return the trials above a number and those that the client saw unfinished, but not those that it has whole and that go on."""
         known, seen = set(whole), set(unfinished)
         asked = [t for t in storage.get_all_trials(study, deepcopy=False) if t._trial_id > after or t._trial_id in seen]
-        return [t for t in asked if t.state is not TrialState.RUNNING or t._trial_id not in known]
+        new = [t for t in asked if t.state is not TrialState.RUNNING or t._trial_id not in known]
+        return api_pb2.GetTrialsReply(trials=map(grpc_servicer._to_proto_trial, new))
 
     server = make_server(storage, host, port)
-    calls: dict[str, Callable[..., Sequence[FrozenTrial]]] = {"Greet": lambda: (), "Write": write, "Trials": trials}
-    handlers = {name: _handler(call) for name, call in calls.items()}
+    handlers = {"Greet": _handler(dict), "Write": _handler(write), "Attributes": _handler(attributes)}
+    handlers["Trials"] = _handler(trials, api_pb2.GetTrialsReply.SerializeToString)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, handlers)])
     return server
 
 
-def _handler(call: Callable[..., Sequence[FrozenTrial]]) -> grpc.RpcMethodHandler:
+def _to_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _handler(call: Callable[..., Any], to_bytes: Callable[[Any], bytes] = _to_json) -> grpc.RpcMethodHandler:
     def answer(request: Mapping[str, Any], context: grpc.ServicerContext) -> Any:
         try:
-            return api_pb2.GetTrialsReply(trials=map(grpc_servicer._to_proto_trial, call(**request)))
+            return call(**request)
         except tuple(_CODES) as error:
             context.abort(grpc.StatusCode[_CODES[type(error)]], str(error))
 
-    return grpc.unary_unary_rpc_method_handler(answer, json.loads, api_pb2.GetTrialsReply.SerializeToString)
+    return grpc.unary_unary_rpc_method_handler(answer, json.loads, to_bytes)
 
 
 class ProxyStorage(GrpcStorageProxy):
@@ -73,6 +91,7 @@ class ProxyStorage(GrpcStorageProxy):
 
     def __init__(self, host: str, port: int) -> None:
         self._unwritten: Unwritten[_Param] = Unwritten()
+        self._repeated: dict[int, tuple[str, dict[str, Any]]] = {}
         super().__init__(host=host, port=port)
 
     def greet(self) -> bool:
@@ -109,17 +128,31 @@ class ProxyStorage(GrpcStorageProxy):
         self._write(trial_id)
         return super().get_trial(trial_id)
 
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """As Optuna's; repeated latencies, which are written once and may be thousands, are sent once."""
+        known: dict[str, Any]
+        server, known = self._repeated.get(study_id, (None, {}))
+        reply = self._call("Attributes", study=study_id, server=server, known=len(known))
+        if reply["server"] != server:
+            known = {}
+        known = known | {key: value for key, value in reply["attributes"].items() if key.startswith(LATENCY)}
+        self._repeated[study_id] = reply["server"], known
+        return {**known, **reply["attributes"]}
+
     def _setup(self) -> None:
         super()._setup()
-        self._cache = _Cache(self._stub, self._call)
+        self._cache = _Cache(self._stub, self._trials)
 
     def _write(self, trial_id: int) -> None:
         params, attributes = self._unwritten.take(trial_id)
         if params or attributes:
             self._call("Write", trial=trial_id, params=params, attributes=attributes)
 
-    def _call(self, name: str, **request: Any) -> Any:
-        call = self._channel.unary_unary(f"/{_SERVICE}/{name}", lambda asked: json.dumps(asked).encode(), api_pb2.GetTrialsReply.FromString)
+    def _trials(self, **request: Any) -> Any:
+        return self._call("Trials", api_pb2.GetTrialsReply.FromString, **request)
+
+    def _call(self, name: str, of_bytes: Callable[[bytes], Any] = json.loads, /, **request: Any) -> Any:
+        call = self._channel.unary_unary(f"/{_SERVICE}/{name}", _to_json, of_bytes)
         try:
             return call(request)
         except grpc.RpcError as error:
@@ -132,16 +165,16 @@ class ProxyStorage(GrpcStorageProxy):
 class _Cache(GrpcClientCache):
     """Trials by study; those in flight that have named their worker are not asked for again until they end."""
 
-    def __init__(self, stub: Any, call: Callable[..., Any]) -> None:
+    def __init__(self, stub: Any, ask: Callable[..., Any]) -> None:
         super().__init__(stub)
-        self._call = call
+        self._ask = ask
         self._whole: set[int] = set()
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         known = self.studies.get(study_id) or GrpcClientCacheEntry()
         unfinished = known.unfinished_trial_ids
         whole = [*unfinished & self._whole]
-        reply = self._call("Trials", study=study_id, after=known.last_finished_trial_id, unfinished=[*unfinished], whole=whole)
+        reply = self._ask(study=study_id, after=known.last_finished_trial_id, unfinished=[*unfinished], whole=whole)
         self.studies[study_id] = known
         for message in reply.trials:
             self._add_trial_to_cache(study_id, grpc_servicer._from_proto_trial(message))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from loopback import free_port
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import RDBStorage, get_storage
 from optuna.storages._grpc.server import make_server
 from optuna.trial import TrialState
 from written_trials import DISTRIBUTIONS, begun, ended, opened
@@ -18,7 +19,7 @@ from paretopress.errors import ConfigError
 from paretopress.search.database_storage import DatabaseStorage
 from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.proxy import ProxyStorage, proxy_server
-from paretopress.search.records import WORKER
+from paretopress.search.records import LATENCY, WORKER
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -69,19 +70,18 @@ def optunas(url: str, ours: optuna.Study) -> Iterator[optuna.Study]:
     storage.engine.dispose()
 
 
-def calls(storage: BaseStorage, name: str) -> list[object]:
+def replies(storage: ProxyStorage, patch: pytest.MonkeyPatch, name: str) -> list[Any]:
     """Return a list that the reply to every later call of this name is added to."""
-    assert isinstance(storage, ProxyStorage)
-    said: list[object] = []
-    call = storage._cache._call
+    said: list[Any] = []
+    call = storage._call
 
-    def noted(asked: str, **request: object) -> object:
-        reply = call(asked, **request)
+    def noted(asked: str, *how: Any, **request: Any) -> Any:
+        reply = call(asked, *how, **request)
         if asked == name:
             said.append(reply)
         return reply
 
-    storage._call = storage._cache._call = noted  # type: ignore[method-assign]
+    patch.setattr(storage, "_call", noted)
     return said
 
 
@@ -161,27 +161,60 @@ def test_what_is_not_there_is_a_key_error(ours: optuna.Study) -> None:
             read(1_000)
 
 
-def test_a_trial_is_written_through_the_proxy_in_two_calls(proxied: ProxyStorage) -> None:
+def test_a_trial_is_written_through_the_proxy_in_two_calls(proxied: ProxyStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opened(proxied)
-    said = calls(proxied, "Write")
+    said = replies(proxied, monkeypatch, "Write")
     trial = begun(study)
     assert len(said) == 1
     ended(study, trial)
     assert len(said) == 2
 
 
-def test_a_trial_in_flight_is_sent_once_and_again_when_it_has_ended(proxied: ProxyStorage, url: str) -> None:
-    study, behind = opened(proxied), RDBStorage(url)
-    another = opened(behind)
+def test_a_trial_in_flight_is_sent_once_and_again_when_it_has_ended(
+    proxied: ProxyStorage, direct: RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, another = opened(proxied), opened(direct)
     trial = begun(another)
     assert len(study.get_trials()) == 1
-    said = calls(proxied, "Trials")
+    said = replies(proxied, monkeypatch, "Trials")
     assert study.get_trials()[0].params == trial.params
     ended(another, trial)
     assert study.get_trials()[0].state is TrialState.COMPLETE
     study.get_trials()
-    assert [len(reply.trials) for reply in said] == [0, 1, 0]  # type: ignore[attr-defined]
-    behind.engine.dispose()
+    assert [len(reply.trials) for reply in said] == [0, 1, 0]
+
+
+def test_a_repeated_latency_is_sent_once_and_other_attributes_always(
+    proxied: ProxyStorage, direct: RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, another = opened(proxied), opened(direct)
+    another.set_user_attr("elapsed_s", 1.0)
+    for name in "bc":
+        another.set_user_attr(f"{LATENCY}{name}/1", {"ms": name})
+    assert study.user_attrs == another.user_attrs
+    another.set_user_attr("elapsed_s", 2.0)
+    for name in "ad":
+        study.set_user_attr(f"{LATENCY}{name}/1", {"ms": name})
+    said = replies(proxied, monkeypatch, "Attributes")
+    for _ in range(2):
+        assert study.user_attrs == another.user_attrs
+    assert [set(reply["attributes"]) for reply in said] == [{"elapsed_s", f"{LATENCY}a/1", f"{LATENCY}d/1"}, {"elapsed_s"}]
+
+
+def test_no_latency_is_missing_when_the_proxy_was_started_again(proxied: ProxyStorage, direct: RDBStorage) -> None:
+    study, another = opened(proxied), opened(direct)
+    for name in "bd":
+        another.set_user_attr(f"{LATENCY}{name}/1", {"ms": name})
+    assert len(study.user_attrs) == 2
+    for name in "ac":
+        another.set_user_attr(f"{LATENCY}{name}/1", {"ms": name})
+    later = proxy_server(direct, "127.0.0.1", port := free_port())  # it meets all four at once
+    later.start()
+    proxied._port = port
+    proxied._setup()
+    assert study.user_attrs == another.user_attrs
+    assert len(study.user_attrs) == 4
+    later.stop(None).wait()
 
 
 def test_optunas_own_proxy_is_refused(direct: RDBStorage) -> None:
