@@ -59,6 +59,7 @@ LAYERS, CHANNELS, BASELINE_MS, BASELINE = 29, 64, 10.0, 90.0
 RUNG_S = {Rung.COSTS: 3.0, Rung.SHORT: 10.0, Rung.LONG: 25.0}
 ASK_BAR_S = 1.0
 STEPS = (100, 300, 1_000, 3_000, 10_000)
+LAST = 1_000
 
 
 def made_up() -> tuple[SearchSpace, Bounds, Known]:
@@ -207,6 +208,7 @@ def checked(notes: list[dict[str, object]], where: Path | StudyPlace) -> dict[st
         "lost": len({trial for trial, _ in evaluated} - complete),
         "unevaluated": len(complete - copies - {trial for trial, _ in evaluated}),
         "twice": sum(count > 1 for count in evaluated.values()),
+        "last_ask_p95_s": float(np.quantile([n["s"] for n in notes if n["event"] == "ask" and n["size"] >= len(trials) - LAST], 0.95)),
         "by_size": {size: summary(figures) for size, figures in sorted(sizes.items())},
     }
 
@@ -263,6 +265,9 @@ def headlines(rows: list[dict[str, object]]) -> list[Headline]:
             Headline(f"{name}: from one evaluation to the next, 95th percentile", round(sizes[most]["between_p95_s"], 3), "s"),
             Headline(f"{name}: memory of a process", round(sizes[most]["process_mb"]), "MB"),
         ]
+        if "last_ask_p95_s" in row:  # earlier results have none
+            last, said = row["last_ask_p95_s"], f"{name}: an ask of the last {LAST}, 95th percentile"
+            lines.insert(-4, Headline(said, round(last, 3), "s", ASK_BAR_S, last < ASK_BAR_S))
         if row["storage_mb"] is not None:
             lines.append(Headline(f"{name}: size of the storage", round(row["storage_mb"], 1), "MB"))
     return lines

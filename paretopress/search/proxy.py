@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
@@ -169,6 +170,7 @@ class _Cache(GrpcClientCache):
         super().__init__(stub)
         self._ask = ask
         self._whole: set[int] = set()
+        self._distribution = cache(json_to_distribution)  # one object for all trials: a million of them keep the garbage collector busy
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         known = self.studies.get(study_id) or GrpcClientCacheEntry()
@@ -177,7 +179,13 @@ class _Cache(GrpcClientCache):
         reply = self._ask(study=study_id, after=known.last_finished_trial_id, unfinished=[*unfinished], whole=whole)
         self.studies[study_id] = known
         for message in reply.trials:
-            self._add_trial_to_cache(study_id, grpc_servicer._from_proto_trial(message))
+            distributions = {name: self._distribution(text) for name, text in sorted(message.distributions.items())}
+            params = {name: distribution.to_external_repr(message.params[name]) for name, distribution in distributions.items()}
+            message.ClearField("distributions")
+            message.ClearField("params")
+            trial = grpc_servicer._from_proto_trial(message)
+            trial.params, trial.distributions = params, distributions
+            self._add_trial_to_cache(study_id, trial)
 
     def _add_trial_to_cache(self, study_id: int, trial: FrozenTrial) -> None:
         super()._add_trial_to_cache(study_id, trial)

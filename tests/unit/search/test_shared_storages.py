@@ -184,6 +184,14 @@ def test_a_trial_in_flight_is_sent_once_and_again_when_it_has_ended(
     assert [len(reply.trials) for reply in said] == [0, 1, 0]
 
 
+def test_trials_share_their_distributions_when_a_proxy_sent_them(proxied: ProxyStorage) -> None:
+    study = opened(proxied)
+    for _ in range(2):
+        ended(study, begun(study))
+    first, second = study.get_trials(deepcopy=False)
+    assert all(first.distributions[name] is second.distributions[name] for name in DISTRIBUTIONS)
+
+
 def test_a_repeated_latency_is_sent_once_and_other_attributes_always(
     proxied: ProxyStorage, direct: RDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
