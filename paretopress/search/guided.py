@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -36,7 +36,8 @@ Point = tuple[float, float]
 class _Ended:
     """What is used of a completed trial: it does not change, and of thousands of trials takes long to derive.
 
-    `accuracy` is measured, or predicted where the trial was stopped before its training, or None.
+    `accuracy` is measured, or predicted where the trial was stopped before its training, or None. `seen` is None where the
+    baseline's is not known.
     """
 
     plan: Plan
@@ -45,16 +46,22 @@ class _Ended:
     accuracy: float | None
     trained: bool
     violation: float
+    seen: Seen | None
 
     @classmethod
-    def of(cls, trial: FrozenTrial, plan: Plan) -> Self:
+    def of(cls, trial: FrozenTrial, plan: Plan, baseline: float | None) -> Self:
         trained, violation = _trained(trial), sum(max(0.0, value) for value in trial.constraints.values())
         accuracy = trial.values[0] if trained else trial.user_attrs.get(PREDICTED_ACCURACY)
-        return cls(plan, trial.params, trial.values[2], accuracy, trained, violation)
+        found = cls(plan, trial.params, trial.values[2], accuracy, trained, violation, None)
+        return found if baseline is None else replace(found, seen=found.against(baseline))
 
     @property
     def feasible(self) -> bool:
         return self.trained and self.violation <= 0.0
+
+    def against(self, baseline: float) -> Seen:
+        """Return the trial as the screen sees it, by the accuracy of the baseline."""
+        return Seen(self.plan, self.latency_ms, None if self.accuracy is None else baseline - self.accuracy, self.feasible)
 
 
 class GuidedSampler(BaseSampler):
@@ -131,9 +138,8 @@ class GuidedSampler(BaseSampler):
         return [t.params for t in [*front, *near] or missed[:4]]
 
     def _seen(self, done: Sequence[_Ended]) -> list[Seen]:
-        trained = [t.accuracy or 0.0 for t in done if t.trained]
-        baseline = self._known.baseline_accuracy if self._known is not None else max(trained)
-        return [Seen(t.plan, t.latency_ms, None if t.accuracy is None else baseline - t.accuracy, t.feasible) for t in done]
+        best = max((t.accuracy or 0.0 for t in done if t.trained), default=0.0)  # stands for the baseline where that is not known
+        return [t.seen or t.against(best) for t in done]
 
     def _plan(self, trial: FrozenTrial) -> Plan | None:
         """Return the plan of a trial, or None where another process has not written its parameters yet."""
@@ -143,7 +149,7 @@ class GuidedSampler(BaseSampler):
 
     def _end(self, trial: FrozenTrial, plan: Plan) -> _Ended:
         if trial.number not in self._ended:
-            self._ended[trial.number] = _Ended.of(trial, plan)
+            self._ended[trial.number] = _Ended.of(trial, plan, None if self._known is None else self._known.baseline_accuracy)
         return self._ended[trial.number]
 
     def _child(self, parents: Sequence[Params], rng: np.random.Generator) -> dict[str, Value]:
