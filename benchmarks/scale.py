@@ -257,17 +257,16 @@ def headlines(rows: list[dict[str, object]]) -> list[Headline]:
         fewest, most = min(sizes), max(sizes)
         ask, linear = sizes[most]["ask_p95_s"], most / fewest
         growth = ask / sizes[fewest]["ask_p95_s"]
+        last = [row["last_ask_p95_s"]] if "last_ask_p95_s" in row else []  # earlier results have none
         lines += [
             Headline(f"{name}: trials lost, failed, left over or counted twice, of {row['complete']}", wrong, "", 0.0, wrong == 0),
             Headline(f"{name}: an ask at up to {most} trials, 95th percentile", round(ask, 3), "s", ASK_BAR_S, ask < ASK_BAR_S),
+            *(Headline(f"{name}: an ask of the last {LAST}, 95th percentile", round(s, 3), "s", ASK_BAR_S, s < ASK_BAR_S) for s in last),
             Headline(f"{name}: that against up to {fewest} trials", round(growth, 2), "x", linear, growth <= linear),
             Headline(f"{name}: a tell, 95th percentile", round(sizes[most]["tell_p95_s"], 3), "s"),
             Headline(f"{name}: from one evaluation to the next, 95th percentile", round(sizes[most]["between_p95_s"], 3), "s"),
             Headline(f"{name}: memory of a process", round(sizes[most]["process_mb"]), "MB"),
         ]
-        if "last_ask_p95_s" in row:  # earlier results have none
-            last, said = row["last_ask_p95_s"], f"{name}: an ask of the last {LAST}, 95th percentile"
-            lines.insert(-4, Headline(said, round(last, 3), "s", ASK_BAR_S, last < ASK_BAR_S))
         if row["storage_mb"] is not None:
             lines.append(Headline(f"{name}: size of the storage", round(row["storage_mb"], 1), "MB"))
     return lines

@@ -138,8 +138,8 @@ class GuidedSampler(BaseSampler):
         return [t.params for t in [*front, *near] or missed[:4]]
 
     def _seen(self, done: Sequence[_Ended]) -> list[Seen]:
-        best = max((t.accuracy or 0.0 for t in done if t.trained), default=0.0)  # stands for the baseline where that is not known
-        return [t.seen or t.against(best) for t in done]
+        baseline = self._known.baseline_accuracy if self._known is not None else max(t.accuracy or 0.0 for t in done if t.trained)
+        return [t.seen or t.against(baseline) for t in done]
 
     def _plan(self, trial: FrozenTrial) -> Plan | None:
         """Return the plan of a trial, or None where another process has not written its parameters yet."""
