@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from optuna.storages._rdb.storage import _create_scoped_session, models, sqlalch
 from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.search.records import LATENCY, WORKER
-from paretopress.search.unwritten import Unwritten
+from paretopress.search.written_together import WrittenTogether
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -29,29 +30,17 @@ if TYPE_CHECKING:
 _AT_A_TIME = 1_000
 
 
-class DatabaseStorage(RDBStorage):
-    """Writes what is known of a trial together, see `Unwritten`, and reads a trial in flight once."""
+# one object for all trials: a million of them keep the garbage collector busy
+distribution_of = cache(json_to_distribution)
+
+
+class DatabaseStorage(WrittenTogether[dict[str, Any]], RDBStorage):
+    """Writes what is known of a trial together, and reads a trial in flight once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._unwritten: Unwritten[dict[str, Any]] = Unwritten()
         self._in_flight: dict[int, FrozenTrial] = {}  # as they were read
         self._repeated: dict[int, tuple[int, dict[str, Any]]] = {}
-        self._distributions: dict[str, BaseDistribution] = {}
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna's; of a trial that was asked for here all but the worker's name is written later."""
-        if trial_id not in self._unwritten:
-            super().set_trial_user_attr(trial_id, key, value)
-        elif self._unwritten.add_attribute(trial_id, key, value):
-            self.write(trial_id)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
-        """As Optuna's."""
-        self.write(trial_id)
-        if state.is_finished():
-            self._unwritten.end(trial_id)
-        return super().set_trial_state_values(trial_id, state, values)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As Optuna's."""
@@ -81,11 +70,7 @@ class DatabaseStorage(RDBStorage):
             self._repeated[study_id] = max(row[0] for row in rows if row.key in new), {**known, **new}
         return found | known or super().get_study_user_attrs(study_id)
 
-    def write(self, trial_id: int) -> None:
-        """Write what there is of a trial that was asked for here; raises UpdateFinishedTrialError where it was ended meanwhile."""
-        params, attributes = self._unwritten.take(trial_id)
-        if not params and not attributes:
-            return
+    def _write(self, trial_id: int, params: list[dict[str, Any]], attributes: dict[str, Any]) -> None:
         with _create_scoped_session(self.scoped_session, True) as session:
             trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session)
             self.check_trial_is_updatable(trial_id, trial.state)
@@ -102,13 +87,13 @@ class DatabaseStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        self._unwritten.ask(trial_id)
+        self._asked.add(trial_id)
         if previous_distribution is None:  # the first of this process: Optuna looks for one that another wrote
             super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, None)
             return
         check_distribution_compatibility(previous_distribution, distribution)
         row = {"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal}
-        self._unwritten.add_param(trial_id, row | {"distribution_json": distribution_to_json(distribution)})
+        self._keep_param(trial_id, row | {"distribution_json": distribution_to_json(distribution)})
 
     def _get_trials(self, study_id: int, states: Any, included_trial_ids: set[int], trial_id_greater_than: int) -> list[FrozenTrial]:
         trial = models.TrialModel
@@ -160,7 +145,7 @@ class DatabaseStorage(RDBStorage):
             if number in known:
                 params, distributions = known[number].params, known[number].distributions
             else:
-                distributions = {name: self._distribution(text) for name, _, text in read[number]}
+                distributions = {name: distribution_of(text) for name, _, text in read[number]}
                 params = {name: distributions[name].to_external_repr(v) for name, v, _ in read[number]}
             user_attrs, system_attrs = ({key: json.loads(text) for key, text in found[number]} for found in attributes)
             trials.append(
@@ -180,9 +165,3 @@ class DatabaseStorage(RDBStorage):
                 )
             )
         return trials
-
-    def _distribution(self, text: str) -> BaseDistribution:
-        """Return the distribution that a text says: one object for all trials."""
-        if text not in self._distributions:
-            self._distributions[text] = json_to_distribution(text)
-        return self._distributions[text]

@@ -13,10 +13,9 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import GrpcStorageProxy, get_storage
 
@@ -25,9 +24,9 @@ from optuna.storages._grpc.client import GrpcClientCache, GrpcClientCacheEntry, 
 from optuna.storages._grpc.server import make_server
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.search.database_storage import DatabaseStorage
+from paretopress.search.database_storage import DatabaseStorage, distribution_of
 from paretopress.search.records import LATENCY, WORKER
-from paretopress.search.unwritten import Unwritten
+from paretopress.search.written_together import WrittenTogether
 
 # name, value as it is stored, distribution as JSON
 _Param = tuple[str, float, str]
@@ -53,7 +52,7 @@ def proxy_server(database: DatabaseStorage, host: str, port: int) -> grpc.Server
     def write(trial: int, params: Sequence[_Param], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Write what is known of a trial, in the order in which it was said."""
         for name, value, distribution in params:
-            storage.set_trial_param(trial, name, value, json_to_distribution(distribution))
+            storage.set_trial_param(trial, name, value, distribution_of(distribution))
         for key, attribute in attributes.items():
             storage.set_trial_user_attr(trial, key, attribute)
         database.write(trial)
@@ -82,16 +81,16 @@ def _handler(call: Callable[..., Any], to_bytes: Callable[[Any], bytes] = _to_js
         try:
             return call(**request)
         except tuple(_CODES) as error:
-            context.abort(grpc.StatusCode[_CODES[type(error)]], str(error))
+            code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+            context.abort(grpc.StatusCode[code], str(error))
 
     return grpc.unary_unary_rpc_method_handler(answer, json.loads, to_bytes)
 
 
-class ProxyStorage(GrpcStorageProxy):
-    """The client: writes what is known of a trial together, see `Unwritten`, and is sent a trial in flight once."""
+class ProxyStorage(WrittenTogether[_Param], GrpcStorageProxy):
+    """The client: writes what is known of a trial together, and is sent a trial in flight once."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._unwritten: Unwritten[_Param] = Unwritten()
         self._repeated: dict[int, tuple[str, dict[str, Any]]] = {}
         super().__init__(host=host, port=port)
 
@@ -107,27 +106,8 @@ class ProxyStorage(GrpcStorageProxy):
 
     def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
         """As Optuna's; it is written later."""
-        self._unwritten.ask(trial_id)
-        self._unwritten.add_param(trial_id, (param_name, param_value_internal, distribution_to_json(distribution)))
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna's; of a trial that was asked for here all but the worker's name is written later."""
-        if trial_id not in self._unwritten:
-            super().set_trial_user_attr(trial_id, key, value)
-        elif self._unwritten.add_attribute(trial_id, key, value):
-            self._write(trial_id)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
-        """As Optuna's."""
-        self._write(trial_id)
-        if state.is_finished():
-            self._unwritten.end(trial_id)
-        return super().set_trial_state_values(trial_id, state, values)
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As Optuna's."""
-        self._write(trial_id)
-        return super().get_trial(trial_id)
+        self._asked.add(trial_id)
+        self._keep_param(trial_id, (param_name, param_value_internal, distribution_to_json(distribution)))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """As Optuna's; repeated latencies, which are written once and may be thousands, are sent once."""
@@ -144,10 +124,8 @@ class ProxyStorage(GrpcStorageProxy):
         super()._setup()
         self._cache = _Cache(self._stub, self._trials)
 
-    def _write(self, trial_id: int) -> None:
-        params, attributes = self._unwritten.take(trial_id)
-        if params or attributes:
-            self._call("Write", trial=trial_id, params=params, attributes=attributes)
+    def _write(self, trial_id: int, params: list[_Param], attributes: dict[str, Any]) -> None:
+        self._call("Write", trial=trial_id, params=params, attributes=attributes)
 
     def _trials(self, **request: Any) -> Any:
         return self._call("Trials", api_pb2.GetTrialsReply.FromString, **request)
@@ -170,7 +148,6 @@ class _Cache(GrpcClientCache):
         super().__init__(stub)
         self._ask = ask
         self._whole: set[int] = set()
-        self._distribution = cache(json_to_distribution)  # one object for all trials: a million of them keep the garbage collector busy
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         known = self.studies.get(study_id) or GrpcClientCacheEntry()
@@ -179,7 +156,7 @@ class _Cache(GrpcClientCache):
         reply = self._ask(study=study_id, after=known.last_finished_trial_id, unfinished=[*unfinished], whole=whole)
         self.studies[study_id] = known
         for message in reply.trials:
-            distributions = {name: self._distribution(text) for name, text in sorted(message.distributions.items())}
+            distributions = {name: distribution_of(text) for name, text in sorted(message.distributions.items())}
             params = {name: distribution.to_external_repr(message.params[name]) for name, distribution in distributions.items()}
             message.ClearField("distributions")
             message.ClearField("params")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
 import pytest
 import sqlalchemy
 from optuna.distributions import FloatDistribution
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from written_trials import DISTRIBUTIONS, begun, ended, opened
 
@@ -20,26 +17,11 @@ from paretopress.search.records import LATENCY, WORKER
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'study.db'}"
-
-
-@pytest.fixture
-def ours(url: str) -> Iterator[optuna.Study]:
+def ours(direct: DatabaseStorage) -> optuna.Study:
     """A study in our storage, in which a first trial is in flight: its parameters alone are compared with those in the storage."""
-    storage = DatabaseStorage(url)
-    study = opened(storage)
+    study = opened(direct)
     begun(study)
-    yield study
-    storage.engine.dispose()
-
-
-@pytest.fixture
-def optunas(url: str, ours: optuna.Study) -> Iterator[optuna.Study]:
-    """The same study in Optuna's own storage, as another process has it."""
-    storage = RDBStorage(url)
-    yield opened(storage)
-    storage.engine.dispose()
+    return study
 
 
 def statements(study: optuna.Study) -> list[str]:
@@ -48,6 +30,14 @@ def statements(study: optuna.Study) -> list[str]:
     engine = study._storage._backend.engine  # type: ignore[attr-defined]
     sqlalchemy.event.listen(engine, "before_cursor_execute", lambda _c, _u, text, *_: said.append(text))
     return said
+
+
+def test_parameters_are_in_the_order_in_which_they_were_asked_for(ours: optuna.Study, optunas: optuna.Study) -> None:
+    ended(ours, begun(ours))
+    ended(optunas, begun(optunas))
+    ours.enqueue_trial({"kept": 16})
+    begun(ours)
+    assert [list(trial.params) for trial in ours.get_trials()] == [list(trial.params) for trial in optunas.get_trials()]
 
 
 def test_storage_reads_the_whole_study_when_it_is_new_to_it(url: str, ours: optuna.Study, optunas: optuna.Study) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from loopback import free_port
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage, get_storage
+from optuna.storages import get_storage
 from optuna.storages._grpc.server import make_server
 from optuna.trial import TrialState
 from written_trials import DISTRIBUTIONS, begun, ended, opened
@@ -22,11 +21,6 @@ from paretopress.search.proxy import ProxyStorage, proxy_server
 from paretopress.search.records import LATENCY, WORKER
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'study.db'}"
 
 
 @pytest.fixture
@@ -47,27 +41,12 @@ def proxied(proxy: int) -> Iterator[ProxyStorage]:
     storage.close()
 
 
-@pytest.fixture
-def direct(url: str) -> Iterator[RDBStorage]:
-    storage = DatabaseStorage(url)
-    yield storage
-    storage.engine.dispose()
-
-
 @pytest.fixture(params=["direct", "proxied"])
 def ours(request: pytest.FixtureRequest) -> optuna.Study:
     """A study in one of our storages, in which a first trial is in flight: it alone is compared with what the storage holds."""
     study = opened(request.getfixturevalue(request.param))
     begun(study)
     return study
-
-
-@pytest.fixture
-def optunas(url: str, ours: optuna.Study) -> Iterator[optuna.Study]:
-    """The same study in Optuna's own storage, as another process has it."""
-    storage = RDBStorage(url)
-    yield opened(storage)
-    storage.engine.dispose()
 
 
 def replies(storage: ProxyStorage, patch: pytest.MonkeyPatch, name: str) -> list[Any]:
@@ -171,7 +150,7 @@ def test_a_trial_is_written_through_the_proxy_in_two_calls(proxied: ProxyStorage
 
 
 def test_a_trial_in_flight_is_sent_once_and_again_when_it_has_ended(
-    proxied: ProxyStorage, direct: RDBStorage, monkeypatch: pytest.MonkeyPatch
+    proxied: ProxyStorage, direct: DatabaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, another = opened(proxied), opened(direct)
     trial = begun(another)
@@ -193,7 +172,7 @@ def test_trials_share_their_distributions_when_a_proxy_sent_them(proxied: ProxyS
 
 
 def test_a_repeated_latency_is_sent_once_and_other_attributes_always(
-    proxied: ProxyStorage, direct: RDBStorage, monkeypatch: pytest.MonkeyPatch
+    proxied: ProxyStorage, direct: DatabaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, another = opened(proxied), opened(direct)
     another.set_user_attr("elapsed_s", 1.0)
@@ -209,7 +188,7 @@ def test_a_repeated_latency_is_sent_once_and_other_attributes_always(
     assert [set(reply["attributes"]) for reply in said] == [{"elapsed_s", f"{LATENCY}a/1", f"{LATENCY}d/1"}, {"elapsed_s"}]
 
 
-def test_no_latency_is_missing_when_the_proxy_was_started_again(proxied: ProxyStorage, direct: RDBStorage) -> None:
+def test_no_latency_is_missing_when_the_proxy_was_started_again(proxied: ProxyStorage, direct: DatabaseStorage) -> None:
     study, another = opened(proxied), opened(direct)
     for name in "bd":
         another.set_user_attr(f"{LATENCY}{name}/1", {"ms": name})
@@ -225,7 +204,7 @@ def test_no_latency_is_missing_when_the_proxy_was_started_again(proxied: ProxySt
     later.stop(None).wait()
 
 
-def test_optunas_own_proxy_is_refused(direct: RDBStorage) -> None:
+def test_optunas_own_proxy_is_refused(direct: DatabaseStorage) -> None:
     port = free_port()
     server = make_server(get_storage(direct), "127.0.0.1", port)
     server.start()

@@ -1,0 +1,61 @@
+"""What storages have in common that write what is known of a trial together."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from paretopress.search.records import WORKER
+
+Param = TypeVar("Param")
+
+
+class WrittenTogether(BaseStorage, Generic[Param]):
+    """Before one of Optuna's storages: facts of a trial that was asked for here are written when it names its worker and when it ends.
+
+    The worker's name is the last that is said of a trial before its evaluation, so a trial that has one counts as read until it ends.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._asked: set[int] = set()  # this process's own trials in flight
+        self._new_params: dict[int, list[Param]] = {}
+        self._new_attributes: dict[int, dict[str, Any]] = {}
+        super().__init__(*args, **kwargs)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """As Optuna's; of a trial that was asked for here all but the worker's name is written later."""
+        if trial_id not in self._asked:
+            super().set_trial_user_attr(trial_id, key, value)  # type: ignore[safe-super]  # Optuna's storage comes next
+            return
+        self._new_attributes.setdefault(trial_id, {})[key] = value
+        if key == WORKER:
+            self.write(trial_id)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
+        """As Optuna's."""
+        self.write(trial_id)
+        if state.is_finished():
+            self._asked.discard(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)  # type: ignore[safe-super]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As Optuna's."""
+        self.write(trial_id)
+        return super().get_trial(trial_id)  # type: ignore[safe-super]
+
+    def write(self, trial_id: int) -> None:
+        """Write what there is of a trial that was asked for here; raises UpdateFinishedTrialError where it was ended meanwhile."""
+        params, attributes = self._new_params.pop(trial_id, []), self._new_attributes.pop(trial_id, {})
+        if params or attributes:
+            self._write(trial_id, params, attributes)
+
+    def _keep_param(self, trial_id: int, param: Param) -> None:
+        """Keep a parameter, as it is to be written."""
+        self._new_params.setdefault(trial_id, []).append(param)
+
+    @abstractmethod
+    def _write(self, trial_id: int, params: list[Param], attributes: dict[str, Any]) -> None:
+        """Write a trial's facts."""
