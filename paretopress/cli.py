@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
-from paretopress.errors import ConfigError, ParetopressError
+from paretopress.errors import ConfigError, ParetopressError, SearchFailedError
 from paretopress.explain_file import explain_path
 from paretopress.predicted_plan import predict_plan
 from paretopress.probing import LOCAL, opener, probe_target
@@ -58,9 +59,7 @@ def demo(
 ) -> None:
     """Train a small network on scikit-learn's digits, search for one twice as fast, export and verify it."""
     folder = run or _new_run("demo")
-    with LiveView(out) as view:
-        result = run_demo(folder, view, minutes=minutes, seed=seed)
-    _show(result)
+    result = _show_run(folder, lambda view: run_demo(folder, view, minutes=minutes, seed=seed))
     _export(result, to or folder / "bundle", None, None)
 
 
@@ -93,9 +92,8 @@ def search(
 ) -> None:
     """Search for compressed versions of a model within a latency budget."""
     if replay is not None:
-        with LiveView(out) as view:
-            result = replay_run(replay, run or _new_run("replay"), view)
-        _show(result)
+        folder = run or _new_run("replay")
+        _show_run(folder, lambda view: replay_run(replay, folder, view))
         return
     asked = {
         "model": model,
@@ -112,17 +110,14 @@ def search(
     settings = _merged(read_config(config) if config else None, asked)
     if settings.model is None or settings.data is None:
         raise ConfigError("a search needs a model and data", "Give --model and --data, or a TOML file that names them.")
-    with LiveView(out) as view:
-        result = start_run(settings, run or _new_run(config.stem if config else "search"), view)
-    _show(result)
+    folder = run or _new_run(config.stem if config else "search")
+    _show_run(folder, lambda view: start_run(settings, folder, view))
 
 
 @app.command()
 def resume(run: RunArgument) -> None:
     """Go on with a run that ended early."""
-    with LiveView(out) as view:
-        result = resume_run(run, view)
-    _show(result)
+    _show_run(run, lambda view: resume_run(run, view))
 
 
 @app.command()
@@ -347,6 +342,19 @@ def _merged(base: RunConfig | None, asked: dict[str, Any]) -> RunConfig:
         elif given is not None:
             value[name] = given
     return parse_config(value, "the command line")
+
+
+def _show_run(run: Path, go: Callable[[LiveView], Result]) -> Result:
+    """Show the front of a run when it is over, also where no point of it is within every bound; that is raised then."""
+    try:
+        with LiveView(out) as view:
+            result = go(view)
+    except SearchFailedError:
+        if (run / "front.json").is_file():
+            _show(open_result(run))
+        raise
+    _show(result)
+    return result
 
 
 def _show(result: Result) -> None:

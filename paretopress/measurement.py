@@ -165,3 +165,32 @@ class Budget:
             return self.latency_ms
         assert self.speedup is not None
         return baseline_ms / self.speedup
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """One bound of the budget that a candidate misses.
+
+    Attributes:
+        bound: the budget's field: "latency_ms", "size_bytes" or "max_drop".
+        value: what is compared: the upper end of the latency interval in ms, the file's bytes, or the drop in the metric's unit.
+        limit: the bound itself, in the same unit.
+    """
+
+    bound: str
+    value: float
+    limit: float
+
+    @property
+    def share(self) -> float:
+        """By how much the bound is missed, as a share of it."""
+        return self.value / self.limit - 1.0
+
+    def describe(self, metric: Metric) -> str:
+        """Return the miss in words."""
+        if self.bound == "latency_ms":
+            return f"its latency interval reaches {self.value:.3f} ms, {100.0 * self.share:.1f} % over the {self.limit:.3f} ms allowed"
+        if self.bound == "size_bytes":
+            return f"its file takes {self.value:.0f} bytes, {100.0 * self.share:.1f} % over the {self.limit:.0f} allowed"
+        lost = f"{self.value:.3g} {'points' if metric.unit == '%' else metric.unit}".rstrip()
+        return f"it loses {lost}, {self.value - self.limit:.2g} more than the {self.limit:g} allowed"

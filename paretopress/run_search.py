@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, open_store
@@ -19,7 +20,7 @@ from paretopress.housekeeping import drop_dominated
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
 from paretopress.plan import Plan
-from paretopress.report.front import front_json, point_json
+from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder
@@ -28,8 +29,11 @@ from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
 from paretopress.search.journal import create_study
+from paretopress.search.nearest import miss_sentence, nearest_points
+from paretopress.search.occasions import drift_of, reserve
 from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Known, Predictor
+from paretopress.search.repeats import OCCASIONS
 from paretopress.search.samplers import OURS, PROGRAMME
 from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search
@@ -67,7 +71,8 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
             place = _invite(run, search, shared.shelf, reporter)
             with with_helpers(f"{place.url}#{place.name}"):
                 search.run(seeds)
-            for candidate in front(search.candidates(), bounds):
+            found = search.candidates()
+            for candidate in [*front(found, bounds), *nearest_points(found, bounds)]:
                 shared.fetch(candidate.outcome)  # other hosts made a part of the front
         else:
             search.run(seeds)
@@ -137,7 +142,10 @@ def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Repor
 
 
 def _seeds(run: Prepared, known: Known | None) -> list[Plan]:
-    ladder = ladder_plans(run.space, known.predictor, known.limit_ms) if known is not None and run.config.sampler == PROGRAMME else []
+    if known is None or run.config.sampler != PROGRAMME:
+        return seed_plans(run.space, run.state.removal_order)
+    aim_ms = known.limit_ms / reserve(drift_of(()), OCCASIONS)
+    ladder = ladder_plans(run.space, known.predictor, aim_ms)
     return with_solved(seed_plans(run.space, run.state.removal_order), ladder)
 
 
@@ -223,10 +231,13 @@ def _progress(search: Search, line: str) -> Progress:
 
 
 def _finish(run: Prepared, search: Search) -> dict[str, Any]:
-    """Score the front on test data, once, write the result, and return it."""
+    """Score the front on test data, once, write the result, and return it.
+
+    Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
+    """
     folder, state, pipeline = run.folder, run.state, run.pipeline
     candidates = search.candidates()
-    points = front(candidates, search.bounds)
+    points, nearest = front(candidates, search.bounds), nearest_points(candidates, search.bounds)
     chosen = best(points, search.bounds, search.val_images)
     known, watch = _known_test_accuracies(folder), Stopwatch()
 
@@ -235,11 +246,15 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
         if accuracy is None:
             with watch.stage("accuracy"):
                 accuracy = pipeline.test_accuracy(outcome.onnx_path)
-        return Outcome.from_json(outcome.to_json() | {"test_accuracy": accuracy})
+        return replace(outcome, test_accuracy=accuracy)
+
+    def shown(members: Sequence[Candidate]) -> list[dict[str, Any]]:
+        return [point_json(replace(c, outcome=tested(c.outcome)), search.bounds) for c in members]
 
     value = front_json(
-        point_json(None, Plan().to_json(), tested(state.baseline)),
-        [point_json(c.number, c.plan.to_json(), tested(c.outcome)) for c in points],
+        baseline_json(tested(state.baseline)),
+        shown(points),
+        shown(nearest),
         candidates,
         search.bounds,
         search.counts(),
@@ -255,7 +270,7 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     write_json(folder.front, value)
     write_front_png(value, folder.picture)
     if chosen is None:
-        raise _nothing_feasible(candidates, search.bounds)
+        raise _nothing_feasible(candidates, nearest, search.bounds)
     return value
 
 
@@ -264,17 +279,21 @@ def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
     if not folder.front.is_file():
         return {}
     value = folder.read(folder.front)
-    return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"])}
+    return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"], *value.get("nearest", ()))}
 
 
-def _nothing_feasible(candidates: list[Candidate], bounds: Bounds) -> SearchFailedError:
+def _nothing_feasible(candidates: Sequence[Candidate], nearest: Sequence[Candidate], bounds: Bounds) -> SearchFailedError:
+    if nearest:
+        return SearchFailedError(
+            f"no model is within every bound; the nearest is {miss_sentence(nearest[0], bounds)}",
+            "Widen the bound or give the search more time; "
+            f"`paretopress export RUN --to FOLDER --trial {nearest[0].number}` ships it as it is.",
+        )
     if not candidates:
         return SearchFailedError("a front needs a completed trial, but none was completed", "`paretopress status RUN` shows the reasons.")
     fastest = min(candidates, key=lambda c: c.outcome.latency.latency_ms)
     return SearchFailedError(
-        f"no plan met the budget of {bounds.limit_ms:.3f} ms"
-        + (f" and {bounds.budget.max_drop} points of drop" if bounds.budget.max_drop is not None else "")
-        + f"; the fastest reached {describe(fastest.outcome, bounds)}"
-        + (" before any training" if fastest.outcome.rejected else f", a drop of {bounds.drop(fastest.outcome):.2f} points"),
-        "Raise the budget or --max-drop, or give the search more time.",
+        f"every plan was over a bound before any training; the fastest takes up to {fastest.outcome.latency.latency_ci_ms[1]:.3f} ms, and "
+        f"{bounds.limit_ms:.3f} ms are allowed",
+        "Widen the budget, or give the search more time.",
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
 from paretopress.errors import LatencyError, OutOfTimeError, WorkerDiedError
 from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.search.candidates import Bounds, Candidate, front
+from paretopress.search.candidates import Bounds, Candidate, front, promising_front, undominated
 from paretopress.search.records import Records
 
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 OCCASIONS, FINAL_OCCASIONS = 6, 3
+# where the time allows, one whose interval still holds the bound is measured until that is decided, but not more often than this: its
+# interval has a seventh of the width of one occasion's by then
+MOST_OCCASIONS = 50
 
 
 @dataclass(slots=True)
@@ -25,15 +28,31 @@ class Repeats:
     _under_way: set[str] = field(init=False, default_factory=set)
 
     def take(self, occasions: int, *, final: bool) -> Candidate | None:
-        """Return the candidate, on the front or astride the budget, whose file was seen on the fewest occasions.
+        """Return the candidate, on a front or astride the budget, whose file was seen on the fewest occasions.
 
         None if all were seen on so many occasions. `final` looks at full recoveries alone. What is taken must be measured.
         """
+        candidates = [c for c in self.records.candidates() if not final or c.outcome.rung is Rung.FINAL]
+        unsure = [c for c in candidates if self.bounds.undecided(c.outcome)]
+        return self._fewest([*front(candidates, self.bounds), *promising_front(candidates, self.bounds), *unsure], occasions)
+
+    def take_undecided(self) -> Candidate | None:
+        """Return the candidate that would be within every bound of the user's but for an interval that holds the one on latency.
+
+        None if there is none that no feasible candidate dominates, or all were seen on `MOST_OCCASIONS`. What is taken must be measured.
+        """
+        candidates = self.records.candidates()
+        open_ones = [c for c in candidates if self._waits_for_latency(c)]
+        rivals = undominated([*open_ones, *front(candidates, self.bounds)])
+        return self._fewest([c for c in rivals if c in open_ones], MOST_OCCASIONS)
+
+    def _waits_for_latency(self, candidate: Candidate) -> bool:
+        missed = [miss.bound for miss in self.bounds.misses(candidate.outcome)]
+        return missed == ["latency_ms"] and self.bounds.undecided(candidate.outcome)
+
+    def _fewest(self, pool: Sequence[Candidate], occasions: int) -> Candidate | None:
         with self.lock:
-            candidates = [c for c in self.records.candidates() if not final or c.outcome.rung is Rung.FINAL]
-            unsure = [c for c in candidates if self.bounds.straddles(c.outcome)]
-            pool = [c for c in [*front(candidates, self.bounds), *unsure] if c.outcome.latency.occasions < occasions]
-            free = [c for c in pool if c.outcome.onnx_sha256 not in self._under_way]
+            free = [c for c in pool if c.outcome.latency.occasions < occasions and c.outcome.onnx_sha256 not in self._under_way]
             taken = min(free, key=lambda c: c.outcome.latency.occasions, default=None)
             if taken is not None:
                 self._under_way.add(taken.outcome.onnx_sha256)

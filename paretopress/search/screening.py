@@ -54,10 +54,11 @@ class Screen:
         self._proposed: dict[Plan, tuple[Floats, Floats]] = {}
         self._pools = ThreadpoolController()
 
-    def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen]) -> Floats:
+    def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen], aim_ms: float | None = None) -> Floats:
         """Return for each proposal (P,) the hypervolume it would add; where that is nothing, less than 0, the least dominated highest.
 
-        The hypervolume is that of (drop, latency), from 10 points (or the worst known drop, if that is more) and the latency bound.
+        The hypervolume is that of (drop, latency), from 10 points (or the worst known drop, if that is more) and the latency `aim_ms`, by
+        default the limit, or 1.05 times the slowest where none is known.
         """
         self._proposed = {}  # most of them are never tried: their features are kept for this call alone
         judged = [s for s in seen if s.drop is not None]
@@ -68,7 +69,8 @@ class Screen:
             latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))
             drops = np.expm1(self._ridge(1, [s.plan for s in newest_judged], lost, proposals))
         points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
-        limit_ms = self._known.limit_ms if self._known is not None else 1.05 * max(ms for _, ms in points)
+        slowest_ms = 1.05 * max(ms for _, ms in points)
+        limit_ms = aim_ms or (self._known.limit_ms if self._known is not None else slowest_ms)
         worst = (max(_WORST_DROP, min(drop for drop, _ in points) + 1.0), limit_ms)
         best, all_points = [points[i] for i in non_dominated(points)], np.asarray(points)
         base = hypervolume_2d(best, worst)

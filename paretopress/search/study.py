@@ -100,6 +100,7 @@ class Search:
         )
         trials = TrialPhase(session, self.space, self.evaluate, self.ladder, self.workers)
         finalists = FinalistPhase(session, self.evaluate, self.recover_in_part, self.val_images, self.closing_s)
+        self.times.satisfied = session.within_all_bounds
 
         def stop() -> None:
             session.stopping = True

@@ -94,7 +94,7 @@ class TrialPhase:
         if session.records.stall() is not None:
             return True
         stall = stalled(session.records.volumes(), int(rest * self.workers))
-        if stall is None:
+        if stall is None or not session.within_all_bounds():
             return False
         session.records.add_stall(stall)
         session.on_change(stall.describe())
