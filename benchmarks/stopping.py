@@ -17,10 +17,11 @@ import numpy as np
 from results_file import Headline, write_result
 
 from paretopress.run_folder import RunFolder
-from paretopress.run_study import study_place
+from paretopress.run_study import stored_config, study_place
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
 from paretopress.search.stopping import LEAST_GAIN, stalled
+from paretopress.setup_run import RunState
 
 # the first is the rule without its second half
 LIMITS = (math.inf, 0.05, 0.02, 0.01, 0.005)
@@ -42,7 +43,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     rows, curves, lines = [], {}, []
     for run in parser.parse_args().runs:
-        volumes = Records(open_study(study_place(RunFolder(run)))).volumes()
+        folder = RunFolder(run)
+        config = stored_config(folder)
+        bounds = RunState.from_json(folder.read(folder.state)).bounds(config)
+        volumes = Records(open_study(study_place(folder, config))).volumes(bounds)
         curve = curves[run.name] = [round(float(volume), 4) for volume in np.maximum.accumulate(volumes)]
         rows += [row_of(run.name, curve, limit) for limit in LIMITS]
         for row in rows[-len(LIMITS) :]:

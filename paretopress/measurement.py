@@ -6,12 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from statistics import NormalDist
 from typing import Any
 
 from paretopress.errors import BudgetError
 
 # above this many cores' worth of time taken by others a measurement counts as disturbed
 DISTURBED_CORES = 0.1
+# the quantile of the normal distribution that a 95 % interval reaches to
+Z95 = 1.96
+# significant digits of a score below 1
+_DIGITS = 4
 
 
 class Rung(IntEnum):
@@ -36,8 +41,37 @@ class Metric:
         return score if self.higher_is_better else -score
 
     def shown(self, score: float) -> str:
-        """Return the metric of a score with its unit: "86.01 %", "3.20 mm"."""
-        return f"{self.value(score):.2f} {self.unit}".rstrip()
+        """Return the metric of a score with its unit: "86.01 %", "3.20 mm", "0.8601"."""
+        return f"{self.value(score):.{decimals_for(score)}f} {self.unit}".rstrip()
+
+    def difference(self, points: float, like: float) -> str:
+        """Return a difference of scores with its unit: "0.52 points", "3.20 mm", "0.0120"; to the decimals of a score `like` it."""
+        return f"{points:.{decimals_for(like)}f} {'points' if self.unit == '%' else self.unit}".rstrip()
+
+
+def decimals_for(score: float) -> int:
+    """Return how many decimals tell scores of this size apart: two from 1 upwards, below it as many as show four digits."""
+    size = abs(score)
+    return 2 if size >= 1.0 or size < 1e-12 else _DIGITS - 1 - math.floor(math.log10(size))
+
+
+def small_sample_factor(count: float, level: float) -> float:
+    """Return the quantile of Student's t for `count` values over that of the normal; 1 for a single value, of which nothing is known.
+
+    Args:
+        count: the degrees of freedom plus 1; need not be whole.
+    Source: Abramowitz and Stegun 1964, 26.7.5, for the quantile of t (1 % low at 3 degrees of freedom).
+    """
+    if count < 2 or math.isinf(count):
+        return 1.0
+    z, nu = NormalDist().inv_cdf((1.0 + level) / 2.0), count - 1
+    terms = (
+        z,
+        (z**3 + z) / (4.0 * nu),
+        (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / (96.0 * nu**2),
+        (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / (384.0 * nu**3),
+    )
+    return sum(terms) / z
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +88,10 @@ class Latency:
         foreign_cores: cores' worth of CPU time that others took meanwhile, None where the system does not tell.
         throttled: whether heat slowed the first core meanwhile.
         occasions: how often in the run it was measured; above 1 the intervals cover the machine's drift between them.
+        sessions: fresh sessions that the interval of one occasion rests on, which widen it by their `small_sample_factor`; 0 where that
+            is not known, and the interval is taken to be a normal one.
+        baseline_error: half the width, in the logarithm, of the 95 % interval of the run's baseline p50, where `latency_ci_ms` holds
+            it too: under a bound in milliseconds; 0 elsewhere, see `Bounds.on_scale`.
     Why a scale: the raw p50 of one unchanged file moves by 20-40 % within minutes on shared machines, the ratio by about 1 %.
     """
 
@@ -70,6 +108,14 @@ class Latency:
     foreign_cores: float | None = None
     throttled: bool = False
     occasions: int = 1
+    sessions: int = 0
+    baseline_error: float = 0.0
+
+    @property
+    def sampling_error(self) -> float:
+        """The standard error of the logarithm of one occasion's ratio: what its interval shows, without the factor for few sessions."""
+        low, high = self.ratio_ci
+        return math.log(high / low) / (2.0 * Z95 * small_sample_factor(self.sessions, 0.95))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -95,6 +141,8 @@ class Outcome:
         macs: multiply-adds of one input by fvcore; `uncounted` are the operators it could not count.
         onnx_path: relative to the run folder; `onnx_sha256` of the very bytes that were measured.
         rejected: why no training took place, or "".
+        val_error: standard error of the drop of `val_accuracy` against the baseline's, paired over the validation items; of the baseline
+            that of its score alone. None where it is not known.
         stages_s: seconds by stage.
         notes: choices of the plan that had no effect, with the reason.
     """
@@ -112,6 +160,7 @@ class Outcome:
     stages_s: Mapping[str, float] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    val_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,31 @@ def non_dominated(points: Sequence[Point]) -> list[int]:
         front.append(int(left[0]))
         left = left[(values[left] < values[left[0]]).any(axis=1)]
     return sorted(front)
+
+
+def running_hypervolumes_2d(points: Sequence[tuple[float, float] | None], reference: tuple[float, float]) -> list[float]:
+    """Return the area that the first 1, 2, ... points dominate up to `reference`, both objectives minimised; a None adds nothing.
+
+    Each entry is `hypervolume_2d` of the points so far. The points' staircase is kept, so that of n points with f on the front it takes
+    n * log(f) steps, and the few that leave the staircase.
+    """
+    stairs: list[tuple[float, float]] = []  # by ascending x, and so by descending y
+    area, areas = 0.0, []
+    for point in points:
+        if point is not None and point[0] < reference[0] and point[1] < reference[1]:
+            x, y = point
+            at = bisect_left(stairs, point)
+            above = stairs[at - 1][1] if at else reference[1]
+            if y < above and not (at < len(stairs) and stairs[at] == point):
+                end = at
+                while end < len(stairs) and stairs[end][1] >= y:
+                    end += 1
+                edges = [x, *(stair[0] for stair in stairs[at:end]), stairs[end][0] if end < len(stairs) else reference[0]]
+                heights = [above, *(stair[1] for stair in stairs[at:end])]
+                area += sum((right - left) * (height - y) for left, right, height in zip(edges, edges[1:], heights, strict=False))
+                stairs[at:end] = [point]
+        areas.append(area)
+    return areas
 
 
 def hypervolume_2d(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:

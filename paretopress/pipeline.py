@@ -16,7 +16,7 @@ from torch import nn
 
 from paretopress.atomic import write_bytes, write_json
 from paretopress.cache import Cache
-from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracy
+from paretopress.evaluators.accuracy import module_accuracy, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.event_log import EventLog
@@ -33,6 +33,8 @@ from paretopress.search.candidates import Bounds
 from paretopress.stopwatch import Stopwatch
 from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
+from paretopress.tasks.base import Scorer
+from paretopress.tasks.spread import item_scores, paired_error, score_error
 
 _CALIBRATION_ITEMS, _CALIBRATION_BATCH = 256, 64
 _TIMED_ITEMS = 4
@@ -101,6 +103,7 @@ class Pipeline:
         self._exports = Kept[bytes](_EXPORTS_BYTES, len)
         self._fingerprint: dict[str, Any] | None = None
         self._baseline_sha256: str | None = None
+        self._baseline_scores: npt.NDArray[np.float64] | None = None
 
     def measure_baseline(self) -> Outcome:
         """Export, measure and score the unchanged model; writes baseline.onnx and samples.npz."""
@@ -116,7 +119,14 @@ class Pipeline:
             latency = self.target.measure_baseline(path, feed=self.feed, rng=np.random.default_rng(self.seed))
         with watch.stage("macs"):
             macs = count_macs(self.intake.module, self.example)
-        return self.measured(path, path.name, Rung.FINAL, macs, latency, watch)
+        with watch.stage("accuracy"):
+            scorer = self._scorer(path, self._val)
+        scores = item_scores(scorer)
+        kept_scores = io.BytesIO()
+        np.save(kept_scores, np.zeros(0) if scores is None else scores)
+        write_bytes(self.folder.baseline_scores, kept_scores.getvalue())
+        outcome = _outcome(path, path.name, Rung.FINAL, scorer.score(), macs, latency, watch)
+        return replace(outcome, val_error=score_error(scorer))
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
@@ -135,7 +145,17 @@ class Pipeline:
         return module_accuracy(module, self._val, self.data.task)
 
     def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
-        return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
+        return self._scorer(path, images).score()
+
+    def _scorer(self, path: Path, images: Iterable[Batch]) -> Scorer:
+        return onnx_scorer(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
+
+    def _drop_error(self, scorer: Scorer) -> float | None:
+        """Return the standard error of the drop that a scorer shows; None where no single items are scored, the baseline's or its."""
+        if self._baseline_scores is None:
+            kept = self.folder.baseline_scores
+            self._baseline_scores = np.load(kept, allow_pickle=False) if kept.is_file() else np.zeros(0)
+        return paired_error(item_scores(scorer), self._baseline_scores)
 
     def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, only_timed: bool = False) -> None:
         """Write the ONNX file of a module under a plan's bits.
@@ -188,7 +208,7 @@ class Pipeline:
                 )
                 self._keep_latency(sha256, latency)
         EventLog(self.folder.latencies)("latency", {"onnx_sha256": sha256, "latency": latency.to_json()})
-        return latency
+        return bounds.on_scale(latency)
 
     def _measured_before(self, sha256: str, bounds: Bounds) -> Latency | None:
         """Return the latency that an earlier run measured of the same bytes beside the same baseline, on this run's scale."""
@@ -218,8 +238,9 @@ class Pipeline:
     def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation items."""
         with watch.stage("accuracy"):
-            accuracy = self.file_accuracy(path)
-        return _outcome(path, stored, rung, accuracy, macs, latency, watch)
+            scorer = self._scorer(path, self._val)
+        outcome = _outcome(path, stored, rung, scorer.score(), macs, latency, watch)
+        return replace(outcome, val_error=self._drop_error(scorer))
 
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept."""

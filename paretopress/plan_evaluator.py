@@ -21,7 +21,7 @@ from paretopress.compress.zeros import NO_ZEROS
 from paretopress.errors import RunError
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.intake.data import stack
-from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.measurement import Latency, Outcome, Rung, decimals_for
 from paretopress.pipeline import Pipeline
 from paretopress.plan import INT8_BITS, Criterion, Plan
 from paretopress.run_folder import MODEL_FILE
@@ -30,9 +30,8 @@ from paretopress.search.climbing import RUNGS
 from paretopress.stopwatch import Stopwatch
 
 STUDENT_FILE = "student.safetensors"
-# a finalist whose int8 file is so many points behind its float module trains on with rounding: for a share of its steps, at a share of
+# a finalist whose int8 file is behind its float module by more than noise trains on with rounding: for a share of its steps, at a share of
 # the learning rate, on batches of their own
-_INT8_COSTS = 0.5
 _ROUNDED_SHARE, _ROUNDED_RATE, _ROUNDED_SEED = 0.2, 0.3, 100
 
 
@@ -154,7 +153,7 @@ class PlanEvaluator:
             return ()
         with watch.stage("accuracy"):
             lost = self.pipeline.float_accuracy(module) - self.pipeline.file_accuracy(path)
-        if lost < _INT8_COSTS:
+        if lost < self.bounds.floor:
             return ()
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         again = path.with_name(f"rounded-{path.name}")
@@ -169,7 +168,9 @@ class PlanEvaluator:
         else:
             again.unlink()
             module.load_state_dict(before)
-        return (f"int8 cost {lost:.2f} points of validation accuracy; {steps} steps with rounding brought back {max(gained, 0.0):.2f}",)
+        metric, like = self.bounds.metric, self.bounds.baseline_accuracy
+        cost, gain = metric.difference(lost, like), f"{max(gained, 0.0):.{decimals_for(like)}f}"
+        return (f"int8 cost {cost} of validation {metric.name}; {steps} steps with rounding brought back {gain}",)
 
     def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung) -> None:
         shared = self._students if rung is not Rung.FINAL else None

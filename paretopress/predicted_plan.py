@@ -9,7 +9,6 @@ from paretopress.errors import BudgetError
 from paretopress.graph import ModelGraph
 from paretopress.run_folder import open_run_folder
 from paretopress.run_study import stored_config, study_place
-from paretopress.search.candidates import Bounds
 from paretopress.search.guided import measured_trials
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace
@@ -29,7 +28,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     folder = open_run_folder(run)
     config = stored_config(folder)
     state = RunState.from_json(folder.read(folder.state))
-    bounds = Bounds(config.checked_budget(), state.baseline.latency.latency_ms, state.baseline.val_accuracy)
+    bounds = state.bounds(config)
     limit_ms = bounds.limit_ms if latency_ms is None else latency_ms
     space = space_for(ModelGraph.from_json(folder.read(folder.graph)), config, capabilities_in(state.environment))
     predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))

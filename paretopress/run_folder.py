@@ -6,6 +6,7 @@ journal.log                  the study (Optuna journal)
 log.jsonl    latencies.jsonl events and measurements, a JSON line each
 workers.log                  what evaluating processes print
 samples.npz                  validation items for self-checks, by input
+baseline_scores.npy          the unchanged model's score of each validation item, none where the metric has no score of one item
 baseline.onnx  trials/0007/  finalists/0007/    model.onnx and student.safetensors
 front.json  front.png        the result
 """
@@ -68,6 +69,11 @@ class RunFolder:
     def baseline(self) -> Path:
         """The unchanged model's ONNX file."""
         return self.root / "baseline.onnx"
+
+    @property
+    def baseline_scores(self) -> Path:
+        """The unchanged model's score of each validation item."""
+        return self.root / "baseline_scores.npy"
 
     @property
     def log(self) -> Path:

@@ -204,7 +204,7 @@ def _known(run: Prepared) -> Known | None:
     if run.config.sampler not in OURS:
         return None
     predictor = Predictor(run.space, Tables.from_json(run.folder.read(run.folder.tables)))
-    return Known(predictor, run.bounds.limit_ms, run.bounds.baseline_accuracy)
+    return Known(predictor, run.bounds.limit_ms, run.bounds.baseline_accuracy, run.bounds.worst_drop)
 
 
 def _progress(search: Search, line: str) -> Progress:

@@ -30,6 +30,7 @@ from paretopress.plan_evaluator import Effort
 from paretopress.run_tables import measure_tables
 from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
+from paretopress.search.scale import Scale
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.stopwatch import Stopwatch
@@ -118,7 +119,19 @@ class RunState:
 
     def bounds(self, config: RunConfig) -> Bounds:
         """Return the budget of a run on the scale of this baseline."""
-        return Bounds(config.checked_budget(), self.baseline.latency.latency_ms, self.baseline.val_accuracy, config.metric.metric())
+        return Bounds(
+            config.checked_budget(),
+            self.baseline.latency.latency_ms,
+            self.baseline.val_accuracy,
+            config.metric.metric(),
+            self._scale(),
+            self.baseline.latency.latency_ci_ms,
+        )
+
+    def _scale(self) -> Scale | None:
+        """Return the scale of the metric by the baseline's score; None where all items scored alike, or in a run of an earlier version."""
+        error = self.baseline.val_error
+        return Scale.of_baseline(error, self.data_sizes["val"]) if error else None
 
 
 def weights_sha256(module: nn.Module) -> str:

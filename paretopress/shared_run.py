@@ -19,7 +19,7 @@ from paretopress.run_parts import identity
 
 _PUBLISHED, _IDENTITY = "run/", "identity"
 _FILES = ("config.json", "state.json", "tables.json", "graph.json")
-_BINARIES = ("baseline.onnx", "samples.npz")
+_BINARIES = ("baseline.onnx", "samples.npz", "baseline_scores.npy")
 
 
 def worker_identity(intake: Intake, data: Data, seed: int, target: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from paretopress.errors import DataError, RunError, first_line
 from paretopress.inputs import outputs_of, pieces
 from paretopress.targets.local import SessionSettings, open_session
 from paretopress.targets.target import Feed, Target
-from paretopress.tasks.base import Task
+from paretopress.tasks.base import Scorer, Task
 from paretopress.tasks.classification import Classification
 
 Arrays = tuple[npt.NDArray[Any], ...]
@@ -43,7 +43,12 @@ def _here(session: ort.InferenceSession, file: str) -> Runner:
 
 
 def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> float:
-    """Return the score of a file's outputs, by default top-1 accuracy in percent.
+    """Return the score of a file's outputs, by default top-1 accuracy in percent; arguments and errors as `onnx_scorer`."""
+    return onnx_scorer(path, batches, threads=threads, target=target, task=task).score()
+
+
+def onnx_scorer(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> Scorer:
+    """Return the task's scorer with a file's outputs of all batches in it.
 
     Args:
         batches: (inputs, labels): an array (N, ...) or a tuple of them, and (N, ...). A file of fixed batch size is fed in pieces.
@@ -70,10 +75,10 @@ def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _T
         with torch.inference_mode():
             return tuple(part.numpy() for part in outputs_of(module(*map(torch.from_numpy, inputs))))
 
-    return _scored(batches, task, run, type(module).__name__)
+    return _scored(batches, task, run, type(module).__name__).score()
 
 
-def _scored(batches: Iterable[Batch], task: Task, run: Callable[[Arrays], Arrays], name: str) -> float:
+def _scored(batches: Iterable[Batch], task: Task, run: Callable[[Arrays], Arrays], name: str) -> Scorer:
     scorer, total = task.scorer(), 0
     for inputs, labels in batches:
         count = len(_parts(inputs)[0])
@@ -91,7 +96,7 @@ def _scored(batches: Iterable[Batch], task: Task, run: Callable[[Arrays], Arrays
         total += count
     if total == 0:
         raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
-    return scorer.score()
+    return scorer
 
 
 def _run_in_pieces(run: Runner, nodes: Sequence[ort.NodeArg], inputs: Arrays, file: str) -> Arrays:

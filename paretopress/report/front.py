@@ -96,6 +96,7 @@ def front_json(
         },
         "latency_scale": "ratio to the baseline, measured in turns with it, times the baseline's p50 at the start of the run",
         "hypervolume": bounds.hypervolume(evaluated),
+        "hypervolume_reference": {"latency_vs_baseline": 1.0, "drop": bounds.worst_drop},
         "evaluated": [
             {
                 "trial": c.number,

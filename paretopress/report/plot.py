@@ -24,6 +24,8 @@ OUTSIDE = "#CC79A7"
 SPEEDUPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
 MIN_TICK_GAP = 0.06
 MARKER_RADIUS_PT, BEST_RADIUS_PT = 4.0, 8.5
+# the accuracies shown span at least such a share of the largest: about a point of a score in percent
+_LEAST_SPAN = 0.01
 DPI = 160
 TITLE: dict[str, Any] = {"fontsize": 13, "weight": "bold", "color": INK}
 SUBTITLE: dict[str, Any] = {"fontsize": 8.5, "color": "#555555"}
@@ -91,7 +93,7 @@ def _accuracies(row: Row) -> list[float]:
 def _set_limits(axes: Axes, front: Mapping[str, Any]) -> None:
     accuracies = [accuracy for row in _rows(front) for accuracy in _accuracies(row)]
     low, high = min(accuracies), max(accuracies)
-    span = max(high - low, 1.0)
+    span = max(high - low, _LEAST_SPAN * max(abs(low), abs(high)), 1e-9)
     # room below for the near misses; an untrained 10 % would flatten the front into a line
     top = high + 0.14 * span
     if Metric(**front.get("metric", {})).unit == "%":
@@ -156,7 +158,8 @@ def _decorate(figure: Figure, axes: Axes, front: Mapping[str, Any]) -> None:
     for text, height_pt, style in ((title, 38, TITLE), (subtitle, 23, SUBTITLE)):
         axes.annotate(text, (0, 1), (0, height_pt), xycoords="axes fraction", textcoords="offset points", **style)
     axes.set_xlabel("latency of one batch, p50 (ms)", color=INK)
-    axes.set_ylabel(f"{_name(metric).lower() if metric.name == Metric().name else metric.name} ({metric.unit})", color=INK)
+    name, unit = _name(metric).lower() if metric.name == Metric().name else metric.name, f" ({metric.unit})" if metric.unit else ""
+    axes.set_ylabel(f"{name}{unit}", color=INK)
     axes.grid(color="#E3E3E3", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -10,7 +10,7 @@ from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from paretopress.measurement import Metric
+from paretopress.measurement import Metric, decimals_for
 from paretopress.plan import FLOAT_BITS
 
 MAX_NAMED_RANKS = 2
@@ -148,12 +148,13 @@ def profile_table(rows: Sequence[ProfileRow], sums: ProfileSums) -> Table:
 def _cells(row: Mapping[str, Any], baseline: Mapping[str, Any], metric: Metric, split: str, mark: str = "") -> list[Text]:
     low, high = row["latency_ci_ms"]
     test, key = row["test_accuracy"], f"{split}_accuracy"
+    digits = decimals_for(baseline["val_accuracy"])
     is_baseline = row["trial"] is None
     cells = (
         "base" if is_baseline else f"{mark}{row['trial']}",
-        f"{metric.value(row['val_accuracy']):.2f}",
-        "-" if test is None else f"{metric.value(test):.2f}",
-        "-" if is_baseline else f"{round(baseline[key] - row[key], 2) + 0.0:.2f}",  # + 0.0 turns -0.0 into 0.0
+        f"{metric.value(row['val_accuracy']):.{digits}f}",
+        "-" if test is None else f"{metric.value(test):.{digits}f}",
+        "-" if is_baseline else f"{round(baseline[key] - row[key], digits) + 0.0:.{digits}f}",  # + 0.0 turns -0.0 into 0.0
         f"{_milliseconds(row['latency_ms'])} [{_milliseconds(low)}-{_milliseconds(high)}]",
         f"{1 / row['latency_vs_baseline']:.2f}x",
         _mega(row["macs"]),
@@ -169,7 +170,7 @@ def _caption(front: Mapping[str, Any]) -> Text:
         f"{trials['completed']} trials completed, {trials['rejected_early']} over the budget, {trials.get('outraced', 0)} out of the race, "
         f"{trials['failed']} failed."
     )
-    lines = [f"Budget: {_budget(front['budget'])}.", counts]
+    lines = [f"Budget: {_budget(front['budget'], Metric(**front.get('metric', {})))}.", counts]
     if front.get("stopped_early"):
         lines.append(f"The search {front['stopped_early']['said']}.")
     if front["best"] is not None:
@@ -181,10 +182,10 @@ def _caption(front: Mapping[str, Any]) -> Text:
     return Text("\n".join(lines))
 
 
-def _budget(budget: Mapping[str, Any]) -> str:
+def _budget(budget: Mapping[str, Any], metric: Metric) -> str:
     parts = [f"{_milliseconds(budget['limit_ms'])} ms for the upper end of the interval"]
     if budget["max_drop"] is not None:
-        parts.append(f"a drop of {budget['max_drop']:g} points")
+        parts.append(f"a drop of {budget['max_drop']:g} {'points' if metric.unit == '%' else metric.unit}".rstrip())
     if budget["size_bytes"] is not None:
         parts.append(f"{budget['size_bytes'] / 1000:,.0f} KB")
     return ", ".join(parts)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from paretopress.measurement import Budget, Metric, Miss, Outcome, Rung
-from paretopress.pareto import hypervolume_2d, non_dominated
+from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung
+from paretopress.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 from paretopress.plan import Plan
+from paretopress.search.scale import Scale
 
 # A short recovery has not won back what a full one will. On the CIFAR-10 ResNet-20 with four branches removed 9.1 points are lost after
 # 10 steps, 4.0 after 45, 1.7 in the end.
@@ -29,24 +30,64 @@ class Bounds:
     """A budget made concrete by the baseline of the run.
 
     `limit_ms` bounds the upper end of the latency interval; `baseline_accuracy` is the score on validation data, in `metric`'s unit.
+    `scale` is what is much and little of that unit, None where it was not measured; `baseline_ci_ms` the 95 % interval of `baseline_ms`.
     """
 
     budget: Budget
     baseline_ms: float
     baseline_accuracy: float
     metric: Metric = field(default_factory=Metric)
+    scale: Scale | None = None
+    baseline_ci_ms: tuple[float, float] | None = None
 
     @property
     def limit_ms(self) -> float:
         """The bound on latency in milliseconds."""
         return self.budget.limit_ms(self.baseline_ms)
 
+    @property
+    def worst_drop(self) -> float:
+        """The drop that hypervolumes are measured from; at least twice the bound, so that what is within it counts."""
+        return max(self._scale().worst_drop, 2.0 * (self.budget.max_drop or 0.0))
+
+    @property
+    def floor(self) -> float:
+        """The difference below which scores are not told apart, in the metric's unit."""
+        return self._scale().floor
+
+    def noise(self, outcomes: Iterable[Outcome], images: int) -> float:
+        """Return the standard error of a drop: as measured, paired item by item, of the outcomes of which it is known; else the scale's.
+
+        Args:
+            images: size of the validation split, for a scale that was not measured.
+        """
+        known = [outcome.val_error for outcome in outcomes if outcome.val_error is not None]
+        return math.sqrt(sum(error**2 for error in known) / len(known)) if known else self._scale(images).noise
+
+    def _scale(self, images: int = 0) -> Scale:
+        return self.scale or Scale.assumed(self.metric, self.baseline_accuracy, images)
+
+    def on_scale(self, latency: Latency) -> Latency:
+        """Return a latency with the interval that is compared with the limit.
+
+        A bound on the speed-up is one on the ratio, of which the baseline's own p50 is no part. A bound in milliseconds is compared with
+        the ratio times that p50, and its interval belongs to the product: half-widths in the logarithm are added in quadrature.
+        Source: Zou and Donner 2008, "Construction of confidence limits about effect measures" (MOVER).
+        """
+        if self.budget.latency_ms is None or self.baseline_ci_ms is None:
+            return latency
+        low, high = self.baseline_ci_ms
+        error, (ratio_low, ratio_high) = math.log(high / low) / 2.0, latency.ratio_ci
+        down, up = (math.hypot(math.log(end / latency.ratio), error) for end in (ratio_low, ratio_high))
+        interval = (latency.latency_ms * math.exp(-down), latency.latency_ms * math.exp(up))
+        return replace(latency, latency_ci_ms=interval, baseline_error=error)
+
     def drop(self, outcome: Outcome) -> float:
         """Return the points of validation accuracy lost against the baseline."""
         return self.points_lost(outcome.val_accuracy)
 
     def points_lost(self, accuracy: float) -> float:
-        """Return by how many points an accuracy in percent is below the baseline's."""
+        """Return by how much a score is below the baseline's."""
         return self.baseline_accuracy - accuracy
 
     def constraints(self, outcome: Outcome) -> Mapping[str, float]:
@@ -95,10 +136,16 @@ class Bounds:
     def hypervolume(self, candidates: Sequence[Candidate]) -> float:
         """Return the area (points of accuracy x share of the baseline's latency) dominated by the promising candidates.
 
-        Reference: the baseline's latency, at 10 points below the baseline's accuracy.
+        Reference: the baseline's latency, at `worst_drop` below the baseline's accuracy.
         """
         points = [(c.outcome.latency.latency_ms / self.baseline_ms, self.drop(c.outcome)) for c in candidates if self.promising(c.outcome)]
-        return hypervolume_2d(points, (1.0, 10.0))
+        return hypervolume_2d(points, (1.0, self.worst_drop))
+
+    def hypervolumes(self, candidates: Sequence[Candidate | None]) -> list[float]:
+        """Return the hypervolume of the first 1, 2, ... candidates; where there is None in place of one it stays as it is."""
+        counted = (None if c is None or self.hypervolume([c]) <= 0.0 else c.outcome for c in candidates)
+        points = [None if o is None else (o.latency.latency_ms / self.baseline_ms, self.drop(o)) for o in counted]
+        return running_hypervolumes_2d(points, (1.0, self.worst_drop))
 
 
 def front(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candidate]:
@@ -117,17 +164,15 @@ def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted((candidates[i] for i in non_dominated(points)), key=lambda c: c.outcome.latency.latency_ms)
 
 
-def selection_margin(val_accuracy: float, images: int, compared: int) -> float:
-    """Return by how many points the best of several noisy validation accuracies is expected to flatter, at the least.
+def selection_margin(noise: float, compared: int) -> float:
+    """Return by how much the best of several noisy scores is expected to flatter, at the least.
 
-    The expected maximum of n normal errors is below sigma * sqrt(2 ln n). Sigma is the binomial error of one accuracy times 0.6:
-    candidates and baseline see the same images and agree on most.
+    The expected maximum of n normal errors is below sigma * sqrt(2 ln n).
+
+    Args:
+        noise: sigma, the standard error of one score's difference from the baseline's, see `Bounds.noise`. compared: n.
     """
-    if compared < 2 or images < 1:
-        return 0.0
-    share = min(max(val_accuracy / 100.0, 0.0), 1.0)
-    sigma = 0.6 * 100.0 * math.sqrt(share * (1.0 - share) / images)
-    return sigma * math.sqrt(2.0 * math.log(compared))
+    return noise * math.sqrt(2.0 * math.log(compared)) if compared > 1 else 0.0
 
 
 def best(points: Sequence[Candidate], bounds: Bounds, images: int) -> Candidate | None:
@@ -142,6 +187,6 @@ def best(points: Sequence[Candidate], bounds: Bounds, images: int) -> Candidate 
     most_accurate = max(pool, key=lambda c: (c.outcome.val_accuracy, -c.outcome.latency.latency_ms))
     if bounds.budget.max_drop is None:
         return most_accurate
-    margin = selection_margin(bounds.baseline_accuracy, images, len(pool))
+    margin = selection_margin(bounds.noise((c.outcome for c in pool), images), len(pool))
     safe = [c for c in pool if bounds.drop(c.outcome) + margin <= bounds.budget.max_drop]
     return min(safe, key=lambda c: c.outcome.latency.latency_ms) if safe else most_accurate

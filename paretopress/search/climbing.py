@@ -56,7 +56,7 @@ class Climber:
 
     def predicted_accuracy(self, outcome: Outcome) -> float | None:
         """Return the accuracy to expect at the first rung that trains of a plan that was stopped before it; None if too little is known."""
-        expected = expected_drop(self.bounds.drop(outcome), self._pairs(self.ladder[0], self.ladder[1]))
+        expected = expected_drop(self.bounds.drop(outcome), self._pairs(self.ladder[0], self.ladder[1]), self.bounds.floor)
         return None if expected is None else self.bounds.baseline_accuracy - expected
 
     def _pairs(self, lower: Rung, higher: Rung) -> list[Pair]:
@@ -66,7 +66,7 @@ class Climber:
         pairs = self._pairs(outcome.rung, rung)
         rivals = [(self.bounds.points_lost(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
         allowed = self.bounds.allowed_drop(rung)
-        return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed)
+        return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed, floor=self.bounds.floor)
 
     def _told_already(self, lower: Rung, higher: Rung) -> str:
         """Return why the higher rung would tell nothing new, or "".

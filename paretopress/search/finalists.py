@@ -15,7 +15,7 @@ from paretopress.search.repeats import OCCASIONS
 
 # before a finalist from that rung is back: full recovery leaves about half of the drop that a longer one left, a quarter of a short one's
 _FIRST_GUESS = {Rung.SHORT: 0.25, Rung.LONG: 0.5}
-_NOISE_POINTS = 0.5
+_UNIT_SHARE = 0.1
 # the first finalist of so many is the fastest that can be hoped to stay within the bound; the others are spread along the drop
 _AT_THE_BOUND_EVERY = 4
 # what is expected of a drop is taken to err by a quarter of it and of the bound, a guess on the wide side; a candidate that ends within
@@ -52,12 +52,12 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     if limit is None:
         return _most_volume(pool, candidates, finals, bounds)
     if len(finals) % _AT_THE_BOUND_EVERY == 0:
-        aim = limit - (selection_margin(bounds.baseline_accuracy, images, len(finals) + 2) if finals else 0.0)
+        aim = limit - (selection_margin(bounds.noise(finals.values(), images), len(finals) + 2) if finals else 0.0)
         hopeful = [c for c in pool if expected[c.number] <= aim]
         return hopeful[0] if hopeful else min(pool, key=lambda c: expected[c.number])
     there = [0.0, *(bounds.drop(final) for final in finals.values())]
     within = [c for c in pool if expected[c.number] <= limit] or pool
-    return max(within, key=lambda c: min(abs(math.log(_apart(expected[c.number]) / _apart(drop))) for drop in there))
+    return max(within, key=lambda c: min(abs(math.log(_apart(expected[c.number], bounds) / _apart(drop, bounds))) for drop in there))
 
 
 def _safest(pool: Sequence[Candidate], expected: Mapping[int, float], bounds: Bounds) -> Candidate | None:
@@ -85,21 +85,23 @@ def _safest(pool: Sequence[Candidate], expected: Mapping[int, float], bounds: Bo
     return min(certain, key=lambda c: c.outcome.latency.latency_ms)
 
 
-def _apart(drop: float) -> float:
-    """Return a drop on a scale whose ratios tell drops apart; below half a point they differ by noise."""
-    return max(drop, 0.0) + _NOISE_POINTS
+def _apart(drop: float, bounds: Bounds) -> float:
+    """Return a drop on a scale whose ratios tell drops apart; below the floor they differ by noise."""
+    return max(drop, 0.0) + bounds.floor
 
 
 def _line(rung: Rung, before: Sequence[Outcome], after: Sequence[Outcome], bounds: Bounds) -> tuple[float, float]:
     """Return slope and offset of the drop after full recovery over the drop at `rung`, by the finalists that came from there.
 
     Least squares, with the first guess for the slope and none for the offset as one observation each: a small drop ends below zero, for
-    the student goes on to learn what the original had not, and a share of it alone would not say so.
+    the student goes on to learn what the original had not, and a share of it alone would not say so. These observations are made at a
+    tenth of the drop that hypervolumes are measured from: at one point where that is ten.
     """
+    unit = _UNIT_SHARE * bounds.worst_drop
     pairs = [(bounds.drop(short), bounds.drop(final)) for short, final in zip(before, after, strict=True) if short.rung is rung]
-    rows = np.array([(1.0, 0.0), (0.0, 1.0), *((short, 1.0) for short, _ in pairs)])
-    slope, offset = np.linalg.lstsq(rows, np.array([_FIRST_GUESS[rung], 0.0, *(final for _, final in pairs)]))[0].tolist()
-    return slope, offset
+    rows = np.array([(1.0, 0.0), (0.0, 1.0), *((short / unit, 1.0) for short, _ in pairs)])
+    slope, offset = np.linalg.lstsq(rows, np.array([_FIRST_GUESS[rung], 0.0, *(final / unit for _, final in pairs)]))[0].tolist()
+    return slope, offset * unit
 
 
 def _at(drop: float, slope: float, offset: float) -> float:

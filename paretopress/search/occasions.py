@@ -8,18 +8,13 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 from typing import Self
 
-from paretopress.measurement import Latency
+from paretopress.measurement import Z95, Latency, small_sample_factor
 
 # The ratio of an int8 to a float model moves between machine states by more than one occasion's interval shows: by a standard deviation
 # of 6.3 % within six minutes on a shared two-core Xeon (benchmarks/latency_coverage.py), where the interval of an occasion alone contained
 # the figure of twenty occasions in 51 % of cases. A run starts from it, as if it had been seen four times.
 _PRIOR_DRIFT, _PRIOR_DEGREES = 0.06, 4
-_Z95 = 1.96
-
-
-def _sampling_error(latency: Latency) -> float:
-    low, high = latency.ratio_ci
-    return math.log(high / low) / (2.0 * _Z95)
+_Z95 = Z95
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class Spread:
             return cls(0.0, 0, 0.0, 0)
         logs = [math.log(latency.ratio) for latency in latencies]
         centre = fmean(logs)
-        within = sum(_sampling_error(latency) ** 2 for latency in latencies)
+        within = sum(latency.sampling_error**2 for latency in latencies)
         return cls(sum((value - centre) ** 2 for value in logs), len(logs) - 1, within, len(logs))
 
 
@@ -89,18 +84,22 @@ def pooled(latencies: Sequence[Latency], between: float) -> Latency:
     Args:
         latencies: at least one, in the order of measuring; all on the same scale.
         between: standard deviation of the log ratio between occasions, from `drift`.
-    Returns: the geometric mean of the ratios with a 95 % interval from both variances; the raw figures are the last occasion's.
+    Returns: the geometric mean of the ratios with a 95 % interval from both variances; the raw figures are the last occasion's. The
+        interval of a bound in milliseconds holds the baseline's own as well, see `Bounds.on_scale`.
+    Each occasion's error rests on few sessions. Its interval was widened for that; the widening is taken off before variances are added,
+    and put on again for the degrees of freedom of the sum (Welch 1947, Satterthwaite 1946). The drift is taken as known.
     """
     first, last, count = latencies[0], latencies[-1], len(latencies)
     foreign = [latency.foreign_cores for latency in latencies if latency.foreign_cores is not None]
     scale_ms = first.latency_ms / first.ratio
     ratio = math.exp(fmean(math.log(latency.ratio) for latency in latencies))
-    error = math.sqrt((between**2 + fmean(_sampling_error(latency) ** 2 for latency in latencies)) / count)
-    low, high = ratio * math.exp(-_Z95 * error), ratio * math.exp(_Z95 * error)
+    reach = _reach(between, latencies)
+    low, high = ratio * math.exp(-reach), ratio * math.exp(reach)
+    reach_ms = math.hypot(reach, max(latency.baseline_error for latency in latencies))
     return replace(
         last,
         latency_ms=ratio * scale_ms,
-        latency_ci_ms=(low * scale_ms, high * scale_ms),
+        latency_ci_ms=(ratio * scale_ms * math.exp(-reach_ms), ratio * scale_ms * math.exp(reach_ms)),
         ratio=ratio,
         ratio_ci=(low, high),
         blocks=sum(latency.blocks for latency in latencies),
@@ -109,4 +108,15 @@ def pooled(latencies: Sequence[Latency], between: float) -> Latency:
         foreign_cores=max(foreign, default=None),
         throttled=any(latency.throttled for latency in latencies),
         occasions=count,
+        sessions=0,
     )
+
+
+def _reach(between: float, latencies: Sequence[Latency]) -> float:
+    """Return half the width, in the logarithm, of the 95 % interval of the mean of several occasions."""
+    count = len(latencies)
+    drift_part, sampling_part = between**2 / count, sum(latency.sampling_error**2 for latency in latencies) / count**2
+    degrees = sum(latency.sessions - 1 for latency in latencies if latency.sessions > 1)
+    total = drift_part + sampling_part
+    factor = small_sample_factor(1.0 + degrees * (total / sampling_part) ** 2, 0.95) if degrees and sampling_part > 0.0 else 1.0
+    return _Z95 * factor * math.sqrt(total)

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one trial measured; `accuracy` in percent, None if it was rejected before training."""
+    """What one trial measured; `accuracy` in the metric's unit, None if it was rejected before training."""
 
     params: Mapping[str, Value]
     latency_ms: float
@@ -34,18 +34,22 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a sampler may know beside the trials: predictions, and the bound they are to meet."""
+    """What a sampler may know beside the trials: predictions, the bound they are to meet, and the baseline's score.
+
+    `worst_drop` is the drop that hypervolumes are measured from, see `Bounds.worst_drop`; 10 points of a score in percent.
+    """
 
     predictor: Predictor
     limit_ms: float
     baseline_accuracy: float
+    worst_drop: float = 10.0
 
 
 class Predictor:
     """Linear models with a factor for each layer's cost and for each parameter's damage; all factors start at the tables' word.
 
     Latency: the sum over layers of the tables' milliseconds, scaled by the share of the multiply-adds that is left.
-    Damage: the sum over parameters of the tables' damages; it is compared with ln(baseline accuracy / accuracy).
+    Damage: the sum over parameters of the tables' damages; refitted to trials it is a drop below the baseline, in the metric's unit.
     `tables_alone` is the programme before any trial.
     """
 
@@ -80,11 +84,11 @@ class Predictor:
         return None if chosen is None else self._space.defaults() | chosen | dict(unpriced)
 
     def _refitted_damages(self, trials: Sequence[Measured], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
-        trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None and trial.accuracy > 0.0]
+        trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None]
         if not trained:
             return self._damages
         features = np.array([[table[params[name]] for name, table in self._damages.items()] for params, _ in trained])
-        lost = np.array([max(math.log(baseline_accuracy / accuracy), 0.0) for _, accuracy in trained])
+        lost = np.array([max(baseline_accuracy - accuracy, 0.0) for _, accuracy in trained])
         total = features.sum(axis=1)
         scale = float(total @ lost / max(float(total @ total), 1e-12)) or 1.0
         spread = float(np.sqrt(np.mean(lost**2))) or 1.0

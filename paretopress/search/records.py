@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
-from paretopress.search.candidates import Candidate
+from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.occasions import Spread, drift_of, pooled
 from paretopress.search.stopping import Stall
 
@@ -211,9 +211,18 @@ class Records:
         """Return how far the plans that were evaluated went, in the order of their trials."""
         return [found.climb for found in self._read()]
 
-    def volumes(self) -> list[float]:
-        """Return the hypervolume of the front after each completed trial."""
-        return [float(t.user_attrs[VOLUME]) for t in self._trials(TrialState.COMPLETE) if VOLUME in t.user_attrs]
+    def volumes(self, bounds: Bounds) -> list[float]:
+        """Return the hypervolume of the trials' candidates after each completed trial, in their order.
+
+        All by what is known now: the volume that a trial left as it ended (its attribute `VOLUME`) rests on latencies of one occasion,
+        and the luckiest of those would hide for long what later trials add.
+        """
+        known = {candidate.number: candidate for candidate in self.trial_candidates()}
+        return bounds.hypervolumes([known.get(number) for number in sorted(t.number for t in self._trials(TrialState.COMPLETE))])
+
+    def pooled(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with its latency pooled over the occasions on which its file was measured, the drift in its interval."""
+        return self._pooling()(outcome)
 
     def counts(self) -> Counts:
         """Return how the finished trials ended; those that a dead process left, or that are tried again, are among the failed,

@@ -18,8 +18,12 @@ from paretopress.spaces.space import Params, SearchSpace
 _RIDGE = 1.0
 # A prediction's coefficient is shrunk a ninth as much as a choice's: the tables are believed until the trials say otherwise.
 _PRIOR_WEIGHT, _SWITCH_WEIGHT = 3.0, 1.0
-# points of accuracy below the baseline that the hypervolume is measured from
-_WORST_DROP = 10.0
+# a tenth of the drop that hypervolumes are measured from is one unit: drops are told apart in logarithms of 1 + drop / unit
+_UNIT_SHARE = 0.1
+# without a known scale the hypervolume is measured from so much more than the worst drop of a plan that is within the bounds
+_BEYOND_WORST = 1.1
+# promises that differ by less, relative to what there is to gain, differ by rounding: the earlier proposal is taken
+_ROUNDING = 9
 # floors of the logarithms: a plan that the tables expect to cost no time, or to do no damage
 _LEAST_MS, _DAMAGE_FLOOR = 1e-6, 0.02
 # the regressions are fitted to so many trials, the newest: the coefficients are a few hundred, and more would only slow a long study down
@@ -57,26 +61,29 @@ class Screen:
     def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen], aim_ms: float | None = None) -> Floats:
         """Return for each proposal (P,) the hypervolume it would add; where that is nothing, less than 0, the least dominated highest.
 
-        The hypervolume is that of (drop, latency), from 10 points (or the worst known drop, if that is more) and the latency `aim_ms`, by
-        default the limit, or 1.05 times the slowest where none is known.
+        The hypervolume is that of (drop, latency), from the known scale's worst drop (or just below the best known one, if that is more)
+        and the latency `aim_ms`, by default the limit, or 1.05 times the slowest where none is known; as a share of both.
         """
         self._proposed = {}  # most of them are never tried: their features are kept for this call alone
         judged = [s for s in seen if s.drop is not None]
         newest, newest_judged = seen[-_MOST_FITTED:], judged[-_MOST_FITTED:]
         self._features |= {s.plan: self._of(s.plan) for s in [*newest, *newest_judged] if s.plan not in self._features}
-        lost = np.log1p(np.maximum([s.drop or 0.0 for s in newest_judged], 0.0))
-        with self._pools.limit(limits=1, user_api="blas"):  # beside a training worker, BLAS's threads would wait for one another
-            latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))
-            drops = np.expm1(self._ridge(1, [s.plan for s in newest_judged], lost, proposals))
         points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
         slowest_ms = 1.05 * max(ms for _, ms in points)
         limit_ms = aim_ms or (self._known.limit_ms if self._known is not None else slowest_ms)
-        worst = (max(_WORST_DROP, min(drop for drop, _ in points) + 1.0), limit_ms)
+        most = self._known.worst_drop if self._known is not None else _BEYOND_WORST * max(drop for drop, _ in points)
+        most = most if most > 0.0 else 1.0  # nothing lost anything
+        unit = _UNIT_SHARE * most
+        lost = np.log1p(np.maximum([(s.drop or 0.0) / unit for s in newest_judged], 0.0))
+        with self._pools.limit(limits=1, user_api="blas"):  # beside a training worker, BLAS's threads would wait for one another
+            latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))
+            drops = unit * np.expm1(self._ridge(1, [s.plan for s in newest_judged], lost, proposals))
+        worst = (max(most, min(drop for drop, _ in points) + unit), limit_ms)
         best, all_points = [points[i] for i in non_dominated(points)], np.asarray(points)
         base = hypervolume_2d(best, worst)
         promises = []
         for point in zip(drops.tolist(), latencies.tolist(), strict=True):
-            gain = hypervolume_2d([*best, point], worst) - base
+            gain = round((hypervolume_2d([*best, point], worst) - base) / (most * limit_ms), _ROUNDING)
             behind = int(((all_points <= point).all(axis=1) & (all_points < point).any(axis=1)).sum())
             promises.append(gain if gain > 0.0 else -float(behind) - 5.0 * max(0.0, point[1] / limit_ms - 1.0))
         return np.asarray(promises)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optuna.trial import Trial, TrialState
 
@@ -93,7 +93,7 @@ class TrialPhase:
             return False
         if session.records.stall() is not None:
             return True
-        stall = stalled(session.records.volumes(), int(rest * self.workers))
+        stall = stalled(session.records.volumes(session.bounds), int(rest * self.workers))
         if stall is None or not session.within_all_bounds():
             return False
         session.records.add_stall(stall)
@@ -132,19 +132,21 @@ class TrialPhase:
 
     def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: Climber, started: float) -> None:
         session, outcome, bounds = self.session, candidate.outcome, self.session.bounds
-        before = session.records.trial_candidates()
+        # what the study is told is what the front goes by: the pooled latency, with the drift in its interval
+        judged = session.records.pooled(outcome)
         trial.set_user_attr(keys.OUTCOME, outcome.to_json())
         trial.set_user_attr(keys.ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
         trial.set_user_attr(keys.REJECTED, bool(outcome.rejected))
         if outcome.rejected and bounds.within_costs(outcome):
             trial.set_user_attr(keys.OUTRACED, True)
             trial.set_user_attr(PREDICTED_ACCURACY, climber.predicted_accuracy(outcome))
-        trial.set_user_attr(keys.VOLUME, bounds.hypervolume([*before, candidate]))
-        for name, violation in bounds.constraints(outcome).items():
+        together = [*session.records.trial_candidates(), replace(candidate, outcome=judged)]
+        trial.set_user_attr(keys.VOLUME, bounds.hypervolume(together))
+        for name, violation in bounds.constraints(judged).items():
             trial.set_constraint(name, violation)
         duration_s = session.clock() - started
         trial.set_user_attr(keys.DURATION, duration_s)
-        session.records.add_ended(session.study.tell(trial, [_told(accuracies), outcome.macs, outcome.latency.latency_ms]))
+        session.records.add_ended(session.study.tell(trial, [_told(accuracies), outcome.macs, judged.latency.latency_ms]))
         session.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, bounds)}")
         session.event(TRIAL, trial=trial.number, seconds=duration_s, **fields_of(outcome))
 

@@ -43,6 +43,7 @@ def summarise(samples: PairedSamples, *, baseline_ms: float | None, rng: np.rand
         blocks=samples.blocks,
         runs=samples.runs,
         duration_s=duration_s,
+        sessions=sum(bool(blocks) for blocks in samples.sessions),
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from paretopress.errors import LatencyError
+from paretopress.measurement import small_sample_factor
 from paretopress.targets.sampling import PairedSamples, Times
 
 Interval = tuple[float, float]
@@ -68,23 +68,6 @@ def median_interval(sessions: Sequence[Times], rng: np.random.Generator, level: 
     centre = float(np.median(np.concatenate(list(sessions))))
     factor = small_sample_factor(len(sessions), level)
     return centre, (centre * min(float(low) / centre, 1.0) ** factor, centre * max(float(high) / centre, 1.0) ** factor)
-
-
-def small_sample_factor(count: int, level: float) -> float:
-    """Return the quantile of Student's t for `count` values over that of the normal; 1 for a single value, of which nothing is known.
-
-    Source: Abramowitz and Stegun 1964, 26.7.5, for the quantile of t (1 % low at 3 degrees of freedom).
-    """
-    if count < 2:
-        return 1.0
-    z, nu = NormalDist().inv_cdf((1.0 + level) / 2.0), count - 1
-    terms = (
-        z,
-        (z**3 + z) / (4.0 * nu),
-        (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / (96.0 * nu**2),
-        (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / (384.0 * nu**3),
-    )
-    return sum(terms) / z
 
 
 def ratio_interval(samples: PairedSamples, rng: np.random.Generator, level: float = 0.95, draws: int = 1000) -> tuple[float, Interval]:

@@ -70,7 +70,23 @@ class Gathered:
         """Return the score of all that was kept."""
         if not self._targets:
             raise ValueError("at least one batch is needed")
-        return float(self._of_all(np.concatenate(self._outputs), np.concatenate(self._targets)))
+        return float(self._of_all(*self._all()))
+
+    @property
+    def items(self) -> int:
+        """The number of items."""
+        return sum(map(len, self._targets))
+
+    def score_of(self, picks: npt.NDArray[np.int64]) -> float:
+        """Return the score of the items at `picks` (M,), which may repeat."""
+        outputs, targets = self._all()
+        return float(self._of_all(outputs[picks], targets[picks]))
+
+    def _all(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return all outputs and targets as one array each."""
+        for kept in (self._outputs, self._targets):
+            kept[:] = [np.concatenate(kept)]
+        return self._outputs[0], self._targets[0]
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, alpha: float) -> Tensor:

@@ -31,7 +31,8 @@ class TopK:
     """Percent of the items whose label is among the `k` highest logits."""
 
     def __init__(self, k: int) -> None:
-        self._k, self._right, self._all = k, 0, 0
+        self._k = k
+        self._hits: list[npt.NDArray[np.bool_]] = []
 
     def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
         """Count a batch."""
@@ -43,14 +44,18 @@ class TopK:
         else:
             k = min(self._k, logits.shape[1])
             hits = (np.argpartition(-logits, k - 1, axis=1)[:, :k] == targets[:, None]).any(axis=1)
-        self._right += int(hits.sum())
-        self._all += len(targets)
+        self._hits.append(hits)
 
     def score(self) -> float:
         """Return the percentage."""
-        if self._all == 0:
+        right, items = sum(int(hits.sum()) for hits in self._hits), sum(map(len, self._hits))
+        if items == 0:
             raise ValueError("at least one item is needed")
-        return 100.0 * self._right / self._all
+        return 100.0 * right / items
+
+    def item_scores(self) -> npt.NDArray[np.float64]:
+        """Return 100 for each item (N,) that is right, else 0."""
+        return 100.0 * np.concatenate(self._hits).astype(np.float64)
 
 
 def f1(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -39,10 +42,12 @@ class MeanAveragePrecision:
         except ImportError as error:
             raise ConfigError(f"{MAP} needs pycocotools, but got: {error}", "pip install 'paretopress[detection]'") from error
         try:
-            self._metric: Any = Metric(box_format="xyxy")
+            self._new: Callable[[], Any] = partial(Metric, box_format="xyxy")
+            self._metric = self._new()
         except ModuleNotFoundError as error:
             raise ConfigError(f"{MAP} needs pycocotools, but it is not installed", "pip install 'paretopress[detection]'") from error
-        self._seen = False
+        self._found: list[dict[str, Tensor]] = []
+        self._there: list[dict[str, Tensor]] = []
 
     def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
         """Take the candidates of a batch."""
@@ -51,14 +56,31 @@ class MeanAveragePrecision:
         if wrong:
             raise ValueError(wrong)
         found = [_best(one.softmax(dim=1), places) for one, places in zip(logits, boxes, strict=True)]
-        self._metric.update(found, [_there(torch.from_numpy(one)) for one in targets])
-        self._seen = True
+        there = [_there(torch.from_numpy(one)) for one in targets]
+        self._metric.update(found, there)
+        self._found += found
+        self._there += there
 
     def score(self) -> float:
         """Return the percentage."""
-        if not self._seen:
+        if not self._there:
             raise ValueError("at least one item is needed")
-        return 100.0 * max(float(self._metric.compute()["map"]), 0.0)  # -1 where no photo has an object
+        return _percentage(self._metric)
+
+    @property
+    def items(self) -> int:
+        """The number of photos."""
+        return len(self._there)
+
+    def score_of(self, picks: npt.NDArray[np.int64]) -> float:
+        """Return the percentage of the photos at `picks` (M,), which may repeat."""
+        metric = self._new()
+        metric.update([self._found[i] for i in picks], [self._there[i] for i in picks])
+        return _percentage(metric)
+
+
+def _percentage(metric: Any) -> float:
+    return 100.0 * max(float(metric.compute()["map"]), 0.0)  # -1 where no photo has an object
 
 
 def _best(probabilities: Tensor, boxes: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class MeanIntersectionOverUnion:
 
     def __init__(self) -> None:
         self._metric: Any = None
+        self._counts: list[npt.NDArray[np.int64]] = []  # of each batch (N, 3, classes): pixels shared, predicted and labelled
 
     def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
         """Count the pixels of a batch."""
@@ -42,13 +44,38 @@ class MeanIntersectionOverUnion:
             from torchmetrics.classification import MulticlassJaccardIndex  # a second that only those wait for who ask for it
 
             self._metric = MulticlassJaccardIndex(num_classes=logits.shape[1], ignore_index=VOID)
-        self._metric.update(torch.from_numpy(logits.argmax(axis=1)), torch.from_numpy(targets))
+        found = logits.argmax(axis=1)
+        self._metric.update(torch.from_numpy(found), torch.from_numpy(targets))
+        self._counts.append(_counts_of(found, targets, logits.shape[1]))
 
     def score(self) -> float:
         """Return the percentage."""
         if self._metric is None:
             raise ValueError("at least one item is needed")
         return 100.0 * float(self._metric.compute())
+
+    @property
+    def items(self) -> int:
+        """The number of images."""
+        return sum(map(len, self._counts))
+
+    def score_of(self, picks: npt.NDArray[np.int64]) -> float:
+        """Return the percentage of the images at `picks` (M,), which may repeat."""
+        self._counts[:] = [np.concatenate(self._counts)]
+        shared, predicted, labelled = self._counts[0][picks].sum(axis=0)
+        union = predicted + labelled - shared
+        if not union.any():
+            raise ValueError("at least one pixel must have a label")
+        return 100.0 * float(np.mean(shared[union > 0] / union[union > 0]))
+
+
+def _counts_of(found: npt.NDArray[Any], targets: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:
+    """Return the pixels (N, 3, classes) of each image that are of a class in both, as predicted, and as labelled; void ones left out."""
+    image = np.arange(len(found)).reshape(-1, 1, 1)
+    kept = targets != VOID
+    flat = [np.broadcast_to(image, found.shape)[kept] * classes + part[kept] for part in (found, targets)]
+    every = [flat[0][flat[0] == flat[1]], *flat]
+    return np.stack([np.bincount(part, minlength=len(found) * classes).reshape(-1, classes) for part in every], axis=1)
 
 
 @dataclass(frozen=True, slots=True)

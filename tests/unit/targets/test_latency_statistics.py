@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from paretopress.errors import LatencyError
+from paretopress.measurement import small_sample_factor
 from paretopress.targets.sampling import Block, PairedSamples
-from paretopress.targets.statistics import block_medians, median_interval, ratio_interval, small_sample_factor
+from paretopress.targets.statistics import block_medians, median_interval, ratio_interval
 
 
 def _samples(pairs: list[list[tuple[list[float], list[float]]]]) -> PairedSamples:
