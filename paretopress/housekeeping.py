@@ -13,7 +13,8 @@ from paretopress.search.records import Records
 def drop_dominated(folder: RunFolder, records: Records, bounds: Bounds, most_bytes: int) -> list[int]:
     """Remove candidates' folders, oldest first, until all take at most `most_bytes`; return the trials whose files went.
 
-    What is on the front, by the figures of the trial or of the full recovery, is kept whatever it takes, and so is a finalist's.
+    What is on the front, by the figures of the trial or of the full recovery, is kept whatever it takes, and so are a finalist's files and
+    those of a candidate whose latency interval holds the budget: it is measured again, and may join the front then.
     A finalist whose trial has lost its files starts from the original weights.
     """
     sizes = {int(place.name): folder_bytes(place) for place in sorted((folder.root / "trials").glob("[0-9]*"))}
@@ -22,7 +23,8 @@ def drop_dominated(folder: RunFolder, records: Records, bounds: Bounds, most_byt
         return []
     trials, finals = records.trial_candidates(), records.finals()
     fronts = [front(trials, bounds), front(records.candidates(), bounds), front([c for c in trials if c.number not in finals], bounds)]
-    known, kept = {c.number for c in trials}, {c.number for members in fronts for c in members}
+    astride = [c for c in (*trials, *records.candidates()) if bounds.straddles(c.outcome)]
+    known, kept = {c.number for c in trials}, {c.number for members in (*fronts, astride) for c in members}
     dropped = []
     for number, size in sizes.items():
         if left <= most_bytes:

@@ -6,12 +6,14 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from paretopress.errors import LatencyError, RunError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate
@@ -162,8 +164,8 @@ class Records:
 
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
-        pooling, stored = self._pooling(), sorted(self._stored_finals().items())
-        return {number: pooling(Outcome.from_json(value)) for number, value in stored if ERROR not in value}
+        pooling = self._pooling()
+        return {number: pooling(outcome) for number, outcome in self._final_outcomes().items()}
 
     def finals_tried(self) -> set[int]:
         """Return the trials whose full recovery was tried, also those where it failed."""
@@ -181,7 +183,8 @@ class Records:
                 if name.startswith(LATENCY):
                     occasions = self._again.setdefault(name.removeprefix(LATENCY).partition("/")[0], {})
                     if name not in occasions:
-                        occasions[name] = Latency.from_json(value)
+                        with suppress(LatencyError):  # what an earlier version kept of a target that answered NaN
+                            occasions[name] = Latency.from_json(value)
             known = ((sha256, occasions) for sha256, occasions in self._again.items() if sha256 in first)
             return {sha256: [first[sha256], *(again for _, again in sorted(occasions.items()))] for sha256, occasions in known}
 
@@ -261,11 +264,19 @@ class Records:
     def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
         return {int(name.removeprefix(_FINAL)): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
 
+    def _final_outcomes(self) -> dict[int, Outcome]:
+        """Return trial number -> outcome of its full recovery as it was measured; those without a number for a figure are left out."""
+        found = {}
+        for number, value in sorted(self._stored_finals().items()):
+            if ERROR not in value:
+                with suppress(RunError):
+                    found[number] = Outcome.from_json(value)
+        return found
+
     def _first_latencies(self) -> dict[str, Latency]:
         """Return sha256 -> latency, as the evaluation measured it."""
-        finals = [Outcome.from_json(value) for value in self._stored_finals().values() if ERROR not in value]
         self._read()
-        return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in finals}}
+        return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in self._final_outcomes().values()}}
 
     def _pooled_candidate(self, candidate: Candidate, pooling: _Pooling) -> Candidate:
         now = pooling.depends_on(candidate.outcome)

@@ -54,15 +54,16 @@ class Session:
         self.on_event(name, fields)
 
     def repeat_a_latency(self, occasions: int, *, final: bool = False) -> bool:
-        """Measure the file again that was seen on the fewest occasions, if on fewer than that; return whether that was done."""
+        """Measure the file again that was seen on the fewest occasions, if on fewer than that; return whether there was one."""
         taken = None if self.measure_again is None or self.stopping else self._repeats.take(occasions, final=final)
         if taken is None or self.measure_again is None:
             return False
         again = self._repeats.measure(taken, self.measure_again)
         if isinstance(again, str):
             self.on_change(f"trial {taken.number}: its latency was not measured again, {again}")
-            return False
-        self.event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
+            self.event("latency not again", trial=taken.number, reason=again)
+        else:
+            self.event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
         return True
 
     def give_back(self) -> None:

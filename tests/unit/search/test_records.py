@@ -71,3 +71,16 @@ def test_a_trial_that_was_told_of_is_there_at_once() -> None:
     before = records.trial_candidates()
     records.refresh()
     assert records.trial_candidates() == before
+
+
+def test_figures_without_a_number_are_passed_over_when_an_earlier_version_kept_them() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    for plan in PLANS[:2]:
+        add(study, plan)
+    records = Records(study)
+    outcome = records.trial_candidates()[0].outcome
+    for number, score in ((0, float("nan")), (1, 89.0)):
+        records.add_final(number, made_up(PLANS[number], Rung.FINAL, 2 + number).to_json() | {"val_accuracy": score})
+    records.add_attribute(f"latency/{outcome.onnx_sha256}/1", outcome.latency.to_json() | {"ratio": float("nan")})
+    assert list(Records(study).finals()) == [1]
+    assert [c.outcome.latency.occasions for c in Records(study).trial_candidates()] == [1, 1]
