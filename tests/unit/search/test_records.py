@@ -30,10 +30,10 @@ def test_records_are_those_of_the_last_reading_until_they_are_refreshed() -> Non
     add(study, PLANS[1])
     study.ask()
     assert [c.plan for c in records.trial_candidates()] == PLANS[:1]
-    assert (records.counts().all, records.running(), len(records.durations())) == (1, 0, 1)
+    assert (records.counts().all, records.slots().open(), len(records.durations())) == (1, 0, 1)
     records.refresh()
     assert [c.plan for c in records.trial_candidates()] == PLANS[:2]
-    assert (records.counts().all, records.running(), len(records.durations())) == (2, 1, 2)
+    assert (records.counts().all, records.slots().open(), len(records.durations())) == (2, 1, 2)
 
 
 def test_what_is_added_through_the_records_is_there_at_once() -> None:
@@ -61,12 +61,12 @@ def test_a_trial_that_was_told_of_is_there_at_once() -> None:
     add(study, PLANS[0])
     trial = study.ask(fixed_distributions=SPACE.distributions())
     records.refresh()
-    assert (records.counts().all, records.running()) == (1, 1)
+    assert (records.counts().all, records.slots().open()) == (1, 1)
     trial.set_user_attr(keys.PLAN, PLANS[1].to_json())
     outcome = made_up(PLANS[1], Rung.SHORT, trial.number)
     trial.set_user_attr(keys.OUTCOME, outcome.to_json())
     records.add_ended(study.tell(trial, [outcome.val_accuracy, outcome.macs, outcome.latency.latency_ms]))
-    assert (records.counts().all, records.running()) == (2, 0)
+    assert (records.counts().all, records.slots().open()) == (2, 0)
     assert [c.plan for c in records.trial_candidates()] == PLANS[:2]
     before = records.trial_candidates()
     records.refresh()
