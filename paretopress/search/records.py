@@ -153,6 +153,10 @@ class Records:
                 reading.slots = Slots.of(reading.trials)
             return reading.slots
 
+    def left_running(self) -> bool:
+        """Return whether trials are under way that a process has named as its own."""
+        return any(WORKER in trial.user_attrs for trial in self._trials(TrialState.RUNNING))
+
     def tried(self) -> int:
         """Return how many trials began that were not given up for a retry: at least as many as there are plans that were tried."""
         slots = self.slots()

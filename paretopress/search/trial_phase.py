@@ -22,12 +22,13 @@ from paretopress.search.fresh_plans import USED_UP, FreshPlans
 from paretopress.search.guided import PREDICTED_ACCURACY
 from paretopress.search.heartbeat import fail_stale, heartbeat
 from paretopress.search.places import WORDS
-from paretopress.search.records import retry_once
+from paretopress.search.records import Records, retry_once
 from paretopress.search.repeats import OCCASIONS
 from paretopress.search.session import Session
 from paretopress.search.slots import queued, rank
 from paretopress.search.stopping import stalled
 from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe, fields_of
+from paretopress.search.timetable import Timetable
 from paretopress.spaces.space import SearchSpace
 
 _SAME_FAILURES = 10
@@ -74,7 +75,7 @@ class TrialPhase:
             session.records.refresh()
             if session.stopping:
                 return None
-            started, rest = session.clock(), 0.0 if session.times.in_finalists else self._rest(math.inf)
+            started, rest = session.clock(), 0.0 if session.times.in_finalists else rest_trials(session.records, session.times)
             if rest < 1.0 or self._has_stalled(rest) or self._is_used_up():
                 trial = self._asked_retry()
             else:
@@ -85,20 +86,15 @@ class TrialPhase:
             session.event("asked", trial=trial.number, seconds=session.clock() - started)
             return trial
 
-    def _rest(self, below: float) -> float:
-        """Return how many more trials the limits allow beside those that have a place with a lower rank."""
-        records = self.session.records
-        return self.session.times.rest_trials(records.durations(), records.slots().open(below))
-
     def _asked_retry(self) -> Trial | None:
         """Return a trial that tries a cut off one again, whose place it has; None if none waits for it, or time is over.
 
         Optuna gives out what was queued first: what is before the retry is queued again behind it.
         """
-        session, slots = self.session, self.session.records.slots()
-        if not slots.retries or session.records.stall() is not None or self._rest(min(map(rank, slots.retries))) < 1.0:
+        session = self.session
+        if not retry_is_due(session.records, session.times):
             return None
-        for _ in range(slots.others + 1):
+        for _ in range(session.records.slots().others + 1):
             trial = session.study.ask(fixed_distributions=self.space.distributions())
             if keys.RETRY_OF in trial.user_attrs:
                 return trial
@@ -119,7 +115,7 @@ class TrialPhase:
         if session.claims is None or session.limits.trials is None or trial.number < session.limits.trials:
             return False
         session.records.refresh()
-        if self._rest(rank(trial)) >= 1.0:
+        if rest_trials(session.records, session.times, below=rank(trial)) >= 1.0:
             return False
         if keys.RETRY_OF in trial.user_attrs:
             self._put_back(trial)
@@ -227,6 +223,17 @@ class TrialPhase:
                 f"the first {len(failures)} trials all failed for the same reason: {reason}",
                 "Nothing in the search space gets round it; mend the cause, then `paretopress resume`.",
             ) from error
+
+
+def rest_trials(records: Records, times: Timetable, below: float = math.inf) -> float:
+    """Return how many more trials the limits allow beside those that have a place with a lower rank."""
+    return times.rest_trials(records.durations(), records.slots().open(below))
+
+
+def retry_is_due(records: Records, times: Timetable) -> bool:
+    """Return whether a queued trial that tries a cut off one again is to be evaluated, though the trials may be over otherwise."""
+    retries = records.slots().retries
+    return bool(retries) and records.stall() is None and rest_trials(records, times, below=min(map(rank, retries))) >= 1.0
 
 
 def _told(accuracies: Mapping[Rung, float]) -> float:
