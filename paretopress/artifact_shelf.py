@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from optuna.artifacts import FileSystemArtifactStore
-from optuna.artifacts._protocol import ArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from paretopress.errors import ConfigError, RunError
@@ -19,6 +20,21 @@ from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import STUDENT_FILE
 from paretopress.run_folder import MODEL_FILE, PART, RunFolder
+
+# a store that is busy or was out of reach for a moment is asked again after so many seconds
+_WAITS_S = (0.5, 2.0)
+
+
+class ArtifactStore(Protocol):
+    """What keeps files by name: the part of Optuna's stores that is used here."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Return the content of a file; raises ArtifactNotFound."""
+        ...
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Keep a file."""
+        ...
 
 
 class Evaluator(Protocol):
@@ -59,28 +75,38 @@ def open_store(spec: str) -> ArtifactStore:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactShelf:
-    """The files of one shared run; names start with the study's."""
+    """The files of one shared run; names start with the study's. What fails is tried again after each of `waits_s`."""
 
     store: ArtifactStore
     study: str
+    waits_s: Sequence[float] = _WAITS_S
 
     def push(self, name: str, path: Path) -> None:
         """Put a file on the shelf; raises RunError."""
-        try:
+
+        def write() -> None:
             with path.open("rb") as file:
                 self.store.write(self._id(name), file)
+
+        try:
+            self._patiently(write)
         except Exception as error:  # of the file system, or of boto3
             raise RunError(f"artifacts must be writable, but got {type(error).__name__}: {error} for {name}") from error
 
     def pull(self, name: str, path: Path, sha256: str | None = None) -> None:
         """Write a file of the shelf to `path`, whole or not at all; raises RunError if it is missing or not the one with that hash."""
         part = path.with_name(f".{path.name}{PART}")
-        try:
+
+        def read() -> None:
             with self.store.open_reader(self._id(name)) as source, part.open("wb") as file:
                 shutil.copyfileobj(source, file)
+            # another host may be in the middle of writing it
             if sha256 is not None and hashlib.sha256(part.read_bytes()).hexdigest() != sha256:
                 raise RunError(f"an artifact must be the file that was measured, but {name} has another hash")
             part.replace(path)
+
+        try:
+            self._patiently(read)
         except RunError:
             raise
         except ArtifactNotFound as error:
@@ -89,6 +115,17 @@ class ArtifactShelf:
             raise RunError(f"artifacts must be readable, but got {type(error).__name__}: {error} for {name}") from error
         finally:
             part.unlink(missing_ok=True)
+
+    def _patiently(self, action: Callable[[], None]) -> None:
+        """Carry out an action, again after a while where it fails; what is not there will not be there in a moment."""
+        for wait_s in self.waits_s:
+            try:
+                return action()
+            except (ArtifactNotFound, FileNotFoundError):
+                raise
+            except Exception:  # of the file system, of boto3, or the hash: after the last wait it is raised
+                time.sleep(wait_s)
+        action()
 
     def _id(self, name: str) -> str:
         return f"{self.study}-{name.replace('/', '-')}"
@@ -140,4 +177,5 @@ class SharedFiles:
             try:
                 self.shelf.pull(str(path.relative_to(self.folder.root)), path)
             except RunError:
-                path.parent.rmdir()
+                with suppress(OSError):  # it holds the model, which was measured again here
+                    path.parent.rmdir()

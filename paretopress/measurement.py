@@ -9,7 +9,7 @@ from enum import IntEnum
 from statistics import NormalDist
 from typing import Any
 
-from paretopress.errors import BudgetError
+from paretopress.errors import BudgetError, LatencyError, RunError
 
 # above this many cores' worth of time taken by others a measurement counts as disturbed
 DISTURBED_CORES = 0.1
@@ -93,6 +93,7 @@ class Latency:
         baseline_error: half the width, in the logarithm, of the 95 % interval of the run's baseline p50, where `latency_ci_ms` holds
             it too: under a bound in milliseconds; 0 elsewhere, see `Bounds.on_scale`.
     Why a scale: the raw p50 of one unchanged file moves by 20-40 % within minutes on shared machines, the ratio by about 1 %.
+    Raises: LatencyError: a figure is not a finite number above 0, or an interval is upside down.
     """
 
     latency_ms: float
@@ -116,6 +117,13 @@ class Latency:
         """The standard error of the logarithm of one occasion's ratio: what its interval shows, without the factor for few sessions."""
         low, high = self.ratio_ci
         return math.log(high / low) / (2.0 * Z95 * small_sample_factor(self.sessions, 0.95))
+
+    def __post_init__(self) -> None:
+        for name in ("latency_ms", "latency_ci_ms", "ratio", "ratio_ci", "raw_p50_ms", "raw_p90_ms", "baseline_raw_p50_ms"):
+            value = getattr(self, name)
+            figures = value if isinstance(value, tuple) else (value,)
+            if not all(_is_finite(figure) and figure > 0 for figure in figures) or list(figures) != sorted(figures):
+                raise LatencyError(f"a latency must be finite and above 0, the low end of an interval first, but got {name}={value!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -145,6 +153,7 @@ class Outcome:
             that of its score alone. None where it is not known.
         stages_s: seconds by stage.
         notes: choices of the plan that had no effect, with the reason.
+    Raises: RunError: a score is not a finite number, as a metric returns where it divides by what a collapsed candidate never predicts.
     """
 
     rung: Rung
@@ -161,6 +170,12 @@ class Outcome:
     uncounted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     val_error: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("val_accuracy", "test_accuracy"):
+            score = getattr(self, name)
+            if not _is_finite(score) and not (score is None and name == "test_accuracy"):
+                raise RunError(f"a score must be a finite number, but got {name}={score!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -181,10 +196,14 @@ class Outcome:
         return cls(**fields)
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _positive(name: str, value: float | None) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not _is_finite(value) or value <= 0:
         raise BudgetError(f"{name} must be a positive number, but got {name}={value!r}", "Give it in the unit its name ends in.")
 
 

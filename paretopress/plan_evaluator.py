@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import fx
+from torch import fx, nn
 
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.fake_quant import fake_quantised
 from paretopress.compress.importance import Ranking, rank_channels
 from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import judged_items
-from paretopress.compress.students import Students
+from paretopress.compress.students import Students, fits
 from paretopress.compress.zeros import NO_ZEROS
-from paretopress.errors import RunError
+from paretopress.errors import RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.intake.data import stack
 from paretopress.measurement import Latency, Outcome, Rung, decimals_for
@@ -199,8 +199,9 @@ class PlanEvaluator:
             trained = self.pipeline.folder.candidate(number, final=False) / STUDENT_FILE
             goes_on = rung > Rung.SHORT and trained.is_file()
             if goes_on:
-                with torch.no_grad():
-                    compressed.module.load_state_dict(load_file(trained))
+                unreadable = _read_back(compressed.module, trained)
+                if unreadable:
+                    goes_on, compressed = False, replace(compressed, notes=(*compressed.notes, unreadable))
         widths = plan.widths()
         with watch.stage("macs"):
             if widths not in self._macs:
@@ -226,3 +227,16 @@ class PlanEvaluator:
         if size_limit is not None and size_bytes > size_limit:
             return f"over the size budget, {size_bytes} > {size_limit} bytes"
         return ""
+
+
+def _read_back(module: nn.Module, path: Path) -> str:
+    """Give a module the weights of a file; where that cannot be, leave the module as it is and return why, else ""."""
+    try:
+        state = load_file(path)
+    except Exception as error:  # SafetensorError is none of the built-in kinds
+        return f"the weights of the trial could not be read, and it starts from the original ones: {typed_line(error)}"
+    if not fits(module, state):
+        return "the weights of the trial are of another structure, and it starts from the original ones"
+    with torch.no_grad():
+        module.load_state_dict(state)
+    return ""

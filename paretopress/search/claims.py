@@ -33,6 +33,7 @@ class Claims:
     grace_s: float = GRACE_S
     clock: Callable[[], float] = time.time
     _mine: set[int] = field(init=False, default_factory=set)
+    _seen_since: dict[int, float] = field(init=False, default_factory=dict)
 
     def take(self, number: int) -> bool:
         """Claim a trial's full recovery; return whether it is this process's."""
@@ -76,13 +77,17 @@ class Claims:
         lately = {name for name, at in words if name.startswith(_ALIVE) and at is not None and now - at < self.grace_s}
         return {name.removeprefix(_ALIVE) for name in lately} - {self.worker}
 
-    def silent(self) -> Callable[[str, float], bool]:
-        """Return whether (a worker, by name) has not said for `grace_s` that it lives; from (a moment) on, where it never did."""
+    def silent(self) -> Callable[[str, int], bool]:
+        """Return whether (a worker, by name) has not said for `grace_s` that it lives, while it was at (a trial, by number).
+
+        Where it never did, time counts from when this process first asked for that trial. A trial's own moment would not do: behind
+        Optuna's proxy it is the local time of the proxy's host, without its zone.
+        """
         now, attributes = self.clock(), self.study.user_attrs
 
-        def is_silent(worker: str, since: float) -> bool:
+        def is_silent(worker: str, trial: int) -> bool:
             at = attributes.get(f"{_ALIVE}{worker}")
-            return now - (since if at is None else float(at)) >= self.grace_s
+            return now - (self._seen_since.setdefault(trial, now) if at is None else float(at)) >= self.grace_s
 
         return is_silent
 

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import math
+import heapq
+import itertools
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from paretopress.errors import LatencyError, RunError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.occasions import Spread, drift_of, pooled
+from paretopress.search.slots import CUT_OFF as CUT_OFF
+from paretopress.search.slots import ERROR as ERROR
+from paretopress.search.slots import PLAN as PLAN
+from paretopress.search.slots import RETRY_OF as RETRY_OF
+from paretopress.search.slots import Slots
+from paretopress.search.slots import retry_once as retry_once
 from paretopress.search.stopping import Stall
 
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another
 _FINAL, LATENCY = "final/", "latency/"
 _STALL = "stopped_early"
-# attributes of a trial
-PLAN, OUTCOME, ACCURACIES, VOLUME = "plan", "outcome", "accuracies", "hypervolume"
-REJECTED, OUTRACED, COPY_OF, ERROR, RETRY_OF = "rejected_early", "outraced", "copy_of", "error", "retry_of"
+# attributes of a trial, beside those of `slots`
+OUTCOME, ACCURACIES, VOLUME = "outcome", "accuracies", "hypervolume"
+REJECTED, OUTRACED, COPY_OF = "rejected_early", "outraced", "copy_of"
 DURATION, WORKER = "duration_s", "worker"
 
 
@@ -74,14 +83,6 @@ class _Pooling:
         return len(self.repeated.get(outcome.onnx_sha256, ())), self.between
 
 
-def retry_once(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
-    """Have the parameters of a trial that was cut off tried once more; return whether that is to be."""
-    if RETRY_OF in trial.user_attrs:
-        return False
-    study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: trial.number})
-    return True
-
-
 @dataclass(slots=True)
 class _Reading:
     """A study at one moment; what it takes long to derive is kept beside it."""
@@ -91,6 +92,7 @@ class _Reading:
     evaluated: list[_Evaluated] | None = None
     pooling: _Pooling | None = None
     candidates: list[Candidate] | None = None
+    slots: Slots | None = None
 
 
 class Records:
@@ -104,6 +106,7 @@ class Records:
         self.study = study
         self._evaluated: dict[int, _Evaluated] = {}
         self._number_of: dict[Plan, int] = {}
+        self._begun_plans: dict[int, Plan] = {}  # of trials that failed or are under way
         self._first: dict[str, Latency] = {}  # by file, as the trial's evaluation measured it
         self._again: dict[str, dict[str, Latency]] = {}  # by file and name, those of later occasions
         self._spreads: dict[str, Spread] = {}
@@ -142,9 +145,34 @@ class Records:
             others[trial.state] = [*others.get(trial.state, []), trial]
             self._last = _Reading(others, reading.attributes)
 
-    def running(self, below: float = math.inf) -> int:
-        """Return how many trials with a lower number are being evaluated."""
-        return sum(trial.number < below for trial in self._trials(TrialState.RUNNING))
+    def slots(self) -> Slots:
+        """Return which trials take a place of a limited number."""
+        with self._lock:
+            reading = self._reading()
+            if reading.slots is None:
+                reading.slots = Slots.of(reading.trials)
+            return reading.slots
+
+    def left_running(self) -> bool:
+        """Return whether trials are under way that a process has named as its own."""
+        return any(WORKER in trial.user_attrs for trial in self._trials(TrialState.RUNNING))
+
+    def tried(self) -> int:
+        """Return how many trials began that were not given up for a retry: at least as many as there are plans that were tried."""
+        slots = self.slots()
+        return len(slots.ended) + len(slots.begun)
+
+    def plans(self) -> set[Plan]:
+        """Return the plans that were evaluated, failed for good, or are under way."""
+        with self._lock:
+            self._read()
+            others = [t for t in (*self.slots().ended, *self._trials(TrialState.RUNNING)) if t.state is not TrialState.COMPLETE]
+            return {*self._number_of, *(self._begun_plan(t) for t in others if PLAN in t.user_attrs)}
+
+    def copies_in_a_row(self, most: int) -> int:
+        """Return how many of the trials that ended last, looking at `most`, told nothing new: copies, and plans that failed before."""
+        last = heapq.nlargest(most, self.slots().ended, key=lambda trial: trial.number)
+        return len(list(itertools.takewhile(self._told_nothing, last)))
 
     def trial_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
@@ -162,8 +190,8 @@ class Records:
 
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
-        pooling, stored = self._pooling(), sorted(self._stored_finals().items())
-        return {number: pooling(Outcome.from_json(value)) for number, value in stored if ERROR not in value}
+        pooling = self._pooling()
+        return {number: pooling(outcome) for number, outcome in self._final_outcomes().items()}
 
     def finals_tried(self) -> set[int]:
         """Return the trials whose full recovery was tried, also those where it failed."""
@@ -181,7 +209,8 @@ class Records:
                 if name.startswith(LATENCY):
                     occasions = self._again.setdefault(name.removeprefix(LATENCY).partition("/")[0], {})
                     if name not in occasions:
-                        occasions[name] = Latency.from_json(value)
+                        with suppress(LatencyError):  # what an earlier version kept of a target that answered NaN
+                            occasions[name] = Latency.from_json(value)
             known = ((sha256, occasions) for sha256, occasions in self._again.items() if sha256 in first)
             return {sha256: [first[sha256], *(again for _, again in sorted(occasions.items()))] for sha256, occasions in known}
 
@@ -239,8 +268,18 @@ class Records:
 
     def durations(self) -> list[float | None]:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
-        ended = [*self._trials(TrialState.COMPLETE), *self._trials(TrialState.FAIL)]
-        return [t.user_attrs.get(DURATION) for t in ended if t.state is TrialState.COMPLETE or ERROR in t.user_attrs]
+        return [trial.user_attrs.get(DURATION) for trial in self.slots().ended]
+
+    def _begun_plan(self, trial: FrozenTrial) -> Plan:
+        if trial.number not in self._begun_plans:
+            self._begun_plans[trial.number] = Plan.from_json(trial.user_attrs[PLAN])
+        return self._begun_plans[trial.number]
+
+    def _told_nothing(self, trial: FrozenTrial) -> bool:
+        if trial.state is TrialState.COMPLETE:
+            return COPY_OF in trial.user_attrs
+        earlier = (t for t in self.slots().ended if t.state is TrialState.FAIL and t.number < trial.number)
+        return PLAN in trial.user_attrs and any(t.user_attrs.get(PLAN) == trial.user_attrs[PLAN] for t in earlier)
 
     def _reading(self) -> _Reading:
         with self._lock:
@@ -270,11 +309,19 @@ class Records:
     def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
         return {int(name.removeprefix(_FINAL)): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
 
+    def _final_outcomes(self) -> dict[int, Outcome]:
+        """Return trial number -> outcome of its full recovery as it was measured; those without a number for a figure are left out."""
+        found = {}
+        for number, value in sorted(self._stored_finals().items()):
+            if ERROR not in value:
+                with suppress(RunError):
+                    found[number] = Outcome.from_json(value)
+        return found
+
     def _first_latencies(self) -> dict[str, Latency]:
         """Return sha256 -> latency, as the evaluation measured it."""
-        finals = [Outcome.from_json(value) for value in self._stored_finals().values() if ERROR not in value]
         self._read()
-        return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in finals}}
+        return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in self._final_outcomes().values()}}
 
     def _pooled_candidate(self, candidate: Candidate, pooling: _Pooling) -> Candidate:
         now = pooling.depends_on(candidate.outcome)

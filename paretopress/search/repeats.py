@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
-from paretopress.errors import LatencyError, OutOfTimeError, WorkerDiedError
+from paretopress.errors import ParetopressError, TargetLostError, typed_line
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.search.candidates import Bounds, Candidate, front, promising_front, undominated
 from paretopress.search.records import Records
@@ -16,6 +17,8 @@ OCCASIONS, FINAL_OCCASIONS = 6, 3
 # where the time allows, one whose interval still holds the bound is measured until that is decided, but not more often than this: its
 # interval has a seventh of the width of one occasion's by then
 MOST_OCCASIONS = 50
+# a file that could not be measured so many times is left alone by this process: it may be gone for good, and the others wait for their turn
+_MOST_FAILURES = 3
 
 
 @dataclass(slots=True)
@@ -26,11 +29,13 @@ class Repeats:
     bounds: Bounds
     lock: RLock
     _under_way: set[str] = field(init=False, default_factory=set)
+    _failures: Counter[str] = field(init=False, default_factory=Counter)
 
     def take(self, occasions: int, *, final: bool) -> Candidate | None:
         """Return the candidate, on a front or astride the budget, whose file was seen on the fewest occasions.
 
-        None if all were seen on so many occasions. `final` looks at full recoveries alone. What is taken must be measured.
+        None if all were seen on so many occasions, or failed too often. `final` looks at full recoveries alone. What is taken must be
+        measured.
         """
         candidates = [c for c in self.records.candidates() if not final or c.outcome.rung is Rung.FINAL]
         unsure = [c for c in candidates if self.bounds.undecided(c.outcome)]
@@ -53,18 +58,28 @@ class Repeats:
     def _fewest(self, pool: Sequence[Candidate], occasions: int) -> Candidate | None:
         with self.lock:
             free = [c for c in pool if c.outcome.latency.occasions < occasions and c.outcome.onnx_sha256 not in self._under_way]
-            taken = min(free, key=lambda c: c.outcome.latency.occasions, default=None)
+            free = [c for c in free if self._failed(c) < _MOST_FAILURES]
+            taken = min(free, key=lambda c: (self._failed(c), c.outcome.latency.occasions), default=None)
             if taken is not None:
                 self._under_way.add(taken.outcome.onnx_sha256)
             return taken
 
     def measure(self, taken: Candidate, measure_again: Callable[[Outcome], Latency]) -> Latency | str:
-        """Keep and return one more latency of what was taken, or return why it could not be measured: that costs the occasion alone."""
+        """Keep and return one more latency of what was taken, or return why it could not be measured: that costs the occasion alone.
+
+        Raises: TargetLostError: nothing can be measured.
+        """
         try:
             again = measure_again(taken.outcome)
-        except (LatencyError, OutOfTimeError, WorkerDiedError) as error:
-            return str(error)
+        except TargetLostError:
+            raise
+        except Exception as error:  # whatever it is: its file is gone, the store is busy, the session failed
+            self._failures[taken.outcome.onnx_sha256] += 1
+            return str(error) if isinstance(error, ParetopressError) else typed_line(error)
         finally:
             self._under_way.discard(taken.outcome.onnx_sha256)
         self.records.add_latency(taken.outcome, again)
         return again
+
+    def _failed(self, candidate: Candidate) -> int:
+        return self._failures[candidate.outcome.onnx_sha256]

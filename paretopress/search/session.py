@@ -58,11 +58,11 @@ class Session:
         return any(self.bounds.feasible(c.outcome) for c in self.records.candidates())
 
     def repeat_a_latency(self, occasions: int, *, final: bool = False) -> bool:
-        """Measure the file again that was seen on the fewest occasions, if on fewer than that; return whether that was done."""
+        """Measure the file again that was seen on the fewest occasions, if on fewer than that; return whether there was one."""
         return self._repeat(lambda: self._repeats.take(occasions, final=final))
 
     def decide_a_latency(self) -> bool:
-        """Measure a file again whose interval holds the bound, where that alone keeps it off the front; return whether that was done."""
+        """Measure a file again whose interval holds the bound, where that alone keeps it off the front; return whether there was one."""
         return self._repeat(self._repeats.take_undecided)
 
     def _repeat(self, take: Callable[[], Candidate | None]) -> bool:
@@ -72,8 +72,9 @@ class Session:
         again = self._repeats.measure(taken, self.measure_again)
         if isinstance(again, str):
             self.on_change(f"trial {taken.number}: its latency was not measured again, {again}")
-            return False
-        self.event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
+            self.event("latency not again", trial=taken.number, reason=again)
+        else:
+            self.event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
         return True
 
     def give_back(self) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
-from paretopress.errors import BudgetError, ConfigError
+from paretopress.errors import BudgetError, ConfigError, LatencyError, RunError
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Criterion, Plan
 
@@ -70,3 +73,29 @@ def test_outcome_survives_json_when_read_back() -> None:
     latency = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.2, 1.5, 2.4, 16, 800, 0.8)
     outcome = Outcome(Rung.SHORT, 90.0, 10, 5, latency, 100, "trials/0001/model.onnx", "ab", stages_s={"export": 0.2}, notes=("n",))
     assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.2, 1.5, 2.4, 16, 800, 0.8)
+OUTCOME = Outcome(Rung.SHORT, 90.0, 10, 5, LATENCY, 100, "trials/0001/model.onnx", "ab")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0, None, "1.0"])
+@pytest.mark.parametrize("name", ["latency_ms", "ratio", "raw_p50_ms", "baseline_raw_p50_ms"])
+def test_latency_names_the_figure_when_it_is_no_time(name: str, bad: object) -> None:
+    with pytest.raises(LatencyError, match=re.escape(f"but got {name}={bad!r}")):
+        Latency.from_json(LATENCY.to_json() | {name: bad})
+
+
+@pytest.mark.parametrize("bad", [(0.9, float("nan")), (float("nan"), 1.1), (1.1, 0.9), (0.9, float("inf"))])
+def test_latency_names_the_interval_when_it_is_none(bad: tuple[float, float]) -> None:
+    for name in ("latency_ci_ms", "ratio_ci"):
+        with pytest.raises(LatencyError, match=name):
+            replace(LATENCY, **{name: bad})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), float("inf"), "90"])
+def test_outcome_names_the_score_when_it_is_no_number(bad: object) -> None:
+    with pytest.raises(RunError, match="score must be a finite number, but got val_accuracy"):
+        Outcome.from_json(OUTCOME.to_json() | {"val_accuracy": bad})
+    with pytest.raises(RunError, match="test_accuracy"):
+        replace(OUTCOME, test_accuracy=bad)  # type: ignore[arg-type]

@@ -65,13 +65,17 @@ def test_at_work_are_those_that_live_and_have_not_left(study: optuna.Study) -> N
     assert (living.at_work(), left.at_work()) == (set(), {"living"})
 
 
-def test_silent_is_who_left_when_its_trial_is_older_than_the_grace(study: optuna.Study) -> None:
+def test_silent_is_who_left_when_its_trial_was_there_for_the_grace(study: optuna.Study) -> None:
     now = [100.0]
-    left = claims(study, "left", now)
+    left, other = claims(study, "left", now), claims(study, "other", now)
     left.renew()
     left.leave()
-    assert left.silent()("left", 10.0)
-    assert not left.silent()("left", 20.0)
+    assert not other.silent()("left", 3)
+    now[0] += 89.0
+    assert not other.silent()("left", 3)
+    now[0] += 1.0
+    assert other.silent()("left", 3)
+    assert not other.silent()("left", 4)  # asked for meanwhile
 
 
 def test_renewed_needs_no_claims_when_nobody_shares() -> None:
