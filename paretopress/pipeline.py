@@ -5,23 +5,25 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from paretopress.atomic import write_bytes, write_json
 from paretopress.cache import Cache
-from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracy
+from paretopress.errors import RunError
+from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.event_log import EventLog
 from paretopress.inputs import arrays, feeds, split, taken
-from paretopress.intake.data import Data, Split, batch, stack
+from paretopress.intake.batches import Batch, Batches, forget
+from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.kept import Kept
 from paretopress.lower.export import export_onnx
@@ -38,35 +40,11 @@ _CALIBRATION_ITEMS, _CALIBRATION_BATCH = 256, 64
 _TIMED_ITEMS = 4
 _EARLY_ITEMS = 512
 _SAMPLES = 16
-_EVALUATION_BATCH = 128
-_CACHE_BYTES = 1 << 30
 _EXPORTS_BYTES = 64 << 20
+# files that are scored together where their data are read for each scoring: a session takes about twice its file
+_TOGETHER_BYTES = 512 << 20
 # the cache's folders of latencies, and their file
 _LATENCY, _LATENCY_FILE = "latency", "latency.json"
-
-Batch = tuple[tuple[npt.NDArray[Any], ...], npt.NDArray[np.int64]]
-
-
-class Batches:
-    """The batches of a split as arrays, kept in memory where they are less than 1 GiB."""
-
-    def __init__(self, split: Split, size: int) -> None:
-        self._split, self._size = split, size
-        self._kept: list[Batch] | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._kept is not None:
-            return iter(self._kept)
-        first = next(self._read())
-        if sum(part.nbytes for part in first[0]) / len(first[1]) * self._size > _CACHE_BYTES:
-            return self._read()
-        self._kept = list(self._read())
-        return iter(self._kept)
-
-    def _read(self) -> Iterator[Batch]:
-        for start in range(0, self._size, _EVALUATION_BATCH):
-            x, y = batch(self._split, range(start, min(start + _EVALUATION_BATCH, self._size)))
-            yield arrays(x), y.numpy()
 
 
 class Pipeline:
@@ -95,7 +73,11 @@ class Pipeline:
         self._calibration = list(feeds(self._names, split(calibration, _CALIBRATION_BATCH)))
         self.example, _ = stack(data.val, 4, seed)
         (self.feed,) = feeds(self._names, [taken(self.example, 1)])
-        self._val = Batches(data.val, data.sizes()["val"])
+        for scored in (data.val, data.test):  # what was read of them lives as long as this pipeline: they may change before the next
+            forget(scored)
+            weakref.finalize(self, forget, scored).atexit = False
+        self._val, self._test = (Batches(data.splits()[name], data.sizes()[name], folder.root) for name in ("val", "test"))
+        self._scores: dict[tuple[str, Batches], float] = {}  # by sha256 of the file
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
         self._exports = Kept[bytes](_EXPORTS_BYTES, len)
@@ -120,7 +102,32 @@ class Pipeline:
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
-        return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
+        return self._accuracy(self.folder.root / onnx_path, self._test)
+
+    def test_accuracies(self, onnx_paths: Sequence[str]) -> dict[str, float | RunError]:
+        """Return the accuracy of each file of this run on the test split, in percent, or why it has none.
+
+        Where the split is too large to be kept, it is read once for as many files as fit into memory together.
+        Raises: DataError: the split cannot be scored. TargetLostError: the target that scores is out of reach.
+        """
+        found: dict[str, float | RunError] = {}
+        by_sha256: dict[str, list[str]] = {}
+        for path in onnx_paths:
+            try:
+                by_sha256.setdefault(_sha256(self.folder.root / path), []).append(path)
+            except RunError as error:
+                found[path] = error
+        unknown = [(sha256, self.folder.root / paths[0]) for sha256, paths in by_sha256.items() if (sha256, self._test) not in self._scores]
+        for group in _groups(unknown, 0 if self._test.kept() else _TOGETHER_BYTES):
+            paths = [path for _, path in group]
+            scores = onnx_accuracies(paths, self._test, threads=self._threads, target=self._scored_on, task=self.data.task)
+            for (sha256, _), score in zip(group, scores, strict=True):
+                if isinstance(score, RunError):
+                    found |= dict.fromkeys(by_sha256[sha256], score)
+                else:
+                    self._scores[sha256, self._test] = score
+        known = {path: self._scores.get((sha256, self._test)) for sha256, paths in by_sha256.items() for path in paths}
+        return found | {path: score for path, score in known.items() if score is not None}
 
     def val_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the validation split, in percent."""
@@ -134,8 +141,12 @@ class Pipeline:
         """Return the accuracy of a candidate on the validation split before it was quantised, in percent."""
         return module_accuracy(module, self._val, self.data.task)
 
-    def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
-        return onnx_accuracy(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
+    def _accuracy(self, path: Path, images: Batches) -> float:
+        """Return the accuracy of a file; one whose bytes were scored already is not scored again."""
+        key = _sha256(path), images
+        if key not in self._scores:
+            self._scores[key] = onnx_accuracy(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
+        return self._scores[key]
 
     def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, only_timed: bool = False) -> None:
         """Write the ONNX file of a module under a plan's bits.
@@ -226,6 +237,28 @@ class Pipeline:
         with watch.stage("accuracy"):
             accuracy = module_accuracy(module, self._early, self.data.task)
         return _outcome(path, "", Rung.COSTS, accuracy, macs, latency, watch)
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a file that is to be scored; raises RunError if it cannot be read."""
+    try:
+        return file_facts(path)[1]
+    except OSError as error:
+        raise RunError(f"a file that is scored must be readable, but got {error.strerror} at {path.name}") from error
+
+
+def _groups(files: Sequence[tuple[str, Path]], most_bytes: int) -> list[list[tuple[str, Path]]]:
+    """Return (sha256, file) in groups of at most so many bytes, each of one file at least."""
+    groups: list[list[tuple[str, Path]]] = []
+    left_bytes = 0
+    for sha256, path in files:
+        size_bytes = path.stat().st_size
+        if size_bytes > left_bytes or not groups:
+            groups.append([])
+            left_bytes = most_bytes
+        groups[-1].append((sha256, path))
+        left_bytes -= size_bytes
+    return groups
 
 
 def _outcome(path: Path, stored: str, rung: Rung, accuracy: float, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:

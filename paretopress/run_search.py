@@ -13,11 +13,12 @@ from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, op
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
-from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.errors import ConfigError, RunError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter
@@ -229,6 +230,8 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     points = front(candidates, search.bounds)
     chosen = best(points, search.bounds, search.val_images)
     known, watch = _known_test_accuracies(folder), Stopwatch()
+    with watch.stage("accuracy"):
+        known |= _test_accuracies(pipeline, [state.baseline, *(c.outcome for c in points)], known)
 
     def tested(outcome: Outcome) -> Outcome:
         accuracy = known.get(outcome.onnx_sha256)
@@ -257,6 +260,13 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     if chosen is None:
         raise _nothing_feasible(candidates, search.bounds)
     return value
+
+
+def _test_accuracies(pipeline: Pipeline, outcomes: Sequence[Outcome], known: Mapping[str, float]) -> dict[str, float]:
+    """Return sha256 -> test accuracy of the files that are not known yet, scored together; one that cannot be scored is left out."""
+    paths = {outcome.onnx_sha256: outcome.onnx_path for outcome in outcomes if outcome.onnx_sha256 not in known}
+    scores = pipeline.test_accuracies(list(paths.values()))
+    return {sha256: score for sha256, path in paths.items() if not isinstance(score := scores[path], RunError)}
 
 
 def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
