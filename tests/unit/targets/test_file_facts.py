@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from paretopress.targets import file_facts as facts
 from paretopress.targets.file_facts import file_facts
 
 
@@ -40,8 +42,18 @@ def test_file_facts_read_a_file_again_when_other_bytes_of_the_same_length_are_th
     assert hashed == ["model.onnx"] * 2
 
 
-def test_file_facts_read_a_file_again_when_it_was_changed_a_moment_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stamp_ns", "age_ns", "again"),
+    [(1_000_123_456, 5_000_000, True), (1_000_123_456, 25_000_000, False), (10**9, 25_000_000, True), (10**9, 2_500_000_000, False)],
+    ids=["fine, young", "fine, old", "seconds, young", "seconds, old"],
+)
+def test_file_facts_read_a_file_again_when_a_later_change_could_bear_the_same_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamp_ns: int, age_ns: int, again: bool
+) -> None:
     path = tmp_path / "model.onnx"
-    for k in range(200):  # many of them within one tick of the file system's clock, which stamps them alike
-        path.write_bytes(b"%07d" % k)
-        assert file_facts(path) == (7, sha256(b"%07d" % k))
+    monkeypatch.setattr(facts, "_state", lambda _: (1, 2, 7, stamp_ns, stamp_ns))  # as a file system whose clock has not ticked
+    monkeypatch.setattr(facts, "time", SimpleNamespace(time_ns=lambda: stamp_ns + age_ns))
+    path.write_bytes(b"weights")
+    file_facts(path)
+    path.write_bytes(b"WEIGHTS")
+    assert file_facts(path)[1] == sha256(b"WEIGHTS" if again else b"weights")
