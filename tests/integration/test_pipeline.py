@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from paretopress import atomic, pipeline
+from paretopress import atomic, pipeline, plan_evaluator
 from paretopress.compress.recover import Recipe, Recovery
 from paretopress.compress.students import Students
 from paretopress.errors import RunError
@@ -309,3 +309,14 @@ def test_pipeline_reads_its_splits_again_when_an_earlier_one_read_them(tiny: nn.
     again = Pipeline(made.intake, made.data, made.target, folder, reduce_range=False, scoring_threads=1, seed=0)
     assert again.test_accuracy("baseline.onnx") != before
     assert test.reads == 64
+
+
+def test_evaluator_reads_the_judged_items_once_when_plans_differ_in_their_criteria(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=6.0)
+    stacked, real = list[int](), plan_evaluator.stack
+    monkeypatch.setattr(plan_evaluator, "stack", lambda split, count, seed: stacked.append(count) or real(split, count, seed))
+    for number, criterion in enumerate(Criterion):
+        evaluate(Plan(kept={"block1.conv1": 4}, importance=criterion), Rung.COSTS, number)
+    assert len(stacked) == 1
