@@ -66,9 +66,10 @@ def _recorded(folder: RunFolder, number: int) -> tuple[Plan, Outcome]:
 
 
 def _climbed(evaluate: PlanEvaluator, plan: Plan, rung: Rung, number: int) -> Outcome:
-    """Return the outcome at a rung, reached as a trial reaches it."""
-    outcome = evaluate(plan, Rung.COSTS, number)
-    for step in evaluate.effort.ladder()[1:]:
-        if step <= rung:
-            outcome = evaluate(plan, step, number)
-    return outcome
+    """Return the outcome at a rung, reached as a trial reaches it.
+
+    The rung of the costs is climbed for its own figures alone: the next one starts from the original weights, too.
+    """
+    if rung is Rung.COSTS:
+        return evaluate(plan, rung, number)
+    return [evaluate(plan, step, number) for step in evaluate.effort.ladder() if Rung.COSTS < step <= rung][-1]

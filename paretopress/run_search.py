@@ -7,18 +7,19 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, open_store
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
-from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.errors import ConfigError, RunError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
+from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
@@ -73,7 +74,10 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
                 search.run(seeds)
             found = search.candidates()
             for candidate in [*front(found, bounds), *nearest_points(found, bounds)]:
-                shared.fetch(candidate.outcome)  # other hosts made a part of the front
+                try:
+                    shared.fetch(candidate.outcome)  # other hosts made a part of the front
+                except RunError as error:
+                    EventLog(run.folder.log)("file not fetched", {"trial": candidate.number, "reason": str(error)})
         else:
             search.run(seeds)
     if run.config.disk.cache_mb > 0.0:
@@ -236,23 +240,22 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
     """
     folder, state, pipeline = run.folder, run.state, run.pipeline
-    candidates = search.candidates()
-    points, nearest = front(candidates, search.bounds), nearest_points(candidates, search.bounds)
+    candidates, watch = search.candidates(), Stopwatch()
+    with watch.stage("accuracy"):
+        tests = _Tests(pipeline, _known_test_accuracies(folder))
+        while True:
+            there = [c for c in candidates if c.outcome.onnx_sha256 not in tests.lost]
+            points, nearest = front(there, search.bounds), nearest_points(there, search.bounds)
+            if tests.score([state.baseline, *(c.outcome for c in (*points, *nearest))]):
+                break  # else one has lost its file, and those that it dominated come to the front
     chosen = best(points, search.bounds, search.val_images)
-    known, watch = _known_test_accuracies(folder), Stopwatch()
-
-    def tested(outcome: Outcome) -> Outcome:
-        accuracy = known.get(outcome.onnx_sha256)
-        if accuracy is None:
-            with watch.stage("accuracy"):
-                accuracy = pipeline.test_accuracy(outcome.onnx_path)
-        return replace(outcome, test_accuracy=accuracy)
+    lost = {c.number: reason for c in candidates if (reason := tests.lost.get(c.outcome.onnx_sha256))}
 
     def shown(members: Sequence[Candidate]) -> list[dict[str, Any]]:
-        return [point_json(replace(c, outcome=tested(c.outcome)), search.bounds) for c in members]
+        return [point_json(replace(c, outcome=tests.tested(c.outcome)), search.bounds) for c in members]
 
     value = front_json(
-        baseline_json(tested(state.baseline)),
+        baseline_json(tests.tested(state.baseline)),
         shown(points),
         shown(nearest),
         candidates,
@@ -266,6 +269,7 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
         data=pipeline.data.sizes(),
         elapsed_s=search.times.elapsed_s,
         seconds=search.seconds(watch.seconds),
+        lost=lost,
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)
@@ -274,12 +278,39 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     return value
 
 
+@dataclass(slots=True)
+class _Tests:
+    """Test accuracies by sha256 of the file; `lost` has why a file has none: it is gone, or does not run."""
+
+    pipeline: Pipeline
+    known: dict[str, float]
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def score(self, outcomes: Sequence[Outcome]) -> bool:
+        """Score the files that were not tried yet, together; return whether each of those has a score."""
+        tried = self.known.keys() | self.lost.keys()
+        paths = {outcome.onnx_sha256: outcome.onnx_path for outcome in outcomes if outcome.onnx_sha256 not in tried}
+        scores = self.pipeline.test_accuracies(list(paths.values()))
+        for sha256, path in paths.items():
+            score = scores[path]
+            if isinstance(score, RunError):
+                self.lost[sha256] = str(score)
+            else:
+                self.known[sha256] = score
+        return not self.lost.keys() & paths.keys()
+
+    def tested(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with its test accuracy, None where its file has none."""
+        return replace(outcome, test_accuracy=self.known.get(outcome.onnx_sha256))
+
+
 def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
     """Return sha256 -> test accuracy of what an earlier end of this run scored already."""
     if not folder.front.is_file():
         return {}
     value = folder.read(folder.front)
-    return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"], *value.get("nearest", ()))}
+    rows = (value["baseline"], *value["points"], *value.get("nearest", ()))
+    return {row["onnx"]["sha256"]: row["test_accuracy"] for row in rows if row["test_accuracy"] is not None}
 
 
 def _nothing_feasible(candidates: Sequence[Candidate], nearest: Sequence[Candidate], bounds: Bounds) -> SearchFailedError:
@@ -293,7 +324,6 @@ def _nothing_feasible(candidates: Sequence[Candidate], nearest: Sequence[Candida
         return SearchFailedError("a front needs a completed trial, but none was completed", "`paretopress status RUN` shows the reasons.")
     fastest = min(candidates, key=lambda c: c.outcome.latency.latency_ms)
     return SearchFailedError(
-        f"every plan was over a bound before any training; the fastest takes up to {fastest.outcome.latency.latency_ci_ms[1]:.3f} ms, and "
-        f"{bounds.limit_ms:.3f} ms are allowed",
+        f"no plan met the budget of {bounds.limit_ms:.3f} ms; the fastest reached {describe(fastest.outcome, bounds)} before any training",
         "Widen the budget, or give the search more time.",
     )

@@ -73,11 +73,13 @@ def front_json(
     data: Mapping[str, int],
     elapsed_s: float,
     seconds: Mapping[str, float],
+    lost: Mapping[int, str],
 ) -> dict[str, Any]:
     """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`.
 
     Args:
         points: within every bound. nearest: where there are none, those that miss the bounds by least, nearest first.
+        lost: trial -> why its file could not be scored in the end, of those that would be shown.
     """
     budget = bounds.budget
     return {
@@ -86,6 +88,7 @@ def front_json(
         "baseline": dict(baseline),
         "points": [dict(point) for point in points],
         "nearest": [dict(point) for point in nearest],
+        "lost": [{"trial": trial, "reason": reason} for trial, reason in lost.items()],
         "best": best,
         "budget": {
             "latency_ms": budget.latency_ms,
