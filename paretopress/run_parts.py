@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from paretopress.intake.checks import check_data, check_model
 from paretopress.intake.data import Data, argument_names, as_data, data_sha256, stack
 from paretopress.intake.data_spec import load_data
 from paretopress.intake.factory import is_factory, load_function
+from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.model_spec import load_model
+from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
 from paretopress.measurement import Latency
@@ -36,7 +39,8 @@ from paretopress.targets.target import Target
 from paretopress.tasks.base import Task
 from paretopress.tasks.choose import task_by, task_scored_by
 
-_EXAMPLE_ITEMS = 4
+# of the trace, and of the comparison of the traced model with the one that was handed over
+_EXAMPLE_ITEMS, _COMPARED_ITEMS = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +71,19 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     check_model(model)
     assert model is not None
     split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
-    model.eval()
     split = replace(split, task=_task(config, base))
     names = argument_names(split.train)
-    check_data(split, model if names is None else lambda *x: model(**dict(zip(names, x, strict=True))))
+    _check(split, model, names)
     example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
-    intake = take_in(model, example, names)
+    intake = take_in(model, example, names, items=telling_items(split.val, _COMPARED_ITEMS, config.seed))
     check_layers(intake.module, config.recovery.features)
     return intake, split
+
+
+def _check(data: Data, model: nn.Module, names: Sequence[str] | None) -> None:
+    """Raise InputError if model and data do not fit; a copy of the model runs, for its forward may change what it holds."""
+    evaluated = evaluated_copy(model)
+    check_data(data, evaluated if names is None else lambda *x: evaluated(**dict(zip(names, x, strict=True))))
 
 
 def _task(config: RunConfig, base: Path | None) -> Task:
