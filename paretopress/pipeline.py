@@ -20,13 +20,14 @@ from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracy
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.event_log import EventLog
-from paretopress.inputs import arrays, feeds, split, taken
+from paretopress.inputs import arrays, feeds, split
 from paretopress.intake.data import Data, Split, batch, stack
 from paretopress.intake.trace import Intake
 from paretopress.kept import Kept
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.onnx_graph import timed_feed
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds
@@ -94,7 +95,7 @@ class Pipeline:
         calibration, _ = stack(data.train, _CALIBRATION_ITEMS, seed)
         self._calibration = list(feeds(self._names, split(calibration, _CALIBRATION_BATCH)))
         self.example, _ = stack(data.val, 4, seed)
-        (self.feed,) = feeds(self._names, [taken(self.example, 1)])
+        self.feed = timed_feed(self._names, self.example, intake.module)
         self._val = Batches(data.val, data.sizes()["val"])
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]

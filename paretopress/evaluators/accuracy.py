@@ -100,6 +100,6 @@ def _run_in_pieces(run: Runner, nodes: Sequence[ort.NodeArg], inputs: Arrays, fi
         for parts in pieces(inputs, nodes[0].shape)
     ]
     try:
-        return tuple(np.concatenate(outputs) for outputs in zip(*found, strict=True))
+        return tuple(np.concatenate(outputs)[: len(inputs[0])] for outputs in zip(*found, strict=True))
     except ValueError as error:  # an output without an axis of items
         raise RunError(f"outputs must have one row an item, but got: {error} at {file}") from error

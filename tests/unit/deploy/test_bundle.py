@@ -174,7 +174,7 @@ def test_write_bundle_leaves_nothing_when_interrupted(write: Write, tmp_path: Pa
         (lambda array: array.astype(np.float64), "must be float32, but got float64"),
         (lambda array: array[:, :, :1], "must have shape"),
         (lambda array: array[0], "must have shape"),
-        (lambda array: array[:0], "positive multiple"),
+        (lambda array: array[:0], "must be positive"),
         (lambda array: array * np.float32("nan"), "finite"),
     ],
     ids=["dtype", "size", "rank", "none", "nan"],
@@ -206,7 +206,7 @@ def test_write_bundle_takes_half_floats_when_the_model_does(write: Write, make_m
 
 
 def test_write_bundle_refuses_when_class_names_do_not_match_the_outputs(write: Write, make_facts: Facts) -> None:
-    with pytest.raises(BundleError, match=r"\(10, 2\), a column for each class name"):
+    with pytest.raises(BundleError, match=r"a value for each of 2 class names, but got shape \(10, 3\)"):
         write(facts=make_facts(classes=("cat", "dog")))
 
 
