@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
+from paretopress.inputs import pieces
 from paretopress.targets.agent import answer
 from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
 from paretopress.targets.local import LocalTarget
@@ -84,3 +87,18 @@ def test_answer_removes_the_folders_of_killed_agents_when_told(place: Path) -> N
     reply, _ = answer({"command": "environment", "remove": ["1", "3"]}, b"", place)
     assert reply["environment"]["cores_logical"] >= 1
     assert sorted(path.name for path in place.parent.iterdir() if path.is_dir()) == ["paretopress-0", "paretopress-2"]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_answer_runs_and_scores_a_file_of_fixed_batch_size(place: Path, tmp_path: Path, batch: int) -> None:
+    path = tmp_path / "fixed.onnx"
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "fixed", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    name = sha256(path.read_bytes())
+    put(place, path.read_bytes())
+    x = np.arange(18, dtype=np.float32).reshape(6, 3)
+    found = [unpack_arrays(run(place, name, part)[1])[0] for (part,) in pieces([x], [batch, 3])]
+    assert np.concatenate(found)[:6].tolist() == (2 * x).tolist()
+    head = {"command": "measure_baseline", "seed": 0, "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget(baseline_blocks=6))}
+    assert answer(head, pack_arrays([x[:1].repeat(batch, 0)]), place)[0]["latency"]["latency_ms"] > 0.0
