@@ -51,6 +51,10 @@ class ModelError(InputError):
     """The model is not a module, does not trace, or holds NaN."""
 
 
+class RewriteError(ModelError):
+    """A part of the model cannot be put in plain layers as it is called; intake leaves that part as it is."""
+
+
 class DataError(InputError):
     """A split is empty, a shape is wrong, a label is out of range, or an input is NaN."""
 

@@ -22,7 +22,7 @@ from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, on
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.event_log import EventLog
-from paretopress.inputs import arrays, feeds, split, taken
+from paretopress.inputs import arrays, feeds, split
 from paretopress.intake.batches import Batch, Batches, forget
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
@@ -30,6 +30,7 @@ from paretopress.kept import Kept
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.onnx_graph import timed_feed
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds
@@ -75,7 +76,7 @@ class Pipeline:
         calibration, _ = stack(data.train, _CALIBRATION_ITEMS, seed)
         self._calibration = list(feeds(self._names, split(calibration, _CALIBRATION_BATCH)))
         self.example, _ = stack(data.val, 4, seed)
-        (self.feed,) = feeds(self._names, [taken(self.example, 1)])
+        self.feed = timed_feed(self._names, self.example, intake.module)
         for scored in (data.val, data.test):  # what was read of them lives as long as this pipeline: they may change before the next
             forget(scored)
             weakref.finalize(self, forget, scored).atexit = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,14 +16,18 @@ from paretopress.compress.students import Shelf, Students
 from paretopress.config import RunConfig
 from paretopress.errors import ConfigError
 from paretopress.event_log import read_events
-from paretopress.intake.checks import check_data, check_model
+from paretopress.intake.checks import check_data, check_model, has_class_axis
+from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.data import Data, argument_names, as_data, data_sha256, stack
 from paretopress.intake.data_spec import load_data
 from paretopress.intake.factory import is_factory, load_function
-from paretopress.intake.model_spec import load_model
+from paretopress.intake.faithful import evaluated_copy
+from paretopress.intake.model_spec import load_model, onnx_file
+from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
 from paretopress.measurement import Latency
+from paretopress.onnx_graph import OnnxGraph
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.probing import opener
@@ -36,7 +41,10 @@ from paretopress.targets.target import Target
 from paretopress.tasks.base import Task
 from paretopress.tasks.choose import task_by, task_scored_by
 
-_EXAMPLE_ITEMS = 4
+# of the trace, and of the comparison of the traced model with the one that was handed over
+_EXAMPLE_ITEMS, _COMPARED_ITEMS = 4, 8
+# parameters of a model of which no more items are compared than it is traced with
+_LARGE = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +70,40 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     Raises: InputError: they cannot be used.
     """
     base = Path(config.base) if config.base else None
+    converted = None
     if model is None and config.model is not None:
+        converted = onnx_file(config.model, base)
         model = load_model(config.model, trust=config.trust, base=base)
     check_model(model)
     assert model is not None
     split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
-    model.eval()
     split = replace(split, task=_task(config, base))
     names = argument_names(split.train)
-    check_data(split, model if names is None else lambda *x: model(**dict(zip(names, x, strict=True))))
+    if converted is not None:
+        model = _faithful(converted, model, split, names, config.seed)
+    _check(split, model, names)
+    if not has_class_axis(split.task):
+        split = replace(split, classes=())  # they are no names of outputs
     example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
-    intake = take_in(model, example, names)
+    compared = _COMPARED_ITEMS if sum(part.numel() for part in model.parameters()) < _LARGE else _EXAMPLE_ITEMS
+    intake = take_in(model, example, names, items=telling_items(split.val, compared, config.seed))
     check_layers(intake.module, config.recovery.features)
     return intake, split
+
+
+def _faithful(path: Path, model: nn.Module, data: Data, names: Sequence[str] | None, seed: int) -> nn.Module:
+    """Return a model that was converted from a file, or the file itself where that computes something else."""
+    try:
+        items = telling_items(data.val, _COMPARED_ITEMS, seed)
+    except Exception:  # `check_data` tells what is wrong with the data, and at which item
+        return model
+    return model if isinstance(model, OnnxGraph) else faithful_conversion(model, path, names, items)
+
+
+def _check(data: Data, model: nn.Module, names: Sequence[str] | None) -> None:
+    """Raise InputError if model and data do not fit; a copy of the model runs, for its forward may change what it holds."""
+    evaluated = evaluated_copy(model)
+    check_data(data, evaluated if names is None else lambda *x: evaluated(**dict(zip(names, x, strict=True))))
 
 
 def _task(config: RunConfig, base: Path | None) -> Task:

@@ -231,7 +231,7 @@ def find_state(
         found.seconds_per_step,
         _effort(config, intake, found.seconds_per_step, spent, epoch),
         found.removal_order,
-        environment,
+        _with_batch(environment, len(next(iter(pipeline.feed.values())))),
         data.classes,
         data.preprocessing,
         data.sizes(),
@@ -242,6 +242,11 @@ def find_state(
     write_json(pipeline.folder.graph, intake.graph.to_json())
     write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
     return state
+
+
+def _with_batch(environment: Mapping[str, Any], batch: int) -> Mapping[str, Any]:
+    """Return a target's environment with the batch that is timed: 1, unless the model's file takes another."""
+    return {**environment, "session": {**environment["session"], "batch": batch}} if "session" in environment else environment
 
 
 def _trains(config: RunConfig, graph: ModelGraph) -> bool:

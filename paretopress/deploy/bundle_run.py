@@ -2,7 +2,7 @@
 
     python run.py --check                 hash of every file, session, self-check
     python run.py --time --runs 200       p50 and p90 of one batch on this machine
-    python run.py --predict inputs.npy    classes and probabilities
+    python run.py --predict inputs.npy    classes and probabilities, or shares of the pixels
 
 From Python: `import run; outputs = run.predict(array)`. paretopress copies this file verbatim into every bundle and verifies
 bundles with the same functions.
@@ -182,12 +182,15 @@ def load(folder: Path = HERE) -> Bundle:
 
 
 def check_input(array: Array, spec: Mapping[str, Any]) -> None:
-    """Raise WrongInputError unless `array` has the dtype and shape of a manifest's input; a named dimension takes any size >= 1."""
+    """Raise WrongInputError unless `array` has the dtype and shape of a manifest's input.
+
+    A named dimension takes any size >= 1, and so does the first: a fixed batch is run in pieces.
+    """
     if str(array.dtype) != spec["dtype"]:
         raise WrongInputError(f"input {spec['name']} must be {spec['dtype']}, but got {array.dtype}. Use array.astype('{spec['dtype']}').")
     shape = spec["shape"]
     fits = array.ndim == len(shape) and all(
-        size == shape[axis] if isinstance(shape[axis], int) else size >= 1 for axis, size in enumerate(array.shape)
+        size == shape[axis] if axis and isinstance(shape[axis], int) else size >= 1 for axis, size in enumerate(array.shape)
     )
     if not fits:
         wanted = ", ".join(str(size) for size in shape)
@@ -208,16 +211,23 @@ def feed_of(inputs: Array | Mapping[str, Array], specs: Sequence[Mapping[str, An
 
 
 def predict(inputs: Array | Mapping[str, Array], bundle: Bundle | None = None) -> list[Array]:
-    """Return the model's outputs, in the manifest's order; the first is (N, classes).
+    """Return the model's outputs, in the manifest's order; each has N rows, (N, classes) where the model scores classes.
 
     Args:
-        inputs: preprocessed as the manifest says, (N, C, H, W) float32 of images, N = batch; where the model takes several inputs, a
-            dict of them by name. Never changed.
+        inputs: preprocessed as the manifest says, (N, C, H, W) float32 of images, (N, positions) int64 of tokens, N = batch; where the
+            model takes several inputs, a dict of them by name. A model of a fixed batch takes any N. Never changed.
         bundle: from `load`; without it that of the folder of this file.
     Raises: WrongInputError: another dtype or shape. BrokenBundleError: the model cannot be run.
     """
     bundle = bundle or load()
-    return run_session(bundle.session, feed_of(inputs, bundle.manifest["inputs"]))
+    feed = feed_of(inputs, bundle.manifest["inputs"])
+    return in_batches(bundle.session, feed, fixed_batch(bundle.session) or len(next(iter(feed.values()))))
+
+
+def fixed_batch(session: ort.InferenceSession) -> int | None:
+    """Return the batch that the model takes, None if it takes any."""
+    first = next(iter(session.get_inputs()[0].shape), None)
+    return first if isinstance(first, int) and first > 0 else None
 
 
 def run_session(session: ort.InferenceSession, feed: Mapping[str, Array]) -> list[Array]:
@@ -229,12 +239,17 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, Array]) -> lis
 
 
 def in_batches(session: ort.InferenceSession, samples: Mapping[str, Array], batch: int) -> list[Array]:
-    """Return the outputs of all samples, run `batch` at a time: dynamic quantisation scales by the batch, so it must not vary."""
+    """Return the outputs of all samples, run `batch` at a time: dynamic quantisation scales by the batch, so it must not vary.
+
+    The last batch of a model that takes no other is filled up with the last sample.
+    """
     count = len(next(iter(samples.values())))
-    parts = [
-        run_session(session, {name: array[start : start + batch] for name, array in samples.items()}) for start in range(0, count, batch)
-    ]
-    return [np.concatenate([part[index] for part in parts]) for index in range(len(parts[0]))]
+    filled = fixed_batch(session) is not None
+    parts = []
+    for start in range(0, count, batch):
+        rows = [min(row, count - 1) for row in range(start, start + batch if filled else min(start + batch, count))]
+        parts.append(run_session(session, {name: array[rows] for name, array in samples.items()}))
+    return [np.concatenate([part[index] for part in parts])[:count] for index in range(len(parts[0]))]
 
 
 def difference(expected: Array, actual: Array) -> float:
@@ -339,7 +354,7 @@ def probabilities(scores: Array) -> Array:
 
 
 def describe_predictions(bundle: Bundle, path: Path, top: int = 3) -> list[str]:
-    """Return one line per input of a .npy file, or of an .npz file of several: its most probable classes.
+    """Return one line per input of a .npy file, or of an .npz file of several: its most probable classes, or its largest by pixels.
 
     Raises: WrongInputError: not arrays that the model takes.
     """
@@ -351,15 +366,23 @@ def describe_predictions(bundle: Bundle, path: Path, top: int = 3) -> list[str]:
     if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in feed.values()):
         raise WrongInputError(f"{path} must hold finite numbers, but got NaN or infinity.")
     scores = predict(feed, bundle)[0]
-    if scores.ndim != 2:
-        raise BrokenBundleError(f"the first output must be (N, classes) to name classes, but got {scores.shape}", "Call predict instead.")
+    if scores.ndim != 2 and not (scores.ndim == 4 and bundle.manifest["classes"]):
+        raise BrokenBundleError(
+            f"the first output must be (N, classes) or (N, classes, H, W) to name classes, but got {scores.shape}", "Call predict instead."
+        )
     names = bundle.manifest["classes"]
     lines = []
-    for row, values in enumerate(probabilities(scores)):
+    for row, values in enumerate(probabilities(scores) if scores.ndim == 2 else shares_of_pixels(scores)):
         best = np.argsort(-values, kind="stable")[:top]
         shares = (f"{names[index] if index < len(names) else 'class'} ({index}) {values[index]:.4f}" for index in best)
         lines.append(f"{row}: " + ", ".join(shares))
     return lines
+
+
+def shares_of_pixels(scores: Array) -> Array:
+    """Return (N, classes) float64: the share of the pixels of each item in which a class of (N, classes, H, W) scores highest."""
+    highest = scores.argmax(axis=1).reshape(len(scores), -1)
+    return np.stack([(highest == index).mean(axis=1) for index in range(scores.shape[1])], axis=1)
 
 
 def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:

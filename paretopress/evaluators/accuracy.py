@@ -169,6 +169,6 @@ def _run_in_pieces(file: OpenFile, name: str, inputs: Arrays) -> Arrays:
         [np.asarray(output) for output in file.run(dict(zip(names, parts, strict=True)))] for parts in pieces(inputs, file.inputs[0][1])
     ]
     try:
-        return tuple(np.concatenate(outputs) for outputs in zip(*found, strict=True))
+        return tuple(np.concatenate(outputs)[: len(inputs[0])] for outputs in zip(*found, strict=True))
     except ValueError as error:  # an output without an axis of items
         raise RunError(f"outputs must have one row an item, but got: {error} at {name}") from error

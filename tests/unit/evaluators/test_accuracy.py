@@ -34,7 +34,7 @@ def _batch(predicted: list[int], labels: list[int]) -> Batch:
     return np.eye(3, dtype=np.float32)[predicted].reshape(-1, 3, 1, 1), np.array(labels)
 
 
-@pytest.mark.parametrize("batch", ["batch", 1], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("batch", ["batch", 1, 2, 8])
 def test_onnx_accuracy_counts_images_when_batches_are_unequal(tmp_path: Path, batch: int | str) -> None:
     path = _write(tmp_path / "m.onnx", batch=batch)
     batches = [_batch([0, 1, 2], [0, 1, 1]), _batch([2], [2]), _batch([], []), _batch([0], [2])]
@@ -77,7 +77,7 @@ class OffByOne(LocalTarget):
             yield replace(file, run=lambda feed: [np.roll(output, 1, axis=1) for output in file.run(feed)])
 
 
-@pytest.mark.parametrize("batch", ["batch", 1], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("batch", ["batch", 1, 2, 8])
 def test_onnx_accuracy_counts_the_targets_answers_when_scored_there(tmp_path: Path, batch: int | str) -> None:
     path = _write(tmp_path / "m.onnx", batch=batch)
     batches, before = [_batch([0, 1, 2], [1, 2, 2]), _batch([2], [0])], OffByOne.opens

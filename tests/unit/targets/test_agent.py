@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
+from paretopress.inputs import pieces
 from paretopress.targets import agent as agent_module
 from paretopress.targets.agent import Held
 from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
@@ -128,3 +131,18 @@ def test_answer_reads_a_file_once_when_it_is_used_again_and_again(place: Path, d
     for _ in range(5):
         run(place, name, [[1, 2, 3]])
     assert hashed == [f"{name}.onnx"]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_answer_runs_and_scores_a_file_of_fixed_batch_size(place: Path, tmp_path: Path, batch: int) -> None:
+    path = tmp_path / "fixed.onnx"
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "fixed", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    name = sha256(path.read_bytes())
+    put(place, path.read_bytes())
+    x = np.arange(18, dtype=np.float32).reshape(6, 3)
+    found = [unpack_arrays(run(place, name, part)[1])[0] for (part,) in pieces([x], [batch, 3])]
+    assert np.concatenate(found)[:6].tolist() == (2 * x).tolist()
+    head = {"command": "measure_baseline", "seed": 0, "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget(baseline_blocks=6))}
+    assert answer(head, pack_arrays([x[:1].repeat(batch, 0)]), place)[0]["latency"]["latency_ms"] > 0.0
