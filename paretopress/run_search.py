@@ -101,6 +101,7 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
         evaluate, claims = inner, None
         if isinstance(place, StudyPlace):
             evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
+            worker = claims.worker
         search = Search(
             study,
             run.space,
