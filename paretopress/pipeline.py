@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds
+from paretopress.seeding import seeded
 from paretopress.stopwatch import Stopwatch
 from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
@@ -65,7 +67,8 @@ class Batches:
 
     def _read(self) -> Iterator[Batch]:
         for start in range(0, self._size, _EVALUATION_BATCH):
-            x, y = batch(self._split, range(start, min(start + _EVALUATION_BATCH, self._size)))
+            with seeded(start):  # a split that draws nevertheless shows the same items at every reading
+                x, y = batch(self._split, range(start, min(start + _EVALUATION_BATCH, self._size)))
             yield arrays(x), y.numpy()
 
 
@@ -85,7 +88,10 @@ class Pipeline:
         score_on_target: bool = False,
         cache: Cache | None = None,
         formats: Formats = PLAIN,
+        identity: Mapping[str, Any] = MappingProxyType({}),
     ):
+        """Take the parts; `identity` names what they were made from, see `same_run`."""
+        self.identity = identity
         self.intake, self.data = intake, data
         self.folder, self.seed, self.target, self.cache = folder, seed, target, cache
         self.reduce_range, self.formats, self._threads = reduce_range, formats, scoring_threads
@@ -171,6 +177,10 @@ class Pipeline:
         if self._fingerprint is None:
             self._fingerprint = probe_fingerprint(self.target.name, self.target.environment())
         return self._fingerprint
+
+    def whole_identity(self) -> dict[str, Any]:
+        """Return what names all that a run rests on, its target included."""
+        return {**self.identity, "target": self.fingerprint()}
 
     def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch, *, again: bool = False) -> Latency:
         """Return the latency of a file beside the baseline; `again` measures also what an earlier run measured."""

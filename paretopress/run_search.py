@@ -35,7 +35,7 @@ from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe
-from paretopress.shared_run import publish, worker_identity
+from paretopress.shared_run import publish
 from paretopress.stopwatch import Stopwatch
 from paretopress.worked import noting_work, seconds_worked
 
@@ -132,7 +132,7 @@ def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Repor
     """Publish the run, say how others join it, and return where."""
     place, pipeline = study_place(run.folder, run.config), run.pipeline
     assert isinstance(place, StudyPlace)
-    publish(search.study, run.folder, shelf, worker_identity(pipeline.intake, pipeline.data, run.config.seed, pipeline.fingerprint()))
+    publish(search.study, run.folder, shelf, pipeline.whole_identity())
     reporter.message(f"others join with: paretopress worker '{place}'")
     return place
 
