@@ -16,6 +16,7 @@ from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.export import export_point, select_point
+from paretopress.intake.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Budget
 from paretopress.probing import opener, target_facts
@@ -29,6 +30,7 @@ from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.records import Records
 from paretopress.search.samplers import check_sampler
+from paretopress.seeding import undisturbed
 from paretopress.setup_run import RunState, find_state, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.stopwatch import Stopwatch
@@ -87,6 +89,7 @@ def compress(
     return start_run(parse_config(asked | sections, "compress(...)"), Path(run), reporter or SilentReporter(), model=model, data=data)
 
 
+@undisturbed()
 def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
     """Start a run from a configuration; everything the user handed over is checked before the folder is made."""
     watch = Stopwatch()
@@ -110,6 +113,9 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
             for warning in state_warnings(env):
                 reporter.message(f"warning: {warning}")
             pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
+            for name, value in pipeline.identity.items():
+                if isinstance(value, str) and " (" in value and name != LABELS:
+                    reporter.message(f"warning: the {name} are known in part {value.partition(' ')[2]}")
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, intake, split, space, config, env, watch)
             return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config, reporter)))
@@ -137,6 +143,7 @@ def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
     return named
 
 
+@undisturbed()
 def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
     """Search again with the latencies that another run recorded: the same seed proposes the same plans in the same order.
 
@@ -174,6 +181,7 @@ def _replayed(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in identity.items() if name not in ("code", "versions", "settings")}
 
 
+@undisturbed()
 def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
     """Go on with a run; at most the trial in flight when it ended is tried again.
 

@@ -126,7 +126,7 @@ class Contents:
     def array(self, value: np.ndarray[Any, Any]) -> bytes:
         """Return the hash of an array: type, shape and bytes."""
         if value.dtype.hasobject:
-            return joined(b"array", str(value.shape).encode(), self._sequence(value.reshape(-1).tolist()))
+            return joined(b"array", str(value.shape).encode(), self.sequence(value.reshape(-1).tolist()))
         kind = f"{value.dtype.descr} {value.shape}".encode()
         return joined(b"array", kind, np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b"")
 
@@ -217,7 +217,7 @@ class Contents:
 
     def _container(self, value: object) -> bytes | None:
         if isinstance(value, list | tuple | deque):
-            found = self._sequence(value)
+            found = self.sequence(value)
         elif isinstance(value, Mapping):
             found = joined(*sorted(joined(self.digest(key), self.digest(held)) for key, held in value.items()))
         elif isinstance(value, Set):
@@ -229,13 +229,13 @@ class Contents:
             return joined(b"container", kind.__name__.encode(), found)
         return joined(b"container", self.digest(kind), found, self.digest(getattr(value, "__dict__", None)))
 
-    def _sequence(self, value: Collection[object]) -> bytes:
+    def sequence(self, value: Collection[object]) -> bytes:
         """Return the hash of values in their order; of a long list of plain ones, or of tuples of them, in a fraction of the time."""
         kinds = set(map(type, value))
         if kinds and kinds <= _PLAIN:
             return self.texts(value) if kinds == {str} else joined(b"plain", repr(list(value)).encode(errors="surrogatepass"))
         if kinds == {tuple} and len(set(map(len, value))) == 1:  # type: ignore[arg-type]  # all of them are tuples
-            columns = [self._sequence(column) for column in zip(*value, strict=True)]
+            columns = [self.sequence(column) for column in zip(*value, strict=True)]
             return joined(b"columns", str(len(value)).encode(), *columns)
         return joined(*(self.digest(held) for held in value))
 

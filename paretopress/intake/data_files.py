@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,12 +18,13 @@ from paretopress.content_hash import Contents, joined
 READ_UP_TO_BYTES = 1 << 30
 _MOST_IN_A_FOLDER = 200_000
 _LONGEST_PATH = 4096
+_LONG = 1_000
 
 
 class NamedFiles(Contents):
     """Hashes values, with the files that texts and paths in them name; a path counts by what lies there, not by where that is.
 
-    `earlier` hashed the same values before: large arrays are not read again.
+    `earlier` hashed the same values before: arrays and long lists are not read again.
 
     Attributes:
         files: absolute path -> its place in the order in which they were met. folders: the same of folders.
@@ -35,6 +37,7 @@ class NamedFiles(Contents):
         self.folders: dict[str, int] = {}
         self.array_items = 0
         self._arrays: dict[int, tuple[object, bytes]] = {} if earlier is None else earlier._arrays
+        self._lists: dict[int, tuple[object, int, bytes]] = {} if earlier is None else earlier._lists
 
     def held(self, value: object) -> bytes:
         """Return the hash of a value that is met for the first time."""
@@ -64,6 +67,14 @@ class NamedFiles(Contents):
         """Return the hash of a text, or what stands for the file or folder that it names."""
         return self.path(value) if os.sep in value else super().text(value)
 
+    def sequence(self, value: Collection[object]) -> bytes:
+        """Return the hash of values in their order; a long list that is as long as it was earlier is not looked through again."""
+        if len(value) < _LONG:
+            return super().sequence(value)
+        if id(value) not in self._lists or self._lists[id(value)][1] != len(value):
+            self._lists[id(value)] = value, len(value), super().sequence(value)
+        return self._lists[id(value)][2]
+
     def texts(self, values: Collection[Any]) -> bytes:
         """Return the hash of texts in their order, of which any may name a file."""
         if not any(os.sep in value for value in values):
@@ -74,11 +85,14 @@ class NamedFiles(Contents):
         """Return what stands for the file or folder of a name; the hash of the text where there is none."""
         if not 0 < len(text) < _LONGEST_PATH or "\n" in text or "\0" in text:
             return super().text(text)
-        path = os.path.abspath(text)
-        if os.path.isfile(path):
-            return joined(b"file", str(self.files.setdefault(path, len(self.files))).encode())
-        if os.path.isdir(path):
-            return joined(b"folder", str(self.folders.setdefault(path, len(self.folders))).encode())
+        try:
+            mode = os.stat(text).st_mode  # one look at each of a million names
+        except OSError:
+            return super().text(text)
+        if stat.S_ISREG(mode):
+            return joined(b"file", str(self.files.setdefault(os.path.abspath(text), len(self.files))).encode())
+        if stat.S_ISDIR(mode):
+            return joined(b"folder", str(self.folders.setdefault(os.path.abspath(text), len(self.folders))).encode())
         return super().text(text)
 
 

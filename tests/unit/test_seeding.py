@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from paretopress.seeding import seeded
+from paretopress.seeding import seeded, undisturbed
 
 Draws = tuple[float, float, float]
 
@@ -28,6 +28,16 @@ def test_seeded_repeats_all_draws_when_the_seed_is_the_same(seed: int) -> None:
         three = drawn()
     assert one == two
     assert not set(one) & set(three)
+
+
+def test_undisturbed_leaves_the_generators_as_they_were_when_they_are_seeded_inside() -> None:
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = drawn()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with undisturbed():
+        random.seed(2), np.random.seed(2), torch.manual_seed(2)
+        drawn()
+    assert drawn() == expected
 
 
 def spoilt() -> None:
