@@ -72,8 +72,13 @@ def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO) ->
         reply({"error": described(error)})
         return
     with closing(target):
-        pipeline = make_pipeline(intake, data, target, folder, config, capabilities_in(state.environment), threads=threads)
-        evaluate = make_evaluator(pipeline, config, state)
+        try:
+            pipeline = make_pipeline(intake, data, target, folder, config, capabilities_in(state.environment), threads=threads)
+            state.demand_same(pipeline.identity, "a process that evaluates plans")
+            evaluate = make_evaluator(pipeline, config, state)
+        except Exception as error:
+            reply({"error": described(error)})
+            return
         reply({"ready": True})
         for head, _ in calls:
             reply(answer(evaluate, head))

@@ -6,9 +6,10 @@ import io
 import json
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,10 @@ class Pipeline:
         score_on_target: bool = False,
         cache: Cache | None = None,
         formats: Formats = PLAIN,
+        identity: Mapping[str, Any] = MappingProxyType({}),
     ):
+        """Take the parts; `identity` names what they were made from, see `same_run`."""
+        self.identity = identity
         self.intake, self.data = intake, data
         self.folder, self.seed, self.target, self.cache = folder, seed, target, cache
         self.reduce_range, self.formats, self._threads = reduce_range, formats, scoring_threads
@@ -218,6 +222,10 @@ class Pipeline:
         if self._fingerprint is None:
             self._fingerprint = probe_fingerprint(self.target.name, self.target.environment())
         return self._fingerprint
+
+    def whole_identity(self) -> dict[str, Any]:
+        """Return what names all that a run rests on, its target included."""
+        return {**self.identity, "target": self.fingerprint()}
 
     def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch, *, again: bool = False) -> Latency:
         """Return the latency of a file beside the baseline; `again` measures also what an earlier run measured."""

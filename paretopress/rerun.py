@@ -27,7 +27,8 @@ def rerun_trial(run: Path, number: int) -> dict[str, Any]:
 
     It is done as the search did it: same seed, steps, batches and rungs; the run is not changed. The figures of accuracy, multiply-adds and
     size are the same where the training is (same machine, threads and versions); latencies differ by the state of the machine.
-    Raises: RunFolderError: there is no such trial, it failed, or the model is another than the run's.
+    Raises: RunFolderError: there is no such trial, it failed, or model, data, metric, settings, target or versions are others
+            than the run's.
     """
     folder = open_run_folder(run)
     config, state = stored_config(folder), RunState.from_json(folder.read(folder.state))
@@ -35,11 +36,11 @@ def rerun_trial(run: Path, number: int) -> dict[str, Any]:
     threads = worker_threads(config)
     torch.set_num_threads(threads)  # as the search did: sums come out differently in their last bits
     intake, data = load_and_trace(config)
-    state.demand_model(intake.module)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary, closing(open_run_target(config)) as target:
         apart = RunFolder(Path(temporary))
         shutil.copy(folder.baseline, apart.baseline)
         pipeline = make_pipeline(intake, data, target, apart, config, capabilities_in(state.environment), threads=threads, cached=False)
+        state.demand_same(pipeline.whole_identity(), "a trial that is evaluated again")
         again = _climbed(make_evaluator(pipeline, config, state), plan, recorded.rung, number)
     shown = {
         "val_accuracy": (recorded.val_accuracy, again.val_accuracy),

@@ -40,7 +40,7 @@ from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe
-from paretopress.shared_run import publish, worker_identity
+from paretopress.shared_run import publish
 from paretopress.stopwatch import Stopwatch
 from paretopress.worked import noting_work, seconds_worked
 
@@ -110,6 +110,7 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
         evaluate, claims = inner, None
         if isinstance(place, StudyPlace):
             evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
+            worker = claims.worker
         search = Search(
             study,
             run.space,
@@ -140,7 +141,7 @@ def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Repor
     """Publish the run, say how others join it, and return where."""
     place, pipeline = study_place(run.folder, run.config), run.pipeline
     assert isinstance(place, StudyPlace)
-    publish(search.study, run.folder, shelf, worker_identity(pipeline.intake, pipeline.data, run.config.seed, pipeline.fingerprint()))
+    publish(search.study, run.folder, shelf, pipeline.whole_identity())
     reporter.message(f"others join with: paretopress worker '{place}'")
     return place
 

@@ -1,8 +1,7 @@
-"""What a shared run publishes for its workers, and what a worker checks before it joins."""
+"""What a shared run publishes for its workers, and what a worker reads before it joins."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,14 @@ import optuna
 from paretopress.artifact_shelf import ArtifactShelf
 from paretopress.atomic import write_json
 from paretopress.errors import RunFolderError
-from paretopress.intake.data import Data
-from paretopress.intake.trace import Intake
 from paretopress.run_folder import RunFolder, create_run_folder
-from paretopress.run_parts import identity
 
 _PUBLISHED, _IDENTITY = "run/", "identity"
 _FILES = ("config.json", "state.json", "tables.json", "graph.json")
 _BINARIES = ("baseline.onnx", "samples.npz", "baseline_scores.npy")
 
 
-def worker_identity(intake: Intake, data: Data, seed: int, target: Mapping[str, Any]) -> dict[str, str]:
-    """Return what must be the same for all workers of a run: code, weights, data, and the target that is measured on."""
-    return identity(intake, data, seed) | {"target": json.dumps(target, sort_keys=True)}
-
-
-def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: Mapping[str, str]) -> None:
+def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: Mapping[str, Any]) -> None:
     """Make what was found before the first trial known to workers on other hosts."""
     for name in _BINARIES:
         shelf.push(name, folder.root / name)
@@ -57,12 +48,7 @@ def published_config(study: optuna.Study) -> dict[str, Any]:
     return config
 
 
-def demand_same(study: optuna.Study, ours: Mapping[str, str]) -> None:
-    """Raise RunFolderError, with every difference, if this worker is not what the run was started with."""
-    theirs = study.user_attrs[_PUBLISHED + _IDENTITY]
-    differences = [f"{name}: {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
-    if differences:
-        raise RunFolderError(
-            f"a worker must have the run's code, model, data and target, but got another {'; '.join(differences)}",
-            "Check out the same version, hand over the same files, and measure on the same kind of machine.",
-        )
+def published_identity(study: optuna.Study) -> dict[str, Any]:
+    """Return what a shared run rests on, which a worker must have as well; see `published_config`."""
+    identity: dict[str, Any] = study.user_attrs[_PUBLISHED + _IDENTITY]
+    return identity

@@ -12,12 +12,13 @@ from typing import Any
 
 from paretopress.config import parse_config
 from paretopress.report.live import Reporter
-from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target
+from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run_search import open_shelf, work_along
+from paretopress.same_run import demand_same
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace
 from paretopress.setup_run import RunState, space_for
-from paretopress.shared_run import demand_same, published_config, taken_over, worker_identity
+from paretopress.shared_run import published_config, published_identity, taken_over
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.probe_report import probe_fingerprint
 
@@ -38,12 +39,14 @@ def run_worker(url: str, reporter: Reporter, *, overrides: dict[str, Any] | None
     reporter.message("reading model and data")
     intake, data = load_and_trace(config)
     with closing(open_run_target(config)) as target, tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
-        demand_same(study, worker_identity(intake, data, config.seed, probe_fingerprint(target.name, target.environment())))
+        ours = run_identity(intake, data, config)
+        target_now = {"target": probe_fingerprint(target.name, target.environment())}
+        demand_same(published_identity(study), ours | target_now, "a worker")
         folder = taken_over(study, shelf, Path(temporary, "run"), config.to_json())
         state = RunState.from_json(folder.read(folder.state))
         capabilities = capabilities_in(state.environment)
         space = space_for(intake.graph, config, capabilities)
-        pipeline = make_pipeline(intake, data, target, folder, config, capabilities)
+        pipeline = make_pipeline(intake, data, target, folder, config, capabilities, ours=ours)
         with _leaving_on_sigterm():
             work_along(Prepared(folder, config, state, pipeline, space), reporter)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from paretopress.inputs import arrays
 from paretopress.intake.data import Split, batch
+from paretopress.seeding import seeded
 
 Batch = tuple[tuple[npt.NDArray[Any], ...], npt.NDArray[Any]]
 
@@ -92,7 +93,8 @@ class Batches:
             yield self._read(start)
 
     def _read(self, start: int) -> Batch:
-        x, y = batch(self._split, range(start, min(start + BATCH_ITEMS, self._size)))
+        with seeded(start):  # a split that draws nevertheless shows the same items at every reading
+            x, y = batch(self._split, range(start, min(start + BATCH_ITEMS, self._size)))
         return arrays(x), y.numpy()
 
     def _on_disk(self, size_bytes: int) -> list[Batch] | None:

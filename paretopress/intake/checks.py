@@ -16,6 +16,7 @@ from paretopress.fetch import collate, fetch, inputs_of
 from paretopress.inputs import Inputs, size_of, tensors
 from paretopress.intake.data import Data, Split, labels_of, split_size
 from paretopress.onnx_graph import OnnxGraph
+from paretopress.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
@@ -50,7 +51,7 @@ def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
     """Return if the model takes the data, and its outputs fit their labels for the task.
 
     Reads the first 16 items of each split and all labels that it tells through `.targets` or `.labels`; else the first 512 items.
-    The global random generator is left as it was.
+    The global random generators are left as they were.
 
     Args:
         outputs_of_model: the model, its inputs -> its outputs.
@@ -59,7 +60,7 @@ def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
         finite, or not what the task needs.
     """
     classes = isinstance(getattr(data.task, "learnt_as", data.task), Classification)
-    with torch.random.fork_rng(devices=[]):  # augmentation draws from it
+    with seeded(0):  # augmentation draws from the global generators
         told = {name: labels_of(split) if classes else None for name, split in data.splits().items()}
         shapes: list[tuple[int, ...]] = []
         seen: dict[str, list[int]] = {}

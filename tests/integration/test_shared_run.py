@@ -139,8 +139,8 @@ def test_worker_is_refused_with_the_difference_when_its_model_is_another(workpla
     told = search.communicate(timeout=300)[0]
     assert search.returncode == 0, told
     assert worker.returncode == 2
-    assert "weights: " in worker.stderr
-    assert "data: " not in worker.stderr
+    assert "model weights (" in worker.stderr
+    assert "data items" not in worker.stderr
 
 
 def test_a_workers_trial_goes_to_another_when_it_leaves_or_dies(workplace: Path, database: str) -> None:

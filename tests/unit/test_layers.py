@@ -11,13 +11,16 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
-VALUES |= {"kept", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
+VALUES |= {"content_hash", "kept", "onnx_graph", "quiet_logger", "repeating", "same_run", "seeding", "stopwatch", "weighted", "worked"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fetch": {"inputs"},
     "inputs": {"graph"},
+    "content_hash": set(),
     "kept": set(),
     "repeating": set(),
+    "same_run": {"errors"},
+    "seeding": set(),
     "onnx_graph": {"errors", "graph", "inputs"},
     "stopwatch": set(),
     "weighted": set(),
@@ -69,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluator_process": VALUES | {"compress", "plan_evaluator", "run_folder", "run_parts", "run_study", "setup_run", "targets"},
     "run_study": VALUES | {"config", "run_folder", "search"},
     "artifact_shelf": VALUES | {"plan_evaluator", "run_folder"},
-    "shared_run": VALUES | {"artifact_shelf", "intake", "run_folder", "run_parts"},
+    "shared_run": VALUES | {"artifact_shelf", "run_folder"},
     "worker": VALUES | {"config", "report", "run_parts", "run_search", "search", "setup_run", "shared_run", "targets"},
     "ray_workers": VALUES | {"config", "report", "worker"},
     "housekeeping": VALUES | {"run_folder", "search"},
