@@ -120,11 +120,11 @@ class Pipeline:
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
-        return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
+        return self._accuracy(self.folder.model_file(onnx_path), Batches(self.data.test, self.data.sizes()["test"]))
 
     def val_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the validation split, in percent."""
-        return self.file_accuracy(self.folder.root / onnx_path)
+        return self.file_accuracy(self.folder.model_file(onnx_path))
 
     def file_accuracy(self, path: Path) -> float:
         """Return the accuracy of any file on the validation split, in percent."""

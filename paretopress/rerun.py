@@ -16,21 +16,22 @@ from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.run_folder import RunFolder, open_run_folder
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
-from paretopress.run_study import find_trial, stored_config
+from paretopress.run_study import confirmed_config, find_trial
 from paretopress.search import records as keys
 from paretopress.setup_run import RunState
 from paretopress.targets.capabilities import capabilities_in
 
 
-def rerun_trial(run: Path, number: int) -> dict[str, Any]:
+def rerun_trial(run: Path, number: int, *, trust: bool = False) -> dict[str, Any]:
     """Return {"trial", "rung", "figures": {name: {"recorded", "again"}}, "same_bytes"} for a trial that was evaluated.
 
     It is done as the search did it: same seed, steps, batches and rungs; the run is not changed. The figures of accuracy, multiply-adds and
     size are the same where the training is (same machine, threads and versions); latencies differ by the state of the machine.
-    Raises: RunFolderError: there is no such trial, it failed, or the model is another than the run's.
+    Raises: RunFolderError: there is no such trial, it failed, or the model is another than the run's. TrustError: the run was
+        started with --trust, and `trust` is not given.
     """
     folder = open_run_folder(run)
-    config, state = stored_config(folder), RunState.from_json(folder.read(folder.state))
+    config, state = confirmed_config(folder, trust=trust), RunState.from_json(folder.read(folder.state))
     plan, recorded = _recorded(folder, number)
     threads = worker_threads(config)
     torch.set_num_threads(threads)  # as the search did: sums come out differently in their last bits

@@ -11,12 +11,14 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
-VALUES |= {"kept", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
+VALUES |= {"kept", "masking", "confined", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fetch": {"inputs"},
     "inputs": {"graph"},
     "kept": set(),
+    "masking": set(),
+    "confined": {"errors"},
     "repeating": set(),
     "onnx_graph": {"errors", "graph", "inputs"},
     "stopwatch": set(),
@@ -27,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "pareto": set(),
     "atomic": {"errors"},
     "cache": {"errors"},
-    "event_log": set(),
+    "event_log": {"masking"},
     "plan": {"errors"},
     "graph": {"errors"},
     "measurement": {"errors"},
@@ -66,16 +68,20 @@ ALLOWED: dict[str, set[str]] = {
     }
     | {"tasks"},
     "isolation": VALUES | {"targets"},
-    "evaluator_process": VALUES | {"compress", "plan_evaluator", "run_folder", "run_parts", "run_study", "setup_run", "targets"},
+    "evaluator_process": VALUES
+    | {"compress", "isolation", "plan_evaluator", "run_folder", "run_parts", "run_study", "setup_run", "targets"},
     "run_study": VALUES | {"config", "run_folder", "search"},
-    "artifact_shelf": VALUES | {"plan_evaluator", "run_folder"},
-    "shared_run": VALUES | {"artifact_shelf", "intake", "run_folder", "run_parts"},
-    "worker": VALUES | {"config", "report", "run_parts", "run_search", "search", "setup_run", "shared_run", "targets"},
+    "folder_store": VALUES,
+    "artifact_shelf": VALUES | {"deploy", "folder_store", "plan_evaluator", "run_folder"},
+    "shared_run": VALUES | {"artifact_shelf", "config", "intake", "run_folder", "run_parts", "run_study"},
+    "worker": VALUES
+    | {"config", "report", "run_parts", "run_search", "search", "setup_run", "shared_run", "targets"}
+    | {"intake", "run_folder"},
     "ray_workers": VALUES | {"config", "report", "worker"},
     "housekeeping": VALUES | {"run_folder", "search"},
     "run_search": VALUES
     | {"artifact_shelf", "config", "housekeeping", "isolation", "pipeline", "report", "run_folder", "run_parts", "run_study", "search"}
-    | {"setup_run", "shared_run", "spaces"},
+    | {"intake", "setup_run", "shared_run", "spaces"},
     "predicted_plan": VALUES | {"config", "run_folder", "run_study", "search", "setup_run", "spaces", "targets"},
     "rerun": VALUES | {"config", "plan_evaluator", "run_folder", "run_parts", "run_study", "search", "setup_run", "targets"},
     "status": VALUES | {"config", "run_folder", "run_study", "search", "setup_run"},
