@@ -19,7 +19,7 @@ def confined(root: Path, name: object) -> Path:
     out of the folder.
     Raises: OutsideFolderError: the name leads elsewhere, or is none.
     """
-    if not isinstance(name, str) or not _is_plain(name):
+    if not isinstance(name, str) or not is_plain(name):
         raise OutsideFolderError(f"a file must be named by a relative path inside its folder, but got {str(name)[:_LONGEST]!r}")
     path = root / name
     try:
@@ -33,11 +33,13 @@ def confined(root: Path, name: object) -> Path:
 
 def flat_name(name: object) -> str:
     """Return `name`, a file's name that names no folder; raises OutsideFolderError for anything else."""
-    if not isinstance(name, str) or not _is_plain(name) or "/" in name:
+    if not isinstance(name, str) or not is_plain(name) or "/" in name:
         raise OutsideFolderError(f"a file must be named without folders, but got {str(name)[:_LONGEST]!r}")
     return name
 
 
-def _is_plain(name: str) -> bool:
-    letters = 0 < len(name) <= _LONGEST and name.isprintable() and not set(name) & set("\\:")  # ":" is of a drive, or of an NTFS stream
-    return letters and not any(part in ("", ".", "..") or part[-1] in ". " or _DEVICE.match(part) for part in name.split("/"))
+def is_plain(name: object) -> bool:
+    """Return whether a name is a relative path, of any system's, without a step upwards; links are not looked at."""
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST or not name.isprintable() or set(name) & set("\\:"):
+        return False  # ":" is of a drive, or of an NTFS stream
+    return not any(part in ("", ".", "..") or part[-1] in ". " or _DEVICE.match(part) for part in name.split("/"))

@@ -14,6 +14,7 @@ from paretopress.errors import RunFolderError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
+from paretopress.received import outcome_received, plan_received
 from paretopress.run_folder import RunFolder, open_run_folder
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
 from paretopress.run_study import confirmed_config, find_trial
@@ -63,7 +64,8 @@ def _recorded(folder: RunFolder, number: int) -> tuple[Plan, Outcome]:
     if keys.OUTCOME not in attributes:
         reason = attributes.get(keys.ERROR) or f"it is {trial.state.name.lower()}"
         raise RunFolderError(f"a trial must have been evaluated, but trial {number} was not: {reason}")
-    return Plan.from_json(attributes[keys.PLAN]), Outcome.from_json(attributes[keys.OUTCOME])
+    source = f"trial {number} of the study"
+    return plan_received(attributes.get(keys.PLAN), source), outcome_received(attributes[keys.OUTCOME], source)
 
 
 def _climbed(evaluate: PlanEvaluator, plan: Plan, rung: Rung, number: int) -> Outcome:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from paretopress.errors import ForeignDataError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
+from paretopress.received import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.search.candidates import Candidate
 from paretopress.search.occasions import Spread, drift_of, pooled
 from paretopress.search.stopping import Stall
@@ -104,6 +106,7 @@ class Records:
         self.study = study
         self._evaluated: dict[int, _Evaluated] = {}
         self._number_of: dict[Plan, int] = {}
+        self._refused: dict[str, str] = {}  # what the study holds in the place of figures, and why it is left out
         self._first: dict[str, Latency] = {}  # by file, as the trial's evaluation measured it
         self._again: dict[str, dict[str, Latency]] = {}  # by file and name, those of later occasions
         self._spreads: dict[str, Spread] = {}
@@ -163,7 +166,7 @@ class Records:
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
         pooling, stored = self._pooling(), sorted(self._stored_finals().items())
-        return {number: pooling(Outcome.from_json(value)) for number, value in stored if ERROR not in value}
+        return {number: pooling(outcome) for number, outcome in self._final_outcomes(stored)}
 
     def finals_tried(self) -> set[int]:
         """Return the trials whose full recovery was tried, also those where it failed."""
@@ -180,8 +183,8 @@ class Records:
             for name, value in self.attributes.items():
                 if name.startswith(LATENCY):
                     occasions = self._again.setdefault(name.removeprefix(LATENCY).partition("/")[0], {})
-                    if name not in occasions:
-                        occasions[name] = Latency.from_json(value)
+                    if name not in occasions and name not in self._refused and (again := self._received(name, value)) is not None:
+                        occasions[name] = again
             known = ((sha256, occasions) for sha256, occasions in self._again.items() if sha256 in first)
             return {sha256: [first[sha256], *(again for _, again in sorted(occasions.items()))] for sha256, occasions in known}
 
@@ -225,8 +228,9 @@ class Records:
         return Counts(len(complete) - untrained, untrained - outraced, failed, outraced)
 
     def failure_reasons(self) -> list[str]:
-        """Return the reasons of the failed trials, in order; those that were tried again have none."""
-        return [t.user_attrs[ERROR] for t in self._trials(TrialState.FAIL) if ERROR in t.user_attrs]
+        """Return the reasons of the failed trials, in order; those that were tried again have none. Then why others were not taken in."""
+        self._read()
+        return [t.user_attrs[ERROR] for t in self._trials(TrialState.FAIL) if ERROR in t.user_attrs] + list(self._refused.values())
 
     def durations(self) -> list[float | None]:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
@@ -250,20 +254,49 @@ class Records:
             if reading.evaluated is None:
                 for t in self._trials(TrialState.COMPLETE):
                     if t.number not in self._evaluated and COPY_OF not in t.user_attrs:
-                        plan, outcome = Plan.from_json(t.user_attrs[PLAN]), Outcome.from_json(t.user_attrs[OUTCOME])
-                        accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
-                        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
-                        self._number_of.setdefault(plan, t.number)
-                        self._first[outcome.onnx_sha256] = outcome.latency
+                        self._take_in(t)
                 reading.evaluated = [found for _, found in sorted(self._evaluated.items())]
             return reading.evaluated
 
+    def _take_in(self, t: FrozenTrial) -> None:
+        """Keep what an evaluated trial holds; one that holds something else is as if it had failed, and its reason is kept."""
+        name = f"trial {t.number}"
+        if name in self._refused:
+            return
+        try:
+            plan, outcome = plan_received(t.user_attrs.get(PLAN), name), outcome_received(t.user_attrs.get(OUTCOME), name)
+            accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
+            demand(all(map(is_number, accuracies.values())), f"the accuracies of {name}", accuracies)
+        except (ForeignDataError, TypeError, ValueError, AttributeError) as error:
+            self._refused[name] = str(error)
+            return
+        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
+        self._number_of.setdefault(plan, t.number)
+        self._first[outcome.onnx_sha256] = outcome.latency
+
+    def _received(self, name: str, value: object) -> Latency | None:
+        try:
+            return latency_received(value, name)
+        except ForeignDataError as error:
+            self._refused[name] = str(error)
+            return None
+
+    def _final_outcomes(self, stored: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[tuple[int, Outcome]]:
+        """Yield the outcomes of full recoveries that did not fail; one that holds something else is as if it had."""
+        for number, value in stored:
+            if ERROR not in value:
+                try:
+                    yield number, outcome_received(value, f"finalist {number}")
+                except ForeignDataError as error:
+                    self._refused[f"finalist {number}"] = str(error)
+
     def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
-        return {int(name.removeprefix(_FINAL)): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
+        stored = {name.removeprefix(_FINAL): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
+        return {int(number): value for number, value in stored.items() if number.isdecimal() and isinstance(value, Mapping)}
 
     def _first_latencies(self) -> dict[str, Latency]:
         """Return sha256 -> latency, as the evaluation measured it."""
-        finals = [Outcome.from_json(value) for value in self._stored_finals().values() if ERROR not in value]
+        finals = [outcome for _, outcome in self._final_outcomes(self._stored_finals().items())]
         self._read()
         return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in finals}}
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
-VALUES |= {"kept", "masking", "confined", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
+VALUES |= {"kept", "masking", "confined", "received", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fetch": {"inputs"},
@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "kept": set(),
     "masking": set(),
     "confined": {"errors"},
+    "received": {"confined", "errors", "measurement", "plan"},
     "repeating": set(),
     "onnx_graph": {"errors", "graph", "inputs"},
     "stopwatch": set(),
