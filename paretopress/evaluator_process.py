@@ -22,6 +22,7 @@ import torch
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.errors import ParetopressError
 from paretopress.isolation import TRUST
+from paretopress.masking import masked
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
@@ -49,9 +50,9 @@ def answer(evaluate: PlanEvaluator, head: dict[str, Any]) -> dict[str, Any]:
 
 
 def described(error: Exception) -> dict[str, str]:
-    """Return an error as JSON: its type's name, message and hint."""
+    """Return an error as JSON: its type's name, message and hint, without the passwords of URLs: it is written to the study."""
     message, hint = (error.message, error.hint) if isinstance(error, ParetopressError) else (str(error), "")
-    return {"type": type(error).__name__, "message": message, "hint": hint}
+    return {"type": type(error).__name__, "message": masked(message), "hint": masked(hint)}
 
 
 def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO, *, trust: bool = False) -> None:
