@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.export import export_point, select_point
@@ -25,7 +24,7 @@ from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run_search import Helpers, open_shelf, search_run
-from paretopress.run_study import stored_config, study_place
+from paretopress.run_study import confirmed_config, store_config, study_place
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.records import Records
@@ -108,7 +107,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
         space = space_for(intake.graph, config, capabilities)
         folder = create_run_folder(run)
         with _paused_when_lost(run), folder.locked():
-            write_json(folder.config, config.to_json())
+            store_config(folder, config)
             _say_what_was_found(intake, space, reporter)
             for warning in state_warnings(env):
                 reporter.message(f"warning: {warning}")
@@ -144,14 +143,15 @@ def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
 
 
 @undisturbed()
-def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
+def replay_run(source: Path, run: Path, reporter: Reporter, *, trust: bool = False) -> Result:
     """Search again with the latencies that another run recorded: the same seed proposes the same plans in the same order.
 
     What was found before its first trial is taken over, and its limits are the numbers of trials and finalists that it came to.
-    Raises: RunFolderError: the run to replay is none, has no trial, or its model, data or metric is another by now.
+    Raises: RunFolderError: the run to replay is none, has no trial, or its model, data or metric is another by now. TrustError: it was
+        started with --trust, and `trust` is not given.
     """
     recorded = open_run_folder(source)
-    config = stored_config(recorded)
+    config = confirmed_config(recorded, trust=trust)
     state = RunState.from_json(recorded.read(recorded.state))
     records = Records(open_study(study_place(recorded, config)))
     finished = len(records.durations())
@@ -169,7 +169,7 @@ def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
     space = space_for(intake.graph, asked, capabilities)
     folder = create_run_folder(run)
     with closing(open_run_target(asked)) as target, folder.locked():
-        write_json(folder.config, asked.to_json())
+        store_config(folder, asked)
         for mine, theirs in zip(folder.found(), recorded.found(), strict=True):
             shutil.copy(theirs, mine)
         pipeline = make_pipeline(intake, split, target, folder, asked, capabilities, ours=ours)
@@ -182,14 +182,14 @@ def _replayed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @undisturbed()
-def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
+def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None, trust: bool = False) -> Result:
     """Go on with a run; at most the trial in flight when it ended is tried again.
 
     Raises: RunFolderError: the run was started from Python and no model and data are given; or model, data, metric, settings, target or
-        versions are not those that it was started with.
+        versions are not those that it was started with. TrustError: it was started with --trust, and `trust` is not given.
     """
     folder = open_run_folder(run)
-    config = stored_config(folder)
+    config = confirmed_config(folder, trust=trust)
     if (config.model is None and model is None) or (config.data is None and data is None):
         raise RunFolderError(
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
@@ -212,9 +212,16 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         return Result(run, search_run(Prepared(folder, config, state, pipeline, space, taking_up_s), reporter, _helpers(config, reporter)))
 
 
-def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:
-    """Go on with a run that ended early; see `compress`. Runs started from specs need no model and data."""
-    return resume_run(Path(run), reporter or SilentReporter(), model=model, data=data)
+def resume(
+    run: str | Path,
+    model: nn.Module | None = None,
+    data: object | None = None,
+    *,
+    reporter: Reporter | None = None,
+    trust: bool = False,
+) -> Result:
+    """Go on with a run that ended early; see `compress`. Runs started from specs need no model and data; `trust` is as for --trust."""
+    return resume_run(Path(run), reporter or SilentReporter(), model=model, data=data, trust=trust)
 
 
 def open_result(run: Path) -> Result:

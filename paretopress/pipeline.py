@@ -120,7 +120,7 @@ class Pipeline:
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
-        return self._test_accuracy(self.folder.root / onnx_path)
+        return self._test_accuracy(self.folder.model_file(onnx_path))
 
     def test_accuracies(self, onnx_paths: Sequence[str]) -> dict[str, float | RunError]:
         """Return the accuracy of each file of this run on the test split, in percent, or why it has none.
@@ -132,10 +132,10 @@ class Pipeline:
         by_sha256: dict[str, list[str]] = {}
         for path in onnx_paths:
             try:
-                by_sha256.setdefault(_sha256(self.folder.root / path), []).append(path)
+                by_sha256.setdefault(_sha256(self.folder.model_file(path)), []).append(path)
             except RunError as error:
                 found[path] = error
-        unknown = [(sha256, self.folder.root / paths[0]) for sha256, paths in by_sha256.items() if sha256 not in self._test_scores]
+        unknown = [(sha256, self.folder.model_file(paths[0])) for sha256, paths in by_sha256.items() if sha256 not in self._test_scores]
         for group in _groups(unknown, 0 if self._test.kept() else _TOGETHER_BYTES):
             paths = [path for _, path in group]
             scores = onnx_accuracies(paths, self._test, threads=self._threads, target=self._scored_on, task=self.data.task)
@@ -149,7 +149,7 @@ class Pipeline:
 
     def val_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the validation split, in percent."""
-        return self.file_accuracy(self.folder.root / onnx_path)
+        return self.file_accuracy(self.folder.model_file(onnx_path))
 
     def file_accuracy(self, path: Path) -> float:
         """Return the accuracy of any file on the validation split, in percent."""

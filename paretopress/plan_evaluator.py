@@ -117,7 +117,7 @@ class PlanEvaluator:
     def latency_again(self, outcome: Outcome) -> Latency:
         """Return the latency of a candidate's file, measured once more."""
         occasion = time.monotonic_ns() % 2**32
-        return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch(), again=True)
+        return self.pipeline.latency(self.pipeline.folder.model_file(outcome.onnx_path), self.bounds, occasion, Stopwatch(), again=True)
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +18,7 @@ from paretopress.config import RunConfig
 from paretopress.errors import ConfigError, RunError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
+from paretopress.intake.factory import is_factory
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
 from paretopress.pipeline import Pipeline
@@ -142,8 +144,18 @@ def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Repor
     place, pipeline = study_place(run.folder, run.config), run.pipeline
     assert isinstance(place, StudyPlace)
     publish(search.study, run.folder, shelf, pipeline.whole_identity())
-    reporter.message(f"others join with: paretopress worker '{place}'")
+    reporter.message(f"others join with: paretopress worker '{place}'{_options(run.config)}")
     return place
+
+
+def _options(config: RunConfig) -> str:
+    """Return the options with which another host names what this one loads: a worker takes none of it from the study."""
+    named = {"model": config.model, "data": config.data, "artifacts": config.workers.artifacts}
+    if is_factory(config.metric.name):
+        named["metric"] = config.metric.name
+    if config.target.spec != "local":
+        named["target"] = config.target.spec
+    return "".join(f" --{name} {shlex.quote(spec)}" for name, spec in named.items() if spec is not None)
 
 
 def _seeds(run: Prepared, known: Known | None) -> list[Plan]:
@@ -178,7 +190,7 @@ def _evaluator(run: Prepared) -> Iterator[Evaluator]:
             )
         yield make_evaluator(run.pipeline, config, run.state)
         return
-    command = evaluator_command(run.folder.root, worker_threads(config))
+    command = evaluator_command(run.folder.root, worker_threads(config), trust=config.trust)
     evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf)
     try:
         yield evaluate

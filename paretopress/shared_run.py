@@ -10,8 +10,10 @@ import optuna
 
 from paretopress.artifact_shelf import ArtifactShelf
 from paretopress.atomic import write_json
-from paretopress.errors import RunFolderError
+from paretopress.config import RunConfig
+from paretopress.errors import ForeignDataError, RunFolderError
 from paretopress.run_folder import RunFolder, create_run_folder
+from paretopress.run_study import store_config
 
 _PUBLISHED, _IDENTITY = "run/", "identity"
 _FILES = ("config.json", "state.json", "tables.json", "graph.json")
@@ -23,17 +25,21 @@ def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: 
     for name in _BINARIES:
         shelf.push(name, folder.root / name)
     for name in _FILES:
-        study.set_user_attr(_PUBLISHED + name, folder.read(folder.root / name))
+        value = folder.read(folder.root / name)
+        if name == folder.config.name:  # workers name the storage themselves, and nobody else's trust counts
+            value |= {"trust": False, "workers": value["workers"] | {"storage": None}}
+        study.set_user_attr(_PUBLISHED + name, value)
     study.set_user_attr(_PUBLISHED + _IDENTITY, dict(ours))  # the last: a run that has it is ready for workers
 
 
-def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: Mapping[str, Any]) -> RunFolder:
+def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: RunConfig) -> RunFolder:
     """Return a new run folder of this host with what a run published, and this host's `config`; see `published_config`."""
     attributes = study.user_attrs
     folder = create_run_folder(root)
     for name in _FILES:
-        write_json(folder.root / name, attributes[_PUBLISHED + name])
-    write_json(folder.config, config)
+        if name != folder.config.name:
+            write_json(folder.root / name, attributes.get(_PUBLISHED + name))
+    store_config(folder, config)
     for name in _BINARIES:
         shelf.pull(name, folder.root / name)
     return folder
@@ -44,11 +50,15 @@ def published_config(study: optuna.Study) -> dict[str, Any]:
     attributes = study.user_attrs
     if _PUBLISHED + _IDENTITY not in attributes:
         raise RunFolderError("a run must be set up before workers join it, but it is not yet", "Try again in a minute.")
-    config: dict[str, Any] = attributes[_PUBLISHED + "config.json"]
+    config = attributes.get(_PUBLISHED + "config.json")
+    if not isinstance(config, dict):
+        raise ForeignDataError(f"a study must publish a configuration, but got {type(config).__name__}")
     return config
 
 
 def published_identity(study: optuna.Study) -> dict[str, Any]:
     """Return what a shared run rests on, which a worker must have as well; see `published_config`."""
-    identity: dict[str, Any] = study.user_attrs[_PUBLISHED + _IDENTITY]
+    identity = study.user_attrs[_PUBLISHED + _IDENTITY]
+    if not isinstance(identity, dict):
+        raise ForeignDataError(f"a study must publish what its workers must be, but got {type(identity).__name__}")
     return identity

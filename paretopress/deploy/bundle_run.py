@@ -44,6 +44,41 @@ WARM_UP_RUNS = 20
 LOOSE_DIFFERENCE = 0.05
 # What decides which kernels the runtime picks: x86 flags, then Arm features.
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
+# What a bundle may hold at most: it comes from elsewhere, and is read before anything of it is believed. 2 GiB is protobuf's own limit.
+MOST_BYTES = {MANIFEST: 2**24, "README.md": 2**24, "run.py": 2**20, MODEL: 2**31, SELFCHECK: 2**32}
+MOST_SAMPLES, MOST_NAMES, LONGEST_NAME, MOST_THREADS = 65_536, 256, 1_024, 1_024
+# The session options that a manifest may set, with their values; others have onnxruntime write files, or read some from elsewhere.
+SWITCH = range(2)
+OPTIONS = {
+    "intra_op_num_threads": range(MOST_THREADS + 1),
+    "inter_op_num_threads": range(MOST_THREADS + 1),
+    "graph_optimization_level": (0, 1, 2, 99),
+    "execution_mode": SWITCH,
+    "enable_cpu_mem_arena": SWITCH,
+    "enable_mem_pattern": SWITCH,
+    "enable_mem_reuse": SWITCH,
+    "use_deterministic_compute": SWITCH,
+    "session.intra_op.allow_spinning": SWITCH,
+    "session.inter_op.allow_spinning": SWITCH,
+    "session.force_spinning_stop": SWITCH,
+    "session.set_denormal_as_zero": SWITCH,
+    "session.disable_prepacking": SWITCH,
+    "session.dynamic_block_base": range(MOST_THREADS + 1),
+}
+# What leads to a tensor in an ONNX file: message -> field -> message, and the two fields of a tensor that put its data into another file.
+# Source: onnx.proto, ONNX 1.20.
+TO_TENSORS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+EXTERNAL_DATA, DATA_LOCATION = 13, 14
+VARINT, FIXED64, SIZED, FIXED32 = 0, 1, 2, 5
 KEYS = {"files": dict, "inputs": list, "outputs": list, "classes": list, "conditions": dict, "session_options": dict, "selfcheck": dict}
 
 
@@ -89,7 +124,11 @@ def one_line(error: BaseException) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file as 64 hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -111,10 +150,13 @@ def cpu_family() -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a bundle; raises BrokenBundleError: missing, not JSON, another schema, altered, or without a key."""
+    """Return the manifest of a bundle.
+
+    Raises: BrokenBundleError: missing, not JSON, another schema, altered, without a key, or with one that is not what it must be.
+    """
     try:
-        manifest: dict[str, Any] = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        manifest: dict[str, Any] = dict(json.loads(inside(folder, MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BrokenBundleError(f"{MANIFEST} must be a JSON object, but got {one_line(error)}") from error
     found = (manifest.get("schema"), manifest.get("format_version"))
     if found != (SCHEMA, FORMAT_VERSION):
@@ -128,16 +170,68 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise BrokenBundleError(f"{MANIFEST} must hold a {kind.__name__} named {key}, but got {manifest.get(key)!r}")
+    check_manifest(manifest)
     return manifest
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise BrokenBundleError unless all that is used of a manifest is of its type and within its bounds: it is data from elsewhere."""
+    names = manifest["files"]
+    demand(set(names) <= set(FILES) and all(isinstance(facts, dict) for facts in names.values()), "files", names)
+    for kind in ("inputs", "outputs"):
+        specs = manifest[kind]
+        demand(1 <= len(specs) <= MOST_NAMES, kind, specs)
+        for spec in specs:
+            demand(isinstance(spec, dict) and all(is_text(spec.get(key)) for key in ("name", "dtype")), kind, spec)
+            shape = spec.get("shape")
+            demand(isinstance(shape, list) and len(shape) <= MOST_NAMES, kind, spec)
+            demand(all(is_text(size) or is_count(size, 2**31) for size in shape), kind, spec)
+    demand(all(isinstance(name, str) for name in manifest["classes"]), "classes", manifest["classes"])
+    batch = manifest["conditions"].get("batch", 1)
+    demand(is_count(batch, MOST_SAMPLES), "conditions.batch", batch)
+    recorded = manifest["selfcheck"]
+    for key in ("samples", "batch"):
+        demand(is_count(recorded.get(key), MOST_SAMPLES), f"selfcheck.{key}", recorded.get(key))
+    for key in ("max_difference_of_range", "min_argmax_agreement"):
+        share = recorded.get(key)
+        demand(isinstance(share, (int, float)) and 0.0 <= share <= 1.0, f"selfcheck.{key}", share)
+    for key in ("cpu_family", "onnxruntime"):
+        demand(is_text(recorded.get(key)) or recorded.get(key) == "", f"selfcheck.{key}", recorded.get(key))
+
+
+def demand(holds: bool, key: str, value: object) -> None:
+    """Raise BrokenBundleError unless `holds`."""
+    if not holds:
+        raise BrokenBundleError(f"{MANIFEST} must hold {key} as a bundle of this version does, but got {repr(value)[:200]}")
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is a short text that a terminal can show."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def is_count(value: object, most: int) -> bool:
+    """Return whether a value is a whole number from 1 to `most`."""
+    return type(value) is int and 1 <= value <= most
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a bundle's file; raises BrokenBundleError: missing, a link that leads out of the folder, or too large."""
+    path = folder / name
+    if not path.is_file():
+        raise BrokenBundleError(f"a bundle must hold {name}, but {path} is missing")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BrokenBundleError(f"{name} must lie in the bundle, but it is a link to {path.resolve()}")
+    if path.stat().st_size > MOST_BYTES[name]:
+        raise BrokenBundleError(f"{name} must have at most {MOST_BYTES[name]} bytes, but got {path.stat().st_size}")
+    return path
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -> None:
     """Raise BrokenBundleError unless every named file is there with the sha256 that the manifest records."""
     for name in names:
-        path, recorded = folder / name, manifest["files"].get(name, {})
-        if not path.is_file():
-            raise BrokenBundleError(f"a bundle must hold {name}, but {path} is missing")
-        actual = file_sha256(path)
+        recorded = manifest["files"].get(name, {})
+        actual = file_sha256(inside(folder, name))
         if actual != recorded.get("sha256"):
             raise BrokenBundleError(f"{name} must have sha256 {recorded.get('sha256')}, but got {actual}")
 
@@ -145,24 +239,76 @@ def check_files(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] 
 def session_options(options: Mapping[str, int]) -> ort.SessionOptions:
     """Return onnxruntime's session options; a name with a dot is a config entry such as "session.intra_op.allow_spinning".
 
-    Raises: BrokenBundleError: a name that onnxruntime does not have.
+    Raises: BrokenBundleError: a name or a value that is not in OPTIONS.
     """
     result = ort.SessionOptions()
     result.log_severity_level = 4  # errors are raised anyway; printing them as well would break the one-line answers
     enums = {"graph_optimization_level": ort.GraphOptimizationLevel, "execution_mode": ort.ExecutionMode}
     for name, value in options.items():
+        if name not in OPTIONS or type(value) is not int or value not in OPTIONS[name]:
+            allowed = f"{name} in {OPTIONS[name]}" if name in OPTIONS else f"one of {', '.join(OPTIONS)}"
+            raise BrokenBundleError(f"a session option must be {allowed}, but got {repr(name)[1:-1]}={value!r}"[:1_000])
         if "." in name:
             result.add_session_config_entry(name, str(value))
-        elif not hasattr(ort.SessionOptions, name):
-            raise BrokenBundleError(f"a session option must be one of onnxruntime {ort.__version__}, but got {name}={value}")
         else:
             setattr(result, name, enums.get(name, int)(value))
     return result
 
 
+def holds_its_weights(model: bytes) -> bool:
+    """Return whether an ONNX file names no other file for the data of a tensor, in any graph, attribute or function of it.
+
+    Only the structure of the messages is read, so that numpy and onnxruntime stay all that is needed.
+    Raises: ValueError: the bytes are no protobuf message.
+    Source: "Encoding" in the documentation of Protocol Buffers.
+    """
+    waiting = [("model", 0, len(model))]
+    while waiting:
+        kind, position, end = waiting.pop()
+        while position < end:
+            key, position = read_varint(model, position)
+            field, wire = key >> 3, key & 7
+            if wire == SIZED:
+                size, position = read_varint(model, position)
+                if field in TO_TENSORS[kind]:
+                    waiting.append((TO_TENSORS[kind][field], position, position + size))
+                position += size
+            elif wire == VARINT:
+                size, position = read_varint(model, position)
+            elif wire in (FIXED32, FIXED64):
+                size = 4 if wire == FIXED32 else 8
+                position += size
+            else:
+                raise ValueError(f"wire type {wire} at byte {position}")
+            if position > end:
+                raise ValueError(f"a message that ends before byte {position}")
+            if kind == "tensor" and (field == EXTERNAL_DATA or (field == DATA_LOCATION and size != 0)):
+                return False
+    return True
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return (number, position behind it) of protobuf's whole numbers: seven bits a byte, the lowest first; raises ValueError."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+    raise ValueError(f"a number without an end at byte {position}")
+
+
 def open_session(model: Path, options: Mapping[str, int]) -> ort.InferenceSession:
-    """Return a session on the CPU provider; raises BrokenBundleError: onnxruntime refuses the file or an option."""
+    """Return a session on the CPU provider.
+
+    Raises: BrokenBundleError: onnxruntime refuses the file, an option is not allowed, or weights lie in other files, which no hash covers.
+    """
     try:
+        if not holds_its_weights(model.read_bytes()):
+            raise BrokenBundleError(f"{model.name} must load from its own bytes, but it names other files for its weights")
         return ort.InferenceSession(str(model), session_options(options), providers=[PROVIDER])
     except BrokenBundleError:
         raise
@@ -275,10 +421,13 @@ def agreement(expected: Array, actual: Array) -> float:
 def read_samples(bundle: Bundle) -> tuple[dict[str, Array], list[Array]]:
     """Return the recorded inputs by name and the expected outputs; raises BrokenBundleError: selfcheck.npz cannot be read."""
     try:
-        with np.load(bundle.folder / SELFCHECK, allow_pickle=False) as arrays:
+        with np.load(inside(bundle.folder, SELFCHECK), allow_pickle=False) as arrays:
+            unpacked = sum(entry.file_size for entry in arrays.zip.infolist())
+            if unpacked > MOST_BYTES[SELFCHECK]:
+                raise ValueError(f"{unpacked} bytes when unpacked")
             inputs = {spec["name"]: arrays[f"input_{index}"] for index, spec in enumerate(bundle.manifest["inputs"])}
             return inputs, [arrays[f"expected_{index}"] for index in range(len(bundle.manifest["outputs"]))]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, AttributeError, MemoryError, zipfile.BadZipFile) as error:
         raise BrokenBundleError(f"{SELFCHECK} must hold inputs and expected outputs, but got {one_line(error)}") from error
 
 
@@ -292,6 +441,10 @@ def self_check(bundle: Bundle) -> SelfCheck:
     """
     recorded = bundle.manifest["selfcheck"]
     samples, expected = read_samples(bundle)
+    try:
+        feed_of({name: array[: recorded["batch"]] for name, array in samples.items()}, bundle.manifest["inputs"])
+    except (WrongInputError, IndexError) as error:
+        raise BrokenBundleError(f"{SELFCHECK} must hold inputs of the model, but got {one_line(error)}") from error
     actual = in_batches(bundle.session, samples, recorded["batch"])
     worst = float(np.max([difference(wanted, actual[index]) for index, wanted in enumerate(expected)]))
     same = min(agreement(wanted, actual[index]) for index, wanted in enumerate(expected))

@@ -6,7 +6,7 @@ import json
 import socket
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError, RunFolderError
+from paretopress.masking import masked
 from paretopress.search.database_storage import DatabaseStorage
 from paretopress.search.journal_lock import JournalLock
 from paretopress.search.proxy import ProxyStorage, proxy_server
@@ -34,7 +35,7 @@ class StudyPlace:
     `grace_s` is how long a worker may be silent before its trial is another's.
     """
 
-    url: str
+    url: str = field(repr=False)
     name: str
     grace_s: int = GRACE_S
 
@@ -43,14 +44,12 @@ class StudyPlace:
         """Return the place of URL#NAME; raises ConfigError for anything else."""
         url, _, name = text.rpartition("#")
         if "://" not in url or not name:
-            raise ConfigError(f"a shared run is named URL#NAME, but got {text!r}", "`paretopress search --storage URL` prints it.")
+            raise ConfigError(f"a shared run is named URL#NAME, but got {masked(text)!r}", "`paretopress search --storage URL` prints it.")
         return cls(url, name)
 
     def __str__(self) -> str:
-        """Return URL#NAME without the password; a storage without a study has no name."""
-        parts = urlsplit(self.url)
-        shown = self.url if parts.password is None else self.url.replace(f":{parts.password}@", ":***@", 1)
-        return f"{shown}#{self.name}".removesuffix("#")
+        """Return URL#NAME without passwords; a storage without a study has no name."""
+        return f"{masked(self.url)}#{self.name}".removesuffix("#")
 
 
 def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -137,7 +136,8 @@ def _proxy(host: str, port: int, where: StudyPlace) -> BaseStorage:
 
 def _out_of_reach(where: StudyPlace, error: Exception) -> ConfigError:
     said = str(error.__cause__ if isinstance(error, StorageInternalError) else error).strip().splitlines()
-    return ConfigError(f"the storage must be in reach, but got: {said[0] if said else type(error).__name__} at {where}")
+    reason = masked(said[0], where.url) if said else type(error).__name__
+    return ConfigError(f"the storage must be in reach, but got: {reason} at {where}")
 
 
 def _journal(journal: Path) -> JournalStorage:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
+from paretopress.errors import ConfigError, ForeignDataError, LatencyError, ParetopressError, TargetLostError, first_line
 from paretopress.measurement import Latency
+from paretopress.received import environment_received, latency_received, printable
 from paretopress.targets.agent_process import AgentProcess, start_agent
 from paretopress.targets.file_facts import file_facts
 from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
@@ -91,14 +92,17 @@ class SshTarget:
     def environment(self) -> dict[str, Any]:
         """Return what the device is; see `targets.environment`. Raises: ConfigError, TargetLostError: as `start_agent`."""
         reply, _ = self._ask({"command": "environment", "remove": []})
-        found: dict[str, Any] = reply["environment"]
+        found = environment_received(reply.get("environment"), self.name)
         settings = self._measuring.settings
         return found | settings.conditions()
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file there. Raises: LatencyError: the file or the feed fails. TargetLostError."""
         _, payload = self._ask({"command": "run"}, [_File.at(path)], feed)
-        return unpack_arrays(payload)
+        try:
+            return unpack_arrays(payload)
+        except ValueError as error:
+            raise ForeignDataError(f"a target must answer with arrays, but got: {first_line(error)} at {self.name}") from error
 
     @contextlib.contextmanager
     def opened(self, path: Path, *, beside_others: bool = False) -> Iterator[OpenFile]:
@@ -139,13 +143,14 @@ class SshTarget:
             "limit_ms": limit_ms,
             "seed": _seed(rng),
         }
-        return Latency.from_json(self._ask(head, files, feed)[0]["latency"])
+        return latency_received(self._ask(head, files, feed)[0].get("latency"), self.name)
 
     def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
         """Return the latency of the baseline there; see `Target.measure_baseline`. Raises: LatencyError. TargetLostError."""
         file = _File.at(path)
         self._reference = file.sha256
-        return Latency.from_json(self._ask({"command": "measure_baseline", "seed": _seed(rng)}, [file], feed)[0]["latency"])
+        reply, _ = self._ask({"command": "measure_baseline", "seed": _seed(rng)}, [file], feed)
+        return latency_received(reply.get("latency"), self.name)
 
     def close(self) -> None:
         """End the agent and remove all that lies on the device; a later request would start anew."""
@@ -161,10 +166,10 @@ class SshTarget:
         reply, payload = self._persist(head, files, pack_arrays(list(feed.values())) if feed is not None else b"")
         if "error" not in reply:
             return reply, payload
-        message = reply["error"]
+        message = printable(reply["error"])
         for file in files:
             message = message.replace(f"{file.sha256}.onnx", file.name)
-        raise LatencyError(f"{message} on {self.name}", reply["hint"])
+        raise LatencyError(f"{message} on {self.name}", printable(reply.get("hint", "")))
 
     def _persist(self, head: Mapping[str, Any], files: Sequence[_File], payload: bytes) -> Frame:
         """Ask again, over a new connection, after one that broke. What is wrong from the start is said at once."""
