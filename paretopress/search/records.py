@@ -95,6 +95,14 @@ class _Reading:
     slots: Slots | None = None
 
 
+def _attributes(study: optuna.Study) -> dict[str, Any]:
+    """Return Study.user_attrs, but not copied in depth: of a long run that takes longer than to read them."""
+    try:
+        return dict(study._storage.get_study_user_attrs(study._study_id))
+    except AttributeError:  # these two are not of Optuna's public interface
+        return study.user_attrs
+
+
 class Records:
     """The records of one study, as it was at the last `refresh`; a first one is made when it is needed.
 
@@ -120,8 +128,7 @@ class Records:
             trials: dict[TrialState, list[FrozenTrial]] = {}
             for trial in self.study.get_trials(deepcopy=False):
                 trials.setdefault(trial.state, []).append(trial)
-            # as Study.user_attrs, which copies all of them in depth: of a long run that takes longer than to read them
-            self._last = _Reading(trials, dict(self.study._storage.get_study_user_attrs(self.study._study_id)))
+            self._last = _Reading(trials, _attributes(self.study))
 
     @property
     def attributes(self) -> Mapping[str, Any]:
