@@ -16,6 +16,7 @@ from torch import nn
 
 from paretopress.atomic import write_bytes, write_json
 from paretopress.cache import Cache
+from paretopress.errors import RunError
 from paretopress.evaluators.accuracy import module_accuracy, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
@@ -131,6 +132,16 @@ class Pipeline:
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
         return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
+
+    def demand_measured(self, outcome: Outcome) -> None:
+        """Raise RunError unless the file of a candidate of this run is there, and the one that was measured."""
+        path = self.folder.root / outcome.onnx_path
+        try:
+            sha256 = file_facts(path)[1]
+        except OSError as error:
+            raise RunError(f"a candidate's file must be readable, but got {error.strerror or error} at {path}") from error
+        if sha256 != outcome.onnx_sha256:
+            raise RunError(f"a candidate's file must be the one that was measured, but got another hash at {path}")
 
     def val_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the validation split, in percent."""

@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, open_store
@@ -28,8 +27,9 @@ from paretopress.run_parts import Prepared, make_evaluator, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
+from paretopress.search.closing import Reported, reported, scored
 from paretopress.search.journal import create_study
-from paretopress.search.nearest import miss_sentence, nearest_points
+from paretopress.search.nearest import miss_sentence
 from paretopress.search.occasions import drift_of, reserve
 from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Known, Predictor
@@ -71,14 +71,11 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
             place = _invite(run, search, shared.shelf, reporter)
             with with_helpers(f"{place.url}#{place.name}"):
                 search.run(seeds)
-            found = search.candidates()
-            for candidate in [*front(found, bounds), *nearest_points(found, bounds)]:
-                shared.fetch(candidate.outcome)  # other hosts made a part of the front
         else:
             search.run(seeds)
     if run.config.disk.cache_mb > 0.0:
         prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
-    value = _finish(run, search)
+    value = _finish(run, search, reporter)
     EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
     return value
 
@@ -230,35 +227,41 @@ def _progress(search: Search, line: str) -> Progress:
     )
 
 
-def _finish(run: Prepared, search: Search) -> dict[str, Any]:
+def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]:
     """Score the front on test data, once, write the result, and return it.
 
+    A point whose file cannot be had is left out, which is said, and one that cannot be scored has no test score; see `reported`.
     Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
     """
     folder, state, pipeline = run.folder, run.state, run.pipeline
     candidates = search.candidates()
-    points, nearest = front(candidates, search.bounds), nearest_points(candidates, search.bounds)
-    chosen = best(points, search.bounds, search.val_images)
     known, watch = _known_test_accuracies(folder), Stopwatch()
 
-    def tested(outcome: Outcome) -> Outcome:
+    def have_file(outcome: Outcome) -> None:
+        if isinstance(search.evaluate, SharedFiles):
+            search.evaluate.fetch(outcome)  # other hosts made a part of the front
+        pipeline.demand_measured(outcome)
+
+    def score(outcome: Outcome) -> float:
         accuracy = known.get(outcome.onnx_sha256)
         if accuracy is None:
             with watch.stage("accuracy"):
                 accuracy = pipeline.test_accuracy(outcome.onnx_path)
-        return replace(outcome, test_accuracy=accuracy)
+        return accuracy
 
-    def shown(members: Sequence[Candidate]) -> list[dict[str, Any]]:
-        return [point_json(replace(c, outcome=tested(c.outcome)), search.bounds) for c in members]
-
+    found = reported(candidates, search.bounds, have_file, score)
+    for number, reason in found.left_out.items():
+        reporter.message(f"trial {number} is left out of the front: {reason}")
+    nearest, chosen = found.nearest, best(found.points, search.bounds, search.val_images)
     value = front_json(
-        baseline_json(tested(state.baseline)),
-        shown(points),
-        shown(nearest),
+        baseline_json(scored(state.baseline, score)),
+        [point_json(c, search.bounds) for c in found.points],
+        [point_json(c, search.bounds) for c in nearest],
         candidates,
         search.bounds,
         search.counts(),
         agreements=search.agreements(),
+        left_out=found.left_out,
         stall=search.stall(),
         best=chosen.number if chosen else None,
         seed=run.config.seed,
@@ -270,11 +273,11 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     write_json(folder.front, value)
     write_front_png(value, folder.picture)
     if chosen is None:
-        raise _nothing_feasible(candidates, nearest, search.bounds)
+        raise _nothing_feasible(candidates, found, search.bounds)
     return value
 
 
-def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
+def _known_test_accuracies(folder: RunFolder) -> dict[str, float | None]:
     """Return sha256 -> test accuracy of what an earlier end of this run scored already."""
     if not folder.front.is_file():
         return {}
@@ -282,7 +285,13 @@ def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
     return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"], *value.get("nearest", ()))}
 
 
-def _nothing_feasible(candidates: Sequence[Candidate], nearest: Sequence[Candidate], bounds: Bounds) -> SearchFailedError:
+def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: Bounds) -> SearchFailedError:
+    nearest = found.nearest
+    if not nearest and found.left_out:
+        return SearchFailedError(
+            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.left_out))}",
+            "Bring the files back, or the store that holds them, then `paretopress resume`.",
+        )
     if nearest:
         return SearchFailedError(
             f"no model is within every bound; the nearest is {miss_sentence(nearest[0], bounds)}",

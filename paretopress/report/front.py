@@ -66,6 +66,7 @@ def front_json(
     counts: Counts,
     *,
     agreements: Sequence[Agreement],
+    left_out: Mapping[int, str],
     stall: Stall | None,
     best: int | None,
     seed: int,
@@ -78,6 +79,7 @@ def front_json(
 
     Args:
         points: within every bound. nearest: where there are none, those that miss the bounds by least, nearest first.
+        left_out: trial -> why it is not among them though its figures say so.
     """
     budget = bounds.budget
     return {
@@ -86,6 +88,7 @@ def front_json(
         "baseline": dict(baseline),
         "points": [dict(point) for point in points],
         "nearest": [dict(point) for point in nearest],
+        "left_out": [{"trial": number, "reason": reason} for number, reason in sorted(left_out.items())],
         "best": best,
         "budget": {
             "latency_ms": budget.latency_ms,
