@@ -35,6 +35,7 @@ _STALL = "stopped_early"
 OUTCOME, ACCURACIES, VOLUME = "outcome", "accuracies", "hypervolume"
 REJECTED, OUTRACED, COPY_OF = "rejected_early", "outraced", "copy_of"
 DURATION, WORKER = "duration_s", "worker"
+_CUT_OFF_TWICE = "its process ended, and that of its second try too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +272,8 @@ class Records:
 
     def failure_reasons(self) -> list[str]:
         """Return the reasons of the failed trials, in order; those that were tried again have none."""
-        return [t.user_attrs[ERROR] for t in self._trials(TrialState.FAIL) if ERROR in t.user_attrs]
+        failed = [t.user_attrs for t in self.slots().ended if t.state is TrialState.FAIL]
+        return [attributes.get(ERROR, _CUT_OFF_TWICE) for attributes in failed if ERROR in attributes or RETRY_OF in attributes]
 
     def durations(self) -> list[float | None]:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
