@@ -119,6 +119,8 @@ class Latency:
         return math.log(high / low) / (2.0 * Z95 * small_sample_factor(self.sessions, 0.95))
 
     def __post_init__(self) -> None:
+        if not _is_finite(self.baseline_error) or self.baseline_error < 0.0:
+            raise LatencyError(f"an error must be finite and 0 or above, but got baseline_error={self.baseline_error!r}")
         for name in ("latency_ms", "latency_ci_ms", "ratio", "ratio_ci", "raw_p50_ms", "raw_p90_ms", "baseline_raw_p50_ms"):
             value = getattr(self, name)
             figures = value if isinstance(value, tuple) else (value,)
@@ -172,9 +174,9 @@ class Outcome:
     val_error: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("val_accuracy", "test_accuracy"):
+        for name in ("val_accuracy", "test_accuracy", "val_error"):
             score = getattr(self, name)
-            if not _is_finite(score) and not (score is None and name == "test_accuracy"):
+            if not _is_finite(score) and not (score is None and name != "val_accuracy"):
                 raise RunError(f"a score must be a finite number, but got {name}={score!r}")
 
     def to_json(self) -> dict[str, Any]:

@@ -8,20 +8,18 @@ import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, open_store
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
-from paretopress.errors import ConfigError, RunError, SearchFailedError
+from paretopress.errors import ConfigError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.intake.factory import is_factory
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
-from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
@@ -31,8 +29,9 @@ from paretopress.run_parts import Prepared, make_evaluator, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
+from paretopress.search.closing import Reported, reported, scored
 from paretopress.search.journal import create_study
-from paretopress.search.nearest import miss_sentence, nearest_points
+from paretopress.search.nearest import miss_sentence
 from paretopress.search.occasions import drift_of, reserve
 from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Known, Predictor
@@ -74,17 +73,11 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
             place = _invite(run, search, shared.shelf, reporter)
             with with_helpers(f"{place.url}#{place.name}"):
                 search.run(seeds)
-            found = search.candidates()
-            for candidate in [*front(found, bounds), *nearest_points(found, bounds)]:
-                try:
-                    shared.fetch(candidate.outcome)  # other hosts made a part of the front
-                except RunError as error:
-                    EventLog(run.folder.log)("file not fetched", {"trial": candidate.number, "reason": str(error)})
         else:
             search.run(seeds)
     if run.config.disk.cache_mb > 0.0:
         prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
-    value = _finish(run, search)
+    value = _finish(run, search, reporter)
     EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
     return value
 
@@ -247,34 +240,45 @@ def _progress(search: Search, line: str) -> Progress:
     )
 
 
-def _finish(run: Prepared, search: Search) -> dict[str, Any]:
+def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]:
     """Score the front on test data, once, write the result, and return it.
 
+    A point whose file cannot be had is left out, which is said, and one that cannot be scored has no test score; see `reported`.
     Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
     """
     folder, state, pipeline = run.folder, run.state, run.pipeline
-    candidates, watch = search.candidates(), Stopwatch()
-    with watch.stage("accuracy"):
-        tests = _Tests(pipeline, _known_test_accuracies(folder))
-        while True:
-            there = [c for c in candidates if c.outcome.onnx_sha256 not in tests.lost]
-            points, nearest = front(there, search.bounds), nearest_points(there, search.bounds)
-            if tests.score([state.baseline, *(c.outcome for c in (*points, *nearest))]):
-                break  # else one has lost its file, and those that it dominated come to the front
-    chosen = best(points, search.bounds, search.val_images)
-    lost = {c.number: reason for c in candidates if (reason := tests.lost.get(c.outcome.onnx_sha256))}
+    candidates = search.candidates()
+    known, watch = _known_test_accuracies(folder), Stopwatch()
 
-    def shown(members: Sequence[Candidate]) -> list[dict[str, Any]]:
-        return [point_json(replace(c, outcome=tests.tested(c.outcome)), search.bounds) for c in members]
+    def have_file(outcome: Outcome) -> None:
+        if isinstance(search.evaluate, SharedFiles):
+            search.evaluate.fetch(outcome)  # other hosts made a part of the front
+        pipeline.demand_measured(outcome)
 
+    def score_together(outcomes: Sequence[Outcome]) -> None:
+        with watch.stage("accuracy"):
+            pipeline.test_accuracies([o.onnx_path for o in (state.baseline, *outcomes) if o.onnx_sha256 not in known])
+
+    def score(outcome: Outcome) -> float:
+        accuracy = known.get(outcome.onnx_sha256)
+        if accuracy is None:
+            with watch.stage("accuracy"):
+                accuracy = pipeline.test_accuracy(outcome.onnx_path)
+        return accuracy
+
+    found = reported(candidates, search.bounds, have_file, score, score_together)
+    for number, reason in found.left_out.items():
+        reporter.message(f"trial {number} is left out of the front: {reason}")
+    nearest, chosen = found.nearest, best(found.points, search.bounds, search.val_images)
     value = front_json(
-        baseline_json(tests.tested(state.baseline)),
-        shown(points),
-        shown(nearest),
+        baseline_json(scored(state.baseline, score)),
+        [point_json(c, search.bounds) for c in found.points],
+        [point_json(c, search.bounds) for c in nearest],
         candidates,
         search.bounds,
         search.counts(),
         agreements=search.agreements(),
+        left_out=found.left_out,
         stall=search.stall(),
         best=chosen.number if chosen else None,
         seed=run.config.seed,
@@ -282,39 +286,12 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
         data=pipeline.data.sizes(),
         elapsed_s=search.times.elapsed_s,
         seconds=search.seconds(watch.seconds),
-        lost=lost,
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)
     if chosen is None:
-        raise _nothing_feasible(candidates, nearest, search.bounds)
+        raise _nothing_feasible(candidates, found, search.bounds)
     return value
-
-
-@dataclass(slots=True)
-class _Tests:
-    """Test accuracies by sha256 of the file; `lost` has why a file has none: it is gone, or does not run."""
-
-    pipeline: Pipeline
-    known: dict[str, float]
-    lost: dict[str, str] = field(default_factory=dict)
-
-    def score(self, outcomes: Sequence[Outcome]) -> bool:
-        """Score the files that were not tried yet, together; return whether each of those has a score."""
-        tried = self.known.keys() | self.lost.keys()
-        paths = {outcome.onnx_sha256: outcome.onnx_path for outcome in outcomes if outcome.onnx_sha256 not in tried}
-        scores = self.pipeline.test_accuracies(list(paths.values()))
-        for sha256, path in paths.items():
-            score = scores[path]
-            if isinstance(score, RunError):
-                self.lost[sha256] = str(score)
-            else:
-                self.known[sha256] = score
-        return not self.lost.keys() & paths.keys()
-
-    def tested(self, outcome: Outcome) -> Outcome:
-        """Return an outcome with its test accuracy, None where its file has none."""
-        return replace(outcome, test_accuracy=self.known.get(outcome.onnx_sha256))
 
 
 def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
@@ -326,7 +303,13 @@ def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
     return {row["onnx"]["sha256"]: row["test_accuracy"] for row in rows if row["test_accuracy"] is not None}
 
 
-def _nothing_feasible(candidates: Sequence[Candidate], nearest: Sequence[Candidate], bounds: Bounds) -> SearchFailedError:
+def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: Bounds) -> SearchFailedError:
+    nearest = found.nearest
+    if not nearest and found.left_out:
+        return SearchFailedError(
+            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.left_out))}",
+            "Bring the files back, or the store that holds them, then `paretopress resume`.",
+        )
     if nearest:
         return SearchFailedError(
             f"no model is within every bound; the nearest is {miss_sentence(nearest[0], bounds)}",

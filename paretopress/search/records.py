@@ -35,6 +35,7 @@ _STALL = "stopped_early"
 OUTCOME, ACCURACIES, VOLUME = "outcome", "accuracies", "hypervolume"
 REJECTED, OUTRACED, COPY_OF = "rejected_early", "outraced", "copy_of"
 DURATION, WORKER = "duration_s", "worker"
+_CUT_OFF_TWICE = "its process ended, and that of its second try too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,14 @@ class _Reading:
     slots: Slots | None = None
 
 
+def _attributes(study: optuna.Study) -> dict[str, Any]:
+    """Return Study.user_attrs, but not copied in depth: of a long run that takes longer than to read them."""
+    try:
+        return dict(study._storage.get_study_user_attrs(study._study_id))
+    except AttributeError:  # these two are not of Optuna's public interface
+        return study.user_attrs
+
+
 class Records:
     """The records of one study, as it was at the last `refresh`; a first one is made when it is needed.
 
@@ -121,8 +130,7 @@ class Records:
             trials: dict[TrialState, list[FrozenTrial]] = {}
             for trial in self.study.get_trials(deepcopy=False):
                 trials.setdefault(trial.state, []).append(trial)
-            # as Study.user_attrs, which copies all of them in depth: of a long run that takes longer than to read them
-            self._last = _Reading(trials, dict(self.study._storage.get_study_user_attrs(self.study._study_id)))
+            self._last = _Reading(trials, _attributes(self.study))
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -265,7 +273,9 @@ class Records:
     def failure_reasons(self) -> list[str]:
         """Return the reasons of the failed trials, in order; those that were tried again have none. Then why others were not taken in."""
         self._read()
-        return [t.user_attrs[ERROR] for t in self._trials(TrialState.FAIL) if ERROR in t.user_attrs] + list(self._refused.values())
+        failed = [t.user_attrs for t in self.slots().ended if t.state is TrialState.FAIL]
+        reasons = [attributes.get(ERROR, _CUT_OFF_TWICE) for attributes in failed if ERROR in attributes or RETRY_OF in attributes]
+        return reasons + list(self._refused.values())
 
     def durations(self) -> list[float | None]:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""

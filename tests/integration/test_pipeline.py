@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -108,6 +108,45 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert final.macs == short.macs
     assert "reconstruct" not in final.stages_s  # it goes on from weights that were solved for and trained
     assert (folder.root / short.onnx_path).is_file()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another structure"])
+def test_evaluate_starts_from_the_original_weights_when_those_of_the_trial_are_damaged(
+    tiny: nn.Module, folder: RunFolder, damage: str
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    plan = Plan(kept={"block2.conv1": 8})
+    evaluate(plan, Rung.SHORT, 1)
+    student = folder.root / "trials/0001/student.safetensors"
+    student.write_bytes(student.read_bytes()[:-8] if damage == "truncated" else save({"weight": torch.zeros(4)}))
+    final = evaluate(plan, Rung.FINAL, 1)
+    assert "reconstruct" in final.stages_s
+    assert any("starts from the original ones" in note for note in final.notes)
+    assert file_facts(folder.root / final.onnx_path) == (final.size_bytes, final.onnx_sha256)
+
+
+@pytest.mark.parametrize("rung", [Rung.COSTS, Rung.SHORT])
+def test_evaluate_names_the_score_when_the_metric_gives_none(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, rung: Rung
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    monkeypatch.setattr(type(evaluate.pipeline.data.task.scorer()), "score", lambda _: float("nan"))
+    with pytest.raises(RunError, match=r"a score must be a finite number, but got val_accuracy=nan"):
+        evaluate(Plan(), rung, 1)
+    assert not folder.candidate(1, final=False).exists()
+
+
+def test_demand_measured_refuses_a_file_that_is_gone_or_another(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    outcome = evaluate(Plan(), Rung.SHORT, 1)
+    evaluate.pipeline.demand_measured(outcome)
+    path = folder.root / outcome.onnx_path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match="another hash"):
+        evaluate.pipeline.demand_measured(outcome)
+    path.unlink()
+    with pytest.raises(RunError, match="must be readable, but got No such file"):
+        evaluate.pipeline.demand_measured(outcome)
 
 
 def test_evaluate_goes_on_from_the_trial_when_two_layers_share_their_weights(tiny: nn.Module, folder: RunFolder) -> None:

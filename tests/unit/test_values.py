@@ -97,5 +97,6 @@ def test_latency_names_the_interval_when_it_is_none(bad: tuple[float, float]) ->
 def test_outcome_names_the_score_when_it_is_no_number(bad: object) -> None:
     with pytest.raises(RunError, match="score must be a finite number, but got val_accuracy"):
         Outcome.from_json(OUTCOME.to_json() | {"val_accuracy": bad})
-    with pytest.raises(RunError, match="test_accuracy"):
-        replace(OUTCOME, test_accuracy=bad)  # type: ignore[arg-type]
+    for name in ("test_accuracy", "val_error"):
+        with pytest.raises(RunError, match=name):
+            replace(OUTCOME, **{name: bad})

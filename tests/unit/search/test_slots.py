@@ -89,6 +89,7 @@ def test_a_retry_has_the_place_of_what_it_retries_in_every_moment(study: optuna.
     assert not retry_once(study, again)
     failed(study, again)  # cut off a second time: that is its end
     assert places() == (1, 1, 0)
+    assert records.failure_reasons() == ["its process ended, and that of its second try too"]
 
 
 def test_run_tries_the_retry_when_seeds_before_it_would_take_the_last_place(tmp_path: Path) -> None:
