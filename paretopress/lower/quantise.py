@@ -72,6 +72,7 @@ def quantise_onnx(
     """
     model = onnx.load(source)
     nodes = {level: _layer_nodes(model.graph, [name for name, b in bits.items() if b == level]) for level in (8, 4)}
+    _own_weights(model.graph, nodes)
     ops = {node.name: node.op_type for node in model.graph.node}
     lstms = [name for name in nodes[8] if ops[name] == _LSTM]
     linears = [name for name in nodes[8] if formats.dynamic and ops[name] in _LINEAR_OPS]
@@ -101,6 +102,32 @@ def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
             raise LoweringError(f"a quantised layer must be in the ONNX file, but {layer} is not")
         found.extend(own)
     return found
+
+
+def _own_weights(graph: onnx.GraphProto, nodes: Mapping[int, Sequence[str]]) -> None:
+    """Give the nodes of each number of bits weights of their own, where tied layers share them: a float layer must keep float weights."""
+    level_of = {name: level for level, names in nodes.items() for name in names}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    levels: dict[str, list[int | None]] = {}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name not in weights:
+                continue
+            level = level_of.get(node.name) if place == 1 else None
+            seen = levels.setdefault(name, [])
+            if level not in seen:
+                seen.append(level)
+                if len(seen) > 1:
+                    twin = onnx.TensorProto()
+                    twin.CopyFrom(weights[name])
+                    twin.name = _twin(name, seen.index(level))
+                    graph.initializer.append(twin)
+            if seen.index(level):
+                node.input[place] = _twin(name, seen.index(level))
+
+
+def _twin(name: str, index: int) -> str:
+    return f"{name}{CALL}{index}"
 
 
 class CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types

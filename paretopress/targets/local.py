@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +29,8 @@ PROVIDERS = ("CPUExecutionProvider",)
 LOG_ERRORS_ONLY = 3
 BLOCKS, BASELINE_BLOCKS = 4, 8
 SETTLE_RUNS = 3
+_FLOATS: dict[str, npt.DTypeLike] = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+_WHOLE: dict[str, npt.DTypeLike] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +114,27 @@ def open_session(
         raise LatencyError(f"ONNX Runtime must load the file, but got: {first_line(error)} at {path.name}") from error
 
 
-def random_feed(source: Path | ort.InferenceSession, rng: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
-    """Return standard normal float32 arrays for every input of a file or session; dynamic dimensions become 1.
+def random_feed(source: Path | ort.InferenceSession, rng: np.random.Generator, rows: Mapping[str, int] | None = None) -> Feed:
+    """Return random arrays for every input of a file or session; dynamic dimensions become 1.
 
-    Raises: LatencyError: an input is not float32, or the file does not load.
+    Floats are standard normal. Whole numbers are below `rows`, input -> rows of the table that it is looked up in, and 1 for an input
+    that is not named there, as a mask that leaves everything.
+    Raises: LatencyError: an input is neither, or the file does not load.
     """
     session = open_session(source, SessionSettings()) if isinstance(source, Path) else source
-    feed: dict[str, npt.NDArray[np.float32]] = {}
+    feed: dict[str, npt.NDArray[Any]] = {}
     for node in session.get_inputs():
-        if node.type != "tensor(float)":
-            raise LatencyError(f"a random feed needs float32 inputs, but got {node.type} at {node.name}", "Pass a feed of real inputs.")
         shape = [size if isinstance(size, int) and size > 0 else 1 for size in node.shape]
-        feed[node.name] = rng.standard_normal(shape, dtype=np.float32)
+        if node.type in _FLOATS:
+            feed[node.name] = rng.standard_normal(shape, dtype=np.float32).astype(_FLOATS[node.type])
+        elif node.type in _WHOLE:
+            bound = (rows or {}).get(node.name)
+            drawn = np.ones(shape) if bound is None else rng.integers(bound, size=shape)
+            feed[node.name] = drawn.astype(_WHOLE[node.type])
+        else:
+            raise LatencyError(
+                f"a random feed needs inputs of floats or whole numbers, but got {node.type} at {node.name}", "Pass a feed of real inputs."
+            )
     return feed
 
 
