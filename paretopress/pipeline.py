@@ -129,19 +129,19 @@ class Pipeline:
         return replace(outcome, val_error=score_error(scorer))
 
     def test_accuracy(self, onnx_path: str) -> float:
-        """Return the accuracy of a file of this run on the test split, in percent."""
+        """Return the score of a file of this run on the test split."""
         return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
 
     def val_accuracy(self, onnx_path: str) -> float:
-        """Return the accuracy of a file of this run on the validation split, in percent."""
+        """Return the score of a file of this run on the validation split."""
         return self.file_accuracy(self.folder.root / onnx_path)
 
     def file_accuracy(self, path: Path) -> float:
-        """Return the accuracy of any file on the validation split, in percent."""
+        """Return the score of any file on the validation split."""
         return self._accuracy(path, self._val)
 
     def float_accuracy(self, module: nn.Module) -> float:
-        """Return the accuracy of a candidate on the validation split before it was quantised, in percent."""
+        """Return the score of a candidate on the validation split before it was quantised."""
         return module_accuracy(module, self._val, self.data.task)
 
     def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
