@@ -146,7 +146,7 @@ class Outcome:
     """All figures of one evaluated candidate.
 
     Attributes:
-        val_accuracy: percent, of the ONNX file on the validation split; where `rejected` is set, that of the untrained
+        val_accuracy: the score of the ONNX file on the validation split; where `rejected` is set, that of the untrained
             candidate on the first images of the split.
         macs: multiply-adds of one input by fvcore; `uncounted` are the operators it could not count.
         onnx_path: relative to the run folder; `onnx_sha256` of the very bytes that were measured.
@@ -213,7 +213,7 @@ def _positive(name: str, value: float | None) -> None:
 class Budget:
     """Hard upper bounds. Exactly one of `latency_ms` and `speedup` is set; `speedup` X means baseline latency / X.
 
-    `max_drop` is in points of accuracy against the baseline; `size_bytes` bounds the ONNX file.
+    `max_drop` is what the score may lose against the baseline, in the metric's unit; `size_bytes` bounds the ONNX file.
     """
 
     latency_ms: float | None = None

@@ -166,7 +166,7 @@ class Pipeline:
         return self._val_score(path)[0]
 
     def float_accuracy(self, module: nn.Module) -> float:
-        """Return the accuracy of a candidate on the validation split before it was quantised, in percent."""
+        """Return the score of a candidate on the validation split before it was quantised."""
         return module_accuracy(module, self._val, self.data.task)
 
     def _test_accuracy(self, path: Path) -> float:

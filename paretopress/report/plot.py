@@ -58,7 +58,7 @@ def _as_read(front: Mapping[str, Any]) -> Mapping[str, Any]:
 def draw_front(front: Mapping[str, Any]) -> Figure:
     """Return the figure of a front.json object (schema 1).
 
-    Filled markers are validation accuracy in percent, hollow ones test accuracy, bars the 95 % interval of the latency in
+    Filled markers are validation accuracy in the metric's unit, hollow ones test accuracy, bars the 95 % interval of the latency in
     milliseconds. If `front["evaluated"]` lists {latency_ms, val_accuracy}, those trials are drawn as faint dots; dots that
     would squeeze the front are left out and counted in the legend.
     """

@@ -83,7 +83,7 @@ class Bounds:
         return replace(latency, latency_ci_ms=interval, baseline_error=error)
 
     def drop(self, outcome: Outcome) -> float:
-        """Return the points of validation accuracy lost against the baseline."""
+        """Return what of the validation score is lost against the baseline, in the metric's unit."""
         return self.points_lost(outcome.val_accuracy)
 
     def points_lost(self, accuracy: float) -> float:
@@ -103,7 +103,7 @@ class Bounds:
         return violations
 
     def allowed_drop(self, rung: Rung) -> float:
-        """Return the points of accuracy that may be lost at a rung; infinite without a bound."""
+        """Return what of the score may be lost at a rung; infinite without a bound."""
         return math.inf if self.budget.max_drop is None else DROP_FACTORS[rung] * self.budget.max_drop
 
     def undecided(self, outcome: Outcome) -> bool:
@@ -134,7 +134,7 @@ class Bounds:
         return not outcome.rejected and not self.misses(outcome)
 
     def hypervolume(self, candidates: Sequence[Candidate]) -> float:
-        """Return the area (points of accuracy x share of the baseline's latency) dominated by the promising candidates.
+        """Return the area (drop of the score x share of the baseline's latency) dominated by the promising candidates.
 
         Reference: the baseline's latency, at `worst_drop` below the baseline's accuracy.
         """

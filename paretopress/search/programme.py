@@ -14,6 +14,7 @@ from paretopress.spaces.variables import Value
 
 Assignment = dict[str, Value]
 _TIME_LIMIT_S, _GAP = 2.0, 1e-3
+_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,10 @@ class Programme:
         totals = np.zeros(count)
         for row, total in zip(rows, right, strict=True):
             totals[row] = total
+        # as shares of the largest, to so many digits: HiGHS has tolerances of its own, and equal damages shall be equal in any unit
+        harms = np.round(np.array(objective) / (max(objective) or 1.0), _DIGITS)
         found = scipy.optimize.milp(
-            c=np.array(objective + [0.0] * (len(columns) - binaries)),
+            c=np.concatenate([harms, np.zeros(len(columns) - binaries)]),
             integrality=np.array([1] * binaries + [0] * (len(columns) - binaries)),
             bounds=scipy.optimize.Bounds(0.0, 1.0),
             constraints=[

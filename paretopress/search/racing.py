@@ -88,7 +88,7 @@ def cannot_join(
     if hoped is None:
         return ""
     digits = max(1, math.ceil(-math.log10(floor)))
-    outlook = f"{drop:.{digits}f} points lost, at best {hoped:.{digits}f} after the next rung (predicted)"
+    outlook = f"a drop of {drop:.{digits}f}, at best {hoped:.{digits}f} after the next rung (predicted)"
     if hoped > max_drop:
         return f"cannot join the front: {outlook}, {max_drop:g} allowed"
     ahead = [(d, ms) for d, ms in rivals if d < hoped and ms < latency_ms]

@@ -35,8 +35,8 @@ Floats = npt.NDArray[np.float64]
 class Seen:
     """A trial as the screen sees it.
 
-    `drop` is in points against the baseline: measured, predicted for a plan that was stopped before its training, or None for one that is
-    over a bound. `feasible` plans are trained and within all bounds.
+    `drop` is against the baseline, in the metric's unit: measured, predicted for a plan that was stopped before its training, or None for
+    one that is over a bound. `feasible` plans are trained and within all bounds.
     """
 
     plan: Plan

@@ -22,17 +22,19 @@ from paretopress.compress.recover import Recipe, Recovery
 from paretopress.compress.students import Students
 from paretopress.errors import RunError
 from paretopress.evaluators import accuracy
+from paretopress.evaluators.accuracy import onnx_scorer
 from paretopress.evaluators.size import file_facts
 from paretopress.intake import batches
 from paretopress.intake.data import Data
 from paretopress.intake.trace import take_in
 from paretopress.measurement import Budget, Latency, Rung
-from paretopress.pipeline import Pipeline
+from paretopress.pipeline import Batches, Pipeline
 from paretopress.plan import Criterion, Plan
 from paretopress.plan_evaluator import STUDENT_FILE, Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.search.candidates import Bounds
 from paretopress.targets import file_facts as file_facts_module
+from paretopress.tasks.spread import item_scores
 
 
 @dataclass
@@ -96,6 +98,32 @@ def test_evaluate_measures_the_bytes_it_keeps_when_within_budget(tiny: nn.Module
     assert "reconstruct" in outcome.stages_s
     assert file_facts(folder.root / outcome.onnx_path) == (outcome.size_bytes, outcome.onnx_sha256)
     assert evaluate.pipeline.target.measured[-1] == outcome.onnx_sha256  # type: ignore[attr-defined]
+
+
+def test_outcomes_tell_the_error_of_their_drop_when_items_are_scored(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    pipeline, plan = evaluate.pipeline, Plan(kept={"block2.conv1": 8})
+    evaluate(plan, Rung.COSTS, 1)
+    outcome = evaluate(plan, Rung.SHORT, 1)
+    scores = np.load(folder.baseline_scores)
+    share = evaluate.bounds.baseline_accuracy / 100.0
+    assert (len(scores), scores.mean()) == (32, evaluate.bounds.baseline_accuracy)
+    assert pipeline.measure_baseline().val_error == pytest.approx(100.0 * np.sqrt(share * (1.0 - share) / 31))
+    theirs = item_scores(onnx_scorer(folder.root / outcome.onnx_path, Batches(pipeline.data.val, 32), threads=1))
+    assert theirs is not None
+    assert outcome.val_error == pytest.approx((theirs - scores).std(ddof=1) / np.sqrt(32))
+    folder.baseline_scores.unlink()  # as in a run of an earlier version
+    resumed = Pipeline(pipeline.intake, pipeline.data, pipeline.target, folder, reduce_range=False, scoring_threads=1, seed=0)
+    assert PlanEvaluator(resumed, evaluate.recovery, evaluate.effort, evaluate.bounds)(plan, Rung.SHORT, 1).val_error is None
+
+
+def test_latency_counts_the_baselines_interval_when_the_bound_is_in_milliseconds(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.8)
+    unsure = replace(evaluate.bounds, baseline_ci_ms=(9.3, 10.7))
+    evaluate = PlanEvaluator(evaluate.pipeline, evaluate.recovery, evaluate.effort, unsure)
+    outcome = evaluate(Plan(), Rung.COSTS, 0)
+    assert outcome.latency.latency_ci_ms[1] == pytest.approx(4.8 * np.sqrt(10.7 / 9.3))
+    assert outcome.rejected.startswith("over the latency budget, 4.800 ms (up to 5.149) > 5.000 ms")
 
 
 def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: RunFolder) -> None:
@@ -280,8 +308,10 @@ def two_files(evaluate: PlanEvaluator) -> list[str]:
     """Return the baseline's file, a candidate's, and a copy of it."""
     outcome = evaluate(Plan(kept={"block2.conv1": 8}), Rung.SHORT, 1)
     root = evaluate.pipeline.folder.root
-    shutil.copy(root / outcome.onnx_path, root / "copy.onnx")
-    return ["baseline.onnx", outcome.onnx_path, "copy.onnx"]
+    copy = "trials/0002/model.onnx"
+    (root / copy).parent.mkdir()
+    shutil.copy(root / outcome.onnx_path, root / copy)
+    return ["baseline.onnx", outcome.onnx_path, copy]
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 1000], ids=["kept", "streamed"])

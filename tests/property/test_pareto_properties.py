@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretopress.pareto import hypervolume_2d, non_dominated
+from paretopress.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 
 LEAST, SIDE = -2, 8
 COORDINATE = st.integers(LEAST, SIDE + 1)
@@ -49,3 +49,13 @@ def test_hypervolume_2d_is_that_of_the_front_when_dominated_points_are_dropped(p
     floats = [(float(x), float(y)) for x, y in points]
     front = [floats[i] for i in non_dominated(floats)]
     assert hypervolume_2d(floats, (SIDE, SIDE)) == hypervolume_2d(front, (SIDE, SIDE))
+
+
+@given(st.lists(st.none() | st.tuples(COORDINATE, COORDINATE), max_size=12), st.tuples(COORDINATE, COORDINATE))
+def test_running_hypervolumes_2d_are_those_of_the_points_so_far_when_some_are_missing(
+    points: list[tuple[int, int] | None], reference: tuple[int, int]
+) -> None:
+    end = (float(reference[0]), float(reference[1]))
+    floats = [None if p is None else (float(p[0]), float(p[1])) for p in points]
+    wanted = [hypervolume_2d([p for p in floats[: n + 1] if p is not None], end) for n in range(len(floats))]
+    assert running_hypervolumes_2d(floats, end) == wanted

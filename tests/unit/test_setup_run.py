@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 from paretopress.graph import ModelGraph
 from paretopress.intake.trace import take_in
-from paretopress.setup_run import plan_effort, space_for
+from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.plan_evaluator import Effort
+from paretopress.search.scale import Scale
+from paretopress.setup_run import RunState, plan_effort, space_for
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
@@ -96,3 +100,24 @@ def test_space_for_freezes_what_the_configuration_names_when_built(graph: ModelG
 def test_parse_config_lists_the_knobs_when_one_is_unknown() -> None:
     with pytest.raises(ConfigError, match=r"at space\.frozen\.0: .*'prune', 'bits', 'rank', 'branches' or 'distillation', got 'widths'"):
         parse_config({"space": {"frozen": ["widths"]}}, "the test")
+
+
+def state(val_error: float | None) -> RunState:
+    latency = Latency(8.0, (7.8, 8.2), 1.0, (0.99, 1.01), 8.0, 9.0, 8.0, 16, 100, 1.0)
+    baseline = Outcome(Rung.FINAL, 90.0, 1, 1, latency, 1, "baseline.onnx", "0" * 64, val_error=val_error)
+    return RunState("0" * 64, baseline, 0.1, {}, 0.1, Effort(1, 1, 1, 1), (), {}, (), {}, {"train": 100, "val": 10_000, "test": 100}, 1.0)
+
+
+def test_bounds_have_the_scale_of_the_baselines_scores_when_the_state_is_read_back() -> None:
+    config = parse_config({"budget": {"latency_ms": 4.0}}, "the test")
+    bounds = RunState.from_json(json.loads(json.dumps(state(0.3).to_json()))).bounds(config)
+    assert bounds.scale == Scale.of_baseline(0.3, 10_000)
+    assert bounds.baseline_ci_ms == (7.8, 8.2)
+    assert (bounds.worst_drop, bounds.floor) == pytest.approx((10.0, 0.5))
+
+
+@pytest.mark.parametrize("val_error", [None, 0.0])
+def test_bounds_have_no_scale_when_the_baselines_error_is_not_known(val_error: float | None) -> None:
+    bounds = state(val_error).bounds(parse_config({"budget": {"latency_ms": 4.0}}, "the test"))
+    assert bounds.scale is None
+    assert bounds.floor > 0.0

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
 import pytest
 
 from paretopress.errors import BudgetError, ConfigError, LatencyError, RunError
-from paretopress.measurement import Budget, Latency, Outcome, Rung
+from paretopress.measurement import Budget, Latency, Metric, Outcome, Rung, small_sample_factor
 from paretopress.plan import Criterion, Plan
 
 
@@ -100,3 +101,32 @@ def test_outcome_names_the_score_when_it_is_no_number(bad: object) -> None:
     for name in ("test_accuracy", "val_error"):
         with pytest.raises(RunError, match=name):
             replace(OUTCOME, **{name: bad})
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "shown"),
+    [
+        (Metric(), 86.012, "86.01 %"),
+        (Metric(), 0.0, "0.00 %"),
+        (Metric("dice", ""), 0.86012, "0.8601"),
+        (Metric("dice", ""), 0.012345, "0.01235"),
+        (Metric("error", "mm", higher_is_better=False), -3.2, "3.20 mm"),
+        (Metric("error", "um", higher_is_better=False), -1234.5, "1234.50 um"),
+    ],
+)
+def test_metric_shows_as_many_decimals_as_tell_scores_apart(metric: Metric, score: float, shown: str) -> None:
+    assert metric.shown(score) == shown
+
+
+def test_metric_shows_a_difference_to_the_decimals_of_a_score() -> None:
+    assert Metric().difference(0.5, 90.0) == "0.50 points"
+    assert Metric("dice", "").difference(0.012, 0.9) == "0.0120"
+    assert Metric("error", "mm", higher_is_better=False).difference(3.2, -120.0) == "3.20 mm"
+
+
+def test_latency_takes_the_factor_for_few_sessions_off_its_error() -> None:
+    half_width = 1.96 * 0.01 * small_sample_factor(4, 0.95)
+    ends = (math.exp(-half_width), math.exp(half_width))
+    latency = Latency(1.0, ends, 1.0, ends, 1.0, 1.0, 1.0, 16, 100, 1.0, sessions=4)
+    assert latency.sampling_error == pytest.approx(0.01)
+    assert replace(latency, sessions=0).sampling_error == pytest.approx(half_width / 1.96)  # not known: taken for a normal interval

@@ -57,6 +57,15 @@ def test_front_table_shows_the_figures_of_a_point_when_tested(front: dict[str, A
     assert "20 trials completed, 11 over the budget, 4 out of the race, 1 failed." in [line.strip() for line in lines]
 
 
+def test_front_table_shows_as_many_decimals_as_tell_scores_apart_when_the_metric_is_a_share(front: dict[str, Any]) -> None:
+    for row in (front["baseline"], *front["points"]):
+        row |= {key: row[key] / 100.0 for key in ("val_accuracy", "test_accuracy")}
+    front |= {"metric": {"name": "dice", "unit": "", "higher_is_better": True}, "budget": front["budget"] | {"max_drop": 0.02}}
+    lines = rendered(front_table(front))
+    assert line_with(lines, "12")[1:4] == ["0.9700", "0.9625", "0.0125"]
+    assert any("a drop of 0.02." in line for line in lines)
+
+
 def test_front_table_says_why_the_search_ended_when_it_ended_early(front: dict[str, Any]) -> None:
     stopped = front | {"stopped_early": {"said": "stopped early: the last 30 of 60 trials added 0.00 % to the hypervolume"}}
     assert any("The search stopped early: the last 30 of 60 trials" in line for line in rendered(front_table(stopped)))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from paretopress.measurement import Latency
+from paretopress.measurement import Budget, Latency, Outcome, Rung, small_sample_factor
+from paretopress.search.candidates import Bounds
 from paretopress.search.occasions import drift, pooled
 
 
@@ -55,3 +57,63 @@ def test_pooled_covers_the_true_ratio_when_occasions_drift() -> None:
         found = pooled([latency(0.5 * math.exp(value), 0.0196) for value in rng.normal(0.0, math.hypot(0.05, 0.01), 2)], 0.05)
         hits += found.ratio_ci[0] <= 0.5 <= found.ratio_ci[1]
     assert 0.92 <= hits / 400 <= 0.98
+
+
+def occasion(rng: np.random.Generator, drift_between: float, session_error: float, sessions: int = 4) -> Latency:
+    """Return one occasion of a file that takes half of the baseline's time, with the t-interval that a measurement gives."""
+    logs = rng.normal(math.log(0.5) + rng.normal(0.0, drift_between), session_error, sessions)
+    half_width = 1.96 * small_sample_factor(sessions, 0.95) * float(logs.std(ddof=1)) / math.sqrt(sessions)
+    return replace(latency(math.exp(float(logs.mean())), half_width), sessions=sessions)
+
+
+@pytest.mark.parametrize("occasions", [1, 2, 4, 6])
+@pytest.mark.parametrize(("drift_between", "session_error"), [(0.06, 0.02), (0.06, 0.06), (0.01, 0.06)])
+def test_pooled_covers_the_truth_in_95_of_100_when_each_occasion_has_few_sessions(
+    occasions: int, drift_between: float, session_error: float
+) -> None:
+    rng, hits, files = np.random.default_rng(7), 0, 20
+    for _ in range(60):
+        measured = [[occasion(rng, drift_between, session_error) for _ in range(occasions)] for _ in range(files)]
+        others = [[occasion(rng, drift_between, session_error) for _ in range(4)] for _ in range(15)]
+        between = drift([*measured, *others])
+        intervals = [pooled(latencies, between).ratio_ci for latencies in measured]
+        hits += sum(low <= 0.5 <= high for low, high in intervals)
+    assert 0.925 <= hits / (60 * files) <= 0.98
+
+
+def test_pooled_is_the_interval_of_the_occasion_when_nothing_drifts() -> None:
+    measured = replace(latency(0.5, 0.0312), sessions=4)  # of 4 sessions: 1.96 * 1.62 standard errors, 1.62 the factor of 3 degrees
+    assert pooled([measured], 0.0).ratio_ci == pytest.approx(measured.ratio_ci)
+    two = pooled([measured, measured], 0.0)
+    # 6 degrees now: the factor falls to 1.25 and the error by the root of 2
+    shrunk = small_sample_factor(7, 0.95) / small_sample_factor(4, 0.95) / math.sqrt(2.0)
+    assert math.log(two.ratio_ci[1] / two.ratio) == pytest.approx(0.0312 * shrunk)
+
+
+def test_drift_takes_off_the_error_without_its_factor_when_occasions_have_few_sessions() -> None:
+    half_width = 1.96 * 0.01 * small_sample_factor(4, 0.95)
+    files = [[replace(latency(math.exp(sign * 0.1), half_width), sessions=4) for sign in (-1, 1)]] * 2
+    assert drift(files) == pytest.approx(math.sqrt((4 * 0.06**2 + (4 * 0.01 - 2 * 1e-4)) / (4 + 2)))
+
+
+def test_on_scale_widens_by_the_baselines_interval_when_the_bound_is_in_milliseconds() -> None:
+    ends = (2.0 * math.exp(-0.04), 2.0 * math.exp(0.04))
+    measured = latency(0.5, 0.03)
+    in_ms, as_ratio = (Bounds(budget, 2.0, 90.0, baseline_ci_ms=ends) for budget in (Budget(latency_ms=1.05), Budget(speedup=2.0)))
+    assert as_ratio.on_scale(measured) == measured
+    widened = in_ms.on_scale(measured)
+    assert widened.latency_ci_ms == pytest.approx((math.exp(-0.05), math.exp(0.05)))  # 3 and 4 make 5
+    assert widened.ratio_ci == measured.ratio_ci
+    again = pooled([widened, widened], 0.0)
+    assert math.log(again.ratio_ci[1] / 0.5) == pytest.approx(0.03 / math.sqrt(2.0))
+    assert math.log(again.latency_ci_ms[1]) == pytest.approx(math.hypot(0.03 / math.sqrt(2.0), 0.04))  # occasions do not narrow that one
+    assert Latency.from_json(widened.to_json()) == widened
+
+
+def test_constraints_count_the_baselines_interval_when_the_bound_is_in_milliseconds() -> None:
+    ends = (2.0 * math.exp(-0.04), 2.0 * math.exp(0.04))
+    bounds = Bounds(Budget(latency_ms=1.04), 2.0, 90.0, baseline_ci_ms=ends)
+    measured = latency(0.5, 0.03)  # up to 1.0305 ms by its own interval
+    found = Outcome(Rung.FINAL, 89.0, 1, 1, measured, 1, "", "")
+    assert bounds.feasible(found)
+    assert not bounds.feasible(replace(found, latency=bounds.on_scale(measured)))

@@ -46,7 +46,7 @@ def test_optimistic_drop_does_not_fall_when_the_plan_lost_more() -> None:
 
 def test_cannot_join_names_the_rival_when_it_is_faster_and_more_accurate() -> None:
     reason = cannot_join(8.0, 2.0, HALVED, [(3.0, 1.5), (1.0, 3.0)], math.inf, floor=0.5)
-    assert reason.startswith("cannot join the front: 8.0 points lost, at best 4.0 after the next rung (predicted)")
+    assert reason.startswith("cannot join the front: a drop of 8.0, at best 4.0 after the next rung (predicted)")
     assert reason.endswith("another lost 3.0 at 1.500 ms")
 
 
