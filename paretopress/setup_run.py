@@ -206,11 +206,7 @@ def find_state(
         "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
         "target": pipeline.fingerprint() if pipeline.cache is not None else None,
         "seed": config.seed,
-        "trains_on": {
-            "device": device_name(best_device()),
-            "threads": torch.get_num_threads(),
-            "host": probe_fingerprint("local", environment_here()),
-        },
+        "trains_on": training_place(),
     }
     cache = pipeline.cache
     found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
@@ -240,6 +236,12 @@ def find_state(
     write_json(pipeline.folder.graph, intake.graph.to_json())
     write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
     return state
+
+
+def training_place() -> dict[str, Any]:
+    """Return what a step of training takes its time from, and its last bits: this host, its device for training, and the threads."""
+    here = probe_fingerprint("local", environment_here())
+    return {"device": device_name(best_device()), "threads": torch.get_num_threads(), "host": here}
 
 
 def _trains(config: RunConfig, graph: ModelGraph) -> bool:
