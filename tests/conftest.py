@@ -8,9 +8,10 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
-from loopback_database import running_database
+from loopback_database import missing, running_database
 from moto.server import ThreadedMotoServer
 from odd_onnx import make_odd
+from skips import need, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks: to be here is all they need
 from torch import Tensor, nn
 
 from paretopress.lower.export import export_onnx
@@ -128,7 +129,8 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server."""
+    """The URL of a PostgreSQL server; what needs it is skipped where none is installed."""
+    need(missing())
     with running_database(tmp_path_factory.mktemp("postgres") / "server") as server:
         yield server.url
 
