@@ -29,7 +29,8 @@ def need(missing: str) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.skipped and call.excinfo is not None and isinstance(call.excinfo.value, Missing):
-        report.longrepr = __file__, need.__code__.co_firstlineno, f"Skipped: {call.excinfo.value}"  # the summary puts together what has one place and one reason
+        # the summary puts together what has one place and one reason
+        report.longrepr = __file__, need.__code__.co_firstlineno, f"Skipped: {call.excinfo.value}"
     return _refused(report)
 
 
