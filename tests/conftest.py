@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,10 +129,11 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """The URL of a PostgreSQL server; what needs it is skipped where none is installed."""
     need(missing())
-    with running_database(tmp_path_factory.mktemp("postgres") / "server") as server:
+    # not in a folder of pytest, which shuts its folders to other accounts whenever another pytest of this user starts
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, running_database(Path(folder, "server")) as server:
         yield server.url
 
 
