@@ -17,7 +17,7 @@ from torch import nn
 from paretopress.atomic import write_bytes, write_json
 from paretopress.cache import Cache
 from paretopress.errors import RunError
-from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy
+from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.event_log import EventLog
@@ -35,10 +35,13 @@ from paretopress.search.candidates import Bounds
 from paretopress.stopwatch import Stopwatch
 from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
+from paretopress.tasks.base import Scorer
 
 _CALIBRATION_ITEMS, _CALIBRATION_BATCH = 256, 64
 _TIMED_ITEMS = 4
 _EARLY_ITEMS = 512
+# a finalist and the same trained on with rounding: each is scored once though both are compared
+_SCORERS = 2
 _SAMPLES = 16
 _EXPORTS_BYTES = 64 << 20
 # files that are scored together where their data are read for each scoring: a session takes about twice its file
@@ -78,6 +81,7 @@ class Pipeline:
             weakref.finalize(self, forget, scored).atexit = False
         self._val, self._test = (Batches(data.splits()[name], data.sizes()[name], folder.root) for name in ("val", "test"))
         self._scores: dict[tuple[str, Batches], float] = {}  # by sha256 of the file
+        self._scorers: dict[tuple[str, Batches], Scorer] = {}
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
         self._exports = Kept[bytes](_EXPORTS_BYTES, len)
@@ -145,8 +149,17 @@ class Pipeline:
         """Return the accuracy of a file; one whose bytes were scored already is not scored again."""
         key = _sha256(path), images
         if key not in self._scores:
-            self._scores[key] = onnx_accuracy(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
+            self._scores[key] = self._scorer(path, images).score()
         return self._scores[key]
+
+    def _scorer(self, path: Path, images: Batches) -> Scorer:
+        """Return the scorer of a file with all of its outputs in it; those of the last two files are kept."""
+        key = _sha256(path), images
+        if key not in self._scorers:
+            self._scorers[key] = onnx_scorer(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
+            while len(self._scorers) > _SCORERS:
+                del self._scorers[next(iter(self._scorers))]
+        return self._scorers[key]
 
     def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, only_timed: bool = False) -> None:
         """Write the ONNX file of a module under a plan's bits.

@@ -30,7 +30,12 @@ _TOP_1 = Classification()
 
 
 def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> float:
-    """Return the score of a file's outputs, by default top-1 accuracy in percent.
+    """Return the score of a file's outputs, by default top-1 accuracy in percent; arguments and errors as `onnx_scorer`."""
+    return onnx_scorer(path, batches, threads=threads, target=target, task=task).score()
+
+
+def onnx_scorer(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> Scorer:
+    """Return the task's scorer with a file's outputs of all batches in it.
 
     Args:
         batches: (inputs, labels): an array (N, ...) or a tuple of them, and (N, ...). A file of fixed batch size is fed in pieces.
@@ -49,7 +54,7 @@ def onnx_accuracies(
 ) -> list[float | RunError]:
     """Return the score of each file, or why it has none; the batches are read once, and each goes through all files.
 
-    See `onnx_accuracy`. All files are open at a time.
+    See `onnx_scorer`. All files are open at a time.
     Raises: DataError: as there. TargetLostError: the target is out of reach.
     """
     scorings: list[_Scoring | RunError] = []
@@ -67,7 +72,7 @@ def onnx_accuracies(
         for inputs, labels in batches if under_way else ():
             for scoring in under_way:
                 scoring.try_to_take(inputs, labels)
-    return [found if isinstance(found, RunError) else found.failure or found.score() for found in scorings]
+    return [found if isinstance(found, RunError) else found.failure or found.full().score() for found in scorings]
 
 
 def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _TOP_1) -> float:
@@ -81,7 +86,7 @@ def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _T
         with torch.inference_mode():
             return tuple(part.numpy() for part in outputs_of(module(*map(torch.from_numpy, inputs))))
 
-    return _scored(batches, task, run, type(module).__name__)
+    return _scored(batches, task, run, type(module).__name__).score()
 
 
 @dataclass(slots=True)
@@ -95,7 +100,7 @@ class _Scoring:
     failure: RunError | None = None
 
     def take(self, inputs: npt.NDArray[Any] | Arrays, labels: npt.NDArray[Any]) -> None:
-        """Run a batch and gather its outputs. Raises: DataError, RunError: see `onnx_accuracy`."""
+        """Run a batch and gather its outputs. Raises: DataError, RunError: see `onnx_scorer`."""
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         count = len(parts[0])
         if len(labels) != count or labels.ndim == 0:
@@ -122,18 +127,18 @@ class _Scoring:
         except RunError as error:
             self.failure = error
 
-    def score(self) -> float:
-        """Return the score of all batches. Raises: DataError: there was no item."""
+    def full(self) -> Scorer:
+        """Return the scorer with all batches in it. Raises: DataError: there was no item."""
         if self.items == 0:
             raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
-        return self.scorer.score()
+        return self.scorer
 
 
-def _scored(batches: Iterable[Batch], task: Task, run: Run, name: str) -> float:
+def _scored(batches: Iterable[Batch], task: Task, run: Run, name: str) -> Scorer:
     scoring = _Scoring(task.scorer(), run, name)
     for inputs, labels in batches:
         scoring.take(inputs, labels)
-    return scoring.score()
+    return scoring.full()
 
 
 @contextmanager

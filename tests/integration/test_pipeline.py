@@ -281,12 +281,12 @@ def test_evaluate_scores_every_file_of_a_finalist_once_when_it_trains_with_round
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     evaluate.effort = Effort(2, 4, 5, 1)
-    scored, real = list[str](), pipeline.onnx_accuracy
-    monkeypatch.setattr(pipeline, "onnx_accuracy", lambda path, *args, **options: scored.append(path.name) or real(path, *args, **options))
+    scored, real = list[str](), pipeline.onnx_scorer
+    monkeypatch.setattr(pipeline, "onnx_scorer", lambda path, *args, **options: scored.append(path.name) or real(path, *args, **options))
     monkeypatch.setattr(Pipeline, "float_accuracy", lambda self, module: 200.0)  # int8 costs much, whatever it scores
     final = evaluate(Plan(bits={"stem": 8}), Rung.FINAL, 1)
     assert scored == ["model.onnx", "rounded-model.onnx"]
-    assert final.val_accuracy == real(folder.root / final.onnx_path, evaluate.pipeline._val, threads=1)
+    assert final.val_accuracy == real(folder.root / final.onnx_path, evaluate.pipeline._val, threads=1).score()
 
 
 def test_latency_again_reads_no_file_when_it_was_read_before(tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

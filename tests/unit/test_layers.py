@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": VALUES | {"compress", "search", "spaces", "tasks"},
     "run_folder": VALUES,
     "demo_model": VALUES | {"intake"},
-    "pipeline": VALUES | {"evaluators", "intake", "lower", "run_folder", "search", "targets"},
+    "pipeline": VALUES | {"evaluators", "intake", "lower", "run_folder", "search", "targets", "tasks"},
     "plan_evaluator": VALUES | {"compress", "evaluators", "intake", "pipeline", "run_folder", "search"},
     "probing": VALUES | {"targets"},
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
