@@ -75,7 +75,7 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
     state = folder.read(folder.state)
     threads = int(front["environment"]["threads"])
     conditions = dict(front["environment"]) | {
-        "batch": 1,
+        "batch": front["environment"].get("session", {}).get("batch", 1),
         "latency_scale": front["latency_scale"],
         "baseline": {name: front["baseline"][name] for name in _MEASURED},
         "budget": front["budget"],
@@ -94,4 +94,4 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
     )
     with np.load(folder.samples, allow_pickle=False) as kept:
         samples = dict(kept)
-    return write_bundle(to, onnx=folder.root / point["onnx"]["path"], sha256=point["onnx"]["sha256"], facts=facts, samples=samples)
+    return write_bundle(to, onnx=folder.model_file(point["onnx"]["path"]), sha256=point["onnx"]["sha256"], facts=facts, samples=samples)

@@ -20,6 +20,7 @@ from paretopress.compress.students import Students, fits
 from paretopress.compress.zeros import NO_ZEROS
 from paretopress.errors import RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
+from paretopress.inputs import Inputs
 from paretopress.intake.data import stack
 from paretopress.measurement import Latency, Outcome, Rung, decimals_for
 from paretopress.pipeline import Pipeline
@@ -78,6 +79,7 @@ class PlanEvaluator:
         self._in_hand: _InHand | None = None
         self._macs: dict[Plan, Macs] = {}  # they do not depend on the bits
         self._rankings: dict[Criterion, Ranking] = {Criterion.L2: {}}  # what pruning goes by unless told otherwise
+        self._judged: Inputs | None = None
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
         """Return the measured candidate of a plan at a rung.
@@ -115,7 +117,7 @@ class PlanEvaluator:
     def latency_again(self, outcome: Outcome) -> Latency:
         """Return the latency of a candidate's file, measured once more."""
         occasion = time.monotonic_ns() % 2**32
-        return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch(), again=True)
+        return self.pipeline.latency(self.pipeline.folder.model_file(outcome.onnx_path), self.bounds, occasion, Stopwatch(), again=True)
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
@@ -213,8 +215,9 @@ class PlanEvaluator:
         """Return the original's channels by importance; found at the first plan that asks for it."""
         if criterion not in self._rankings:
             intake, data = self.pipeline.intake, self.pipeline.data
-            items, _ = stack(data.train, judged_items(intake.graph), self.pipeline.seed)
-            ranking = rank_channels(intake.module, intake.graph, items, criterion, task=data.task, seed=self.pipeline.seed)
+            if self._judged is None:  # the same for every criterion
+                self._judged, _ = stack(data.train, judged_items(intake.graph), self.pipeline.seed)
+            ranking = rank_channels(intake.module, intake.graph, self._judged, criterion, task=data.task, seed=self.pipeline.seed)
             self._rankings[criterion] = ranking
         return self._rankings[criterion]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,9 +14,10 @@ from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, op
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
-from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.errors import ConfigError, RunError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
+from paretopress.intake.factory import is_factory
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
 from paretopress.plan import Plan
@@ -27,7 +29,7 @@ from paretopress.run_parts import Prepared, make_evaluator, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
-from paretopress.search.closing import Reported, reported, scored
+from paretopress.search.closing import Reported, reported
 from paretopress.search.journal import create_study
 from paretopress.search.nearest import miss_sentence
 from paretopress.search.occasions import drift_of, reserve
@@ -39,7 +41,7 @@ from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe
-from paretopress.shared_run import publish, worker_identity
+from paretopress.shared_run import publish
 from paretopress.stopwatch import Stopwatch
 from paretopress.worked import noting_work, seconds_worked
 
@@ -75,7 +77,7 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
             search.run(seeds)
     if run.config.disk.cache_mb > 0.0:
         prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
-    value = _finish(run, search, reporter)
+    value = _finish(run, search)
     EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
     return value
 
@@ -103,6 +105,7 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
         evaluate, claims = inner, None
         if isinstance(place, StudyPlace):
             evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
+            worker = claims.worker
         search = Search(
             study,
             run.space,
@@ -133,9 +136,19 @@ def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Repor
     """Publish the run, say how others join it, and return where."""
     place, pipeline = study_place(run.folder, run.config), run.pipeline
     assert isinstance(place, StudyPlace)
-    publish(search.study, run.folder, shelf, worker_identity(pipeline.intake, pipeline.data, run.config.seed, pipeline.fingerprint()))
-    reporter.message(f"others join with: paretopress worker '{place}'")
+    publish(search.study, run.folder, shelf, pipeline.whole_identity())
+    reporter.message(f"others join with: paretopress worker '{place}'{_options(run.config)}")
     return place
+
+
+def _options(config: RunConfig) -> str:
+    """Return the options with which another host names what this one loads: a worker takes none of it from the study."""
+    named = {"model": config.model, "data": config.data, "artifacts": config.workers.artifacts}
+    if is_factory(config.metric.name):
+        named["metric"] = config.metric.name
+    if config.target.spec != "local":
+        named["target"] = config.target.spec
+    return "".join(f" --{name} {shlex.quote(spec)}" for name, spec in named.items() if spec is not None)
 
 
 def _seeds(run: Prepared, known: Known | None) -> list[Plan]:
@@ -170,7 +183,7 @@ def _evaluator(run: Prepared) -> Iterator[Evaluator]:
             )
         yield make_evaluator(run.pipeline, config, run.state)
         return
-    command = evaluator_command(run.folder.root, worker_threads(config))
+    command = evaluator_command(run.folder.root, worker_threads(config), trust=config.trust)
     evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf)
     try:
         yield evaluate
@@ -227,41 +240,37 @@ def _progress(search: Search, line: str) -> Progress:
     )
 
 
-def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]:
+def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     """Score the front on test data, once, write the result, and return it.
 
-    A point whose file cannot be had is left out, which is said, and one that cannot be scored has no test score; see `reported`.
+    A point whose file cannot be had, or has no score, is left out; see `reported`.
     Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
     """
     folder, state, pipeline = run.folder, run.state, run.pipeline
-    candidates = search.candidates()
-    known, watch = _known_test_accuracies(folder), Stopwatch()
+    candidates, watch = search.candidates(), Stopwatch()
+    known = _known_test_accuracies(folder)
 
     def have_file(outcome: Outcome) -> None:
         if isinstance(search.evaluate, SharedFiles):
             search.evaluate.fetch(outcome)  # other hosts made a part of the front
         pipeline.demand_measured(outcome)
 
-    def score(outcome: Outcome) -> float:
-        accuracy = known.get(outcome.onnx_sha256)
-        if accuracy is None:
-            with watch.stage("accuracy"):
-                accuracy = pipeline.test_accuracy(outcome.onnx_path)
-        return accuracy
+    def score(outcomes: Sequence[Outcome]) -> Mapping[str, float | RunError]:
+        paths = {outcome.onnx_sha256: outcome.onnx_path for outcome in outcomes if outcome.onnx_sha256 not in known}
+        scores = pipeline.test_accuracies(list(paths.values()))
+        return known | {sha256: scores[path] for sha256, path in paths.items()}
 
-    found = reported(candidates, search.bounds, have_file, score)
-    for number, reason in found.left_out.items():
-        reporter.message(f"trial {number} is left out of the front: {reason}")
-    nearest, chosen = found.nearest, best(found.points, search.bounds, search.val_images)
+    with watch.stage("accuracy"):
+        found = reported(candidates, search.bounds, state.baseline, have_file, score)
+    chosen = best(found.points, search.bounds, search.val_images)
     value = front_json(
-        baseline_json(scored(state.baseline, score)),
+        baseline_json(found.baseline),
         [point_json(c, search.bounds) for c in found.points],
-        [point_json(c, search.bounds) for c in nearest],
+        [point_json(c, search.bounds) for c in found.nearest],
         candidates,
         search.bounds,
         search.counts(),
         agreements=search.agreements(),
-        left_out=found.left_out,
         stall=search.stall(),
         best=chosen.number if chosen else None,
         seed=run.config.seed,
@@ -269,6 +278,7 @@ def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]
         data=pipeline.data.sizes(),
         elapsed_s=search.times.elapsed_s,
         seconds=search.seconds(watch.seconds),
+        lost=found.lost,
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)
@@ -277,19 +287,20 @@ def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]
     return value
 
 
-def _known_test_accuracies(folder: RunFolder) -> dict[str, float | None]:
+def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
     """Return sha256 -> test accuracy of what an earlier end of this run scored already."""
     if not folder.front.is_file():
         return {}
     value = folder.read(folder.front)
-    return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"], *value.get("nearest", ()))}
+    rows = (value["baseline"], *value["points"], *value.get("nearest", ()))
+    return {row["onnx"]["sha256"]: row["test_accuracy"] for row in rows if row["test_accuracy"] is not None}
 
 
 def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: Bounds) -> SearchFailedError:
     nearest = found.nearest
-    if not nearest and found.left_out:
+    if not nearest and found.lost:
         return SearchFailedError(
-            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.left_out))}",
+            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.lost))}",
             "Bring the files back, or the store that holds them, then `paretopress resume`.",
         )
     if nearest:
@@ -302,7 +313,6 @@ def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: 
         return SearchFailedError("a front needs a completed trial, but none was completed", "`paretopress status RUN` shows the reasons.")
     fastest = min(candidates, key=lambda c: c.outcome.latency.latency_ms)
     return SearchFailedError(
-        f"every plan was over a bound before any training; the fastest takes up to {fastest.outcome.latency.latency_ci_ms[1]:.3f} ms, and "
-        f"{bounds.limit_ms:.3f} ms are allowed",
+        f"no plan met the budget of {bounds.limit_ms:.3f} ms; the fastest reached {describe(fastest.outcome, bounds)} before any training",
         "Widen the budget, or give the search more time.",
     )

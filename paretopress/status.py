@@ -51,7 +51,7 @@ def run_status(run: Path) -> dict[str, Any]:
         "budget_ms": round(bounds.limit_ms, 4),
         "metric": bounds.metric.name,
         "best": describe(chosen.outcome, bounds) if chosen else "none yet within every bound",
-        "best_file": str(folder.root / chosen.outcome.onnx_path) if chosen else None,
+        "best_file": str(folder.model_file(chosen.outcome.onnx_path)) if chosen else None,
         "front": [
             {
                 "trial": c.number,

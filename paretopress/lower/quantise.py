@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError, typed_line
+from paretopress.inputs import pieces
 from paretopress.lower.export import CALL
 from paretopress.lower.halves import store_in_16_bits
 from paretopress.quiet_logger import quiet_logger
@@ -122,7 +123,7 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
         quantize_static(
             source,
             target,
-            CalibrationBatches(calibration),
+            CalibrationBatches(list(_in_pieces(model.graph, calibration))),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=sorted(_LAYER_OPS | _ACTIVATIONS | _FOLLOWERS),
             nodes_to_quantize=_with_followers(model.graph, set(layers)),
@@ -135,6 +136,15 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         return onnx.load(target)
+
+
+def _in_pieces(graph: onnx.GraphProto, batches: Sequence[Feed]) -> Iterator[Feed]:
+    """Yield the batches in the size that the file takes, where that is fixed."""
+    shapes = {value.name: [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in graph.input}
+    for batch in batches:
+        shape = shapes[next(iter(batch))]
+        for parts in pieces(list(batch.values()), shape):
+            yield dict(zip(batch, parts, strict=True))
 
 
 def _dynamic_8_bits(model: onnx.ModelProto, nodes: Sequence[str], op: str, reduce_range: bool) -> onnx.ModelProto:

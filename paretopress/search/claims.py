@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ _MOMENT_S = 0.2
 
 @dataclass(slots=True)
 class Claims:
-    """Claims on finalists in a study's attributes; `worker` names this process. `clock` returns seconds that all hosts agree on.
+    """Claims on finalists in a study's attributes. `clock` returns seconds that all hosts agree on.
+
+    `worker` is given as a name for people to read and becomes this object's own: two containers can share their host's name and the
+    numbers of their processes, so a random part follows it.
 
     A claim that was not renewed for `grace_s` is nobody's: its process died.
 
@@ -34,6 +38,9 @@ class Claims:
     clock: Callable[[], float] = time.time
     _mine: set[int] = field(init=False, default_factory=set)
     _seen_since: dict[int, float] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.worker = f"{self.worker}#{secrets.token_hex(4)}"
 
     def take(self, number: int) -> bool:
         """Claim a trial's full recovery; return whether it is this process's."""

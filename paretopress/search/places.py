@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Self
-from urllib.parse import urlsplit
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from paretopress.errors import ConfigError, RunFolderError
+from paretopress.masking import masked
 from paretopress.search.journal_lock import JournalLock
 
 # After so long without a word what a worker is at is given to another; it says four times as often that it lives.
@@ -29,7 +29,7 @@ class StudyPlace:
     `grace_s` is how long a worker may be silent before its trial is another's.
     """
 
-    url: str
+    url: str = field(repr=False)
     name: str
     grace_s: int = GRACE_S
 
@@ -38,14 +38,12 @@ class StudyPlace:
         """Return the place of URL#NAME; raises ConfigError for anything else."""
         url, _, name = text.rpartition("#")
         if "://" not in url or not name:
-            raise ConfigError(f"a shared run is named URL#NAME, but got {text!r}", "`paretopress search --storage URL` prints it.")
+            raise ConfigError(f"a shared run is named URL#NAME, but got {masked(text)!r}", "`paretopress search --storage URL` prints it.")
         return cls(url, name)
 
     def __str__(self) -> str:
-        """Return URL#NAME without the password; a storage without a study has no name."""
-        parts = urlsplit(self.url)
-        shown = self.url if parts.password is None else self.url.replace(f":{parts.password}@", ":***@", 1)
-        return f"{shown}#{self.name}".removesuffix("#")
+        """Return URL#NAME without passwords; a storage without a study has no name."""
+        return f"{masked(self.url)}#{self.name}".removesuffix("#")
 
 
 def open_storage(where: Path | StudyPlace) -> BaseStorage:

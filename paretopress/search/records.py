@@ -14,9 +14,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.errors import LatencyError, RunError
+from paretopress.errors import ForeignDataError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
+from paretopress.received import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.occasions import Spread, drift_of, pooled
 from paretopress.search.slots import CUT_OFF as CUT_OFF
@@ -116,6 +117,7 @@ class Records:
         self._evaluated: dict[int, _Evaluated] = {}
         self._number_of: dict[Plan, int] = {}
         self._begun_plans: dict[int, Plan] = {}  # of trials that failed or are under way
+        self._refused: dict[str, str] = {}  # what the study holds in the place of figures, and why it is left out
         self._first: dict[str, Latency] = {}  # by file, as the trial's evaluation measured it
         self._again: dict[str, dict[str, Latency]] = {}  # by file and name, those of later occasions
         self._spreads: dict[str, Spread] = {}
@@ -175,7 +177,8 @@ class Records:
         with self._lock:
             self._read()
             others = [t for t in (*self.slots().ended, *self._trials(TrialState.RUNNING)) if t.state is not TrialState.COMPLETE]
-            return {*self._number_of, *(self._begun_plan(t) for t in others if PLAN in t.user_attrs)}
+            begun = (self._begun_plan(t) for t in others if PLAN in t.user_attrs)
+            return {*self._number_of, *(plan for plan in begun if plan is not None)}
 
     def copies_in_a_row(self, most: int) -> int:
         """Return how many of the trials that ended last, looking at `most`, told nothing new: copies, and plans that failed before."""
@@ -216,9 +219,8 @@ class Records:
             for name, value in self.attributes.items():
                 if name.startswith(LATENCY):
                     occasions = self._again.setdefault(name.removeprefix(LATENCY).partition("/")[0], {})
-                    if name not in occasions:
-                        with suppress(LatencyError):  # what an earlier version kept of a target that answered NaN
-                            occasions[name] = Latency.from_json(value)
+                    if name not in occasions and name not in self._refused and (again := self._received(name, value)) is not None:
+                        occasions[name] = again
             known = ((sha256, occasions) for sha256, occasions in self._again.items() if sha256 in first)
             return {sha256: [first[sha256], *(again for _, again in sorted(occasions.items()))] for sha256, occasions in known}
 
@@ -271,18 +273,22 @@ class Records:
         return Counts(len(complete) - untrained, untrained - outraced, failed, outraced)
 
     def failure_reasons(self) -> list[str]:
-        """Return the reasons of the failed trials, in order; those that were tried again have none."""
+        """Return the reasons of the failed trials, in order; those that were tried again have none. Then why others were not taken in."""
+        self._read()
         failed = [t.user_attrs for t in self.slots().ended if t.state is TrialState.FAIL]
-        return [attributes.get(ERROR, _CUT_OFF_TWICE) for attributes in failed if ERROR in attributes or RETRY_OF in attributes]
+        reasons = [attributes.get(ERROR, _CUT_OFF_TWICE) for attributes in failed if ERROR in attributes or RETRY_OF in attributes]
+        return reasons + list(self._refused.values())
 
     def durations(self) -> list[float | None]:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
         return [trial.user_attrs.get(DURATION) for trial in self.slots().ended]
 
-    def _begun_plan(self, trial: FrozenTrial) -> Plan:
+    def _begun_plan(self, trial: FrozenTrial) -> Plan | None:
+        """Return the plan of a trial, None where the study holds something else in its place."""
         if trial.number not in self._begun_plans:
-            self._begun_plans[trial.number] = Plan.from_json(trial.user_attrs[PLAN])
-        return self._begun_plans[trial.number]
+            with suppress(ForeignDataError):
+                self._begun_plans[trial.number] = plan_received(trial.user_attrs[PLAN], f"trial {trial.number}")
+        return self._begun_plans.get(trial.number)
 
     def _told_nothing(self, trial: FrozenTrial) -> bool:
         if trial.state is TrialState.COMPLETE:
@@ -307,24 +313,46 @@ class Records:
             if reading.evaluated is None:
                 for t in self._trials(TrialState.COMPLETE):
                     if t.number not in self._evaluated and COPY_OF not in t.user_attrs:
-                        plan, outcome = Plan.from_json(t.user_attrs[PLAN]), Outcome.from_json(t.user_attrs[OUTCOME])
-                        accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
-                        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
-                        self._number_of.setdefault(plan, t.number)
-                        self._first[outcome.onnx_sha256] = outcome.latency
+                        self._take_in(t)
                 reading.evaluated = [found for _, found in sorted(self._evaluated.items())]
             return reading.evaluated
 
+    def _take_in(self, t: FrozenTrial) -> None:
+        """Keep what an evaluated trial holds; one that holds something else is as if it had failed, and its reason is kept."""
+        name = f"trial {t.number}"
+        if name in self._refused:
+            return
+        try:
+            plan, outcome = plan_received(t.user_attrs.get(PLAN), name), outcome_received(t.user_attrs.get(OUTCOME), name)
+            accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
+            demand(all(map(is_number, accuracies.values())), f"the accuracies of {name}", accuracies)
+        except (ForeignDataError, TypeError, ValueError, AttributeError) as error:
+            self._refused[name] = str(error)
+            return
+        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
+        self._number_of.setdefault(plan, t.number)
+        self._first[outcome.onnx_sha256] = outcome.latency
+
+    def _received(self, name: str, value: object) -> Latency | None:
+        try:
+            return latency_received(value, name)
+        except ForeignDataError as error:
+            self._refused[name] = str(error)
+            return None
+
     def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
-        return {int(name.removeprefix(_FINAL)): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
+        stored = {name.removeprefix(_FINAL): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
+        return {int(number): value for number, value in stored.items() if number.isdecimal() and isinstance(value, Mapping)}
 
     def _final_outcomes(self) -> dict[int, Outcome]:
-        """Return trial number -> outcome of its full recovery as it was measured; those without a number for a figure are left out."""
+        """Return trial number -> outcome of its full recovery as it was measured; one that holds something else is as if it had failed."""
         found = {}
         for number, value in sorted(self._stored_finals().items()):
             if ERROR not in value:
-                with suppress(RunError):
-                    found[number] = Outcome.from_json(value)
+                try:
+                    found[number] = outcome_received(value, f"finalist {number}")
+                except ForeignDataError as error:
+                    self._refused[f"finalist {number}"] = str(error)
         return found
 
     def _first_latencies(self) -> dict[str, Latency]:

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError
+from paretopress.masking import masked
 from paretopress.search.database_storage import DatabaseStorage
 from paretopress.search.places import WORDS, StudyPlace
 from paretopress.search.proxy import ProxyStorage, proxy_server
@@ -101,4 +102,5 @@ def _proxy(host: str, port: int, where: StudyPlace) -> BaseStorage:
 
 def _out_of_reach(where: StudyPlace, error: Exception) -> ConfigError:
     said = str(error.__cause__ if isinstance(error, StorageInternalError) else error).strip().splitlines()
-    return ConfigError(f"the storage must be in reach, but got: {said[0] if said else type(error).__name__} at {where}")
+    reason = masked(said[0], where.url) if said else type(error).__name__
+    return ConfigError(f"the storage must be in reach, but got: {reason} at {where}")

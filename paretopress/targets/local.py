@@ -23,7 +23,7 @@ from paretopress.targets.lock import sole_measurement
 from paretopress.targets.machine_state import cpu_times, disturbance
 from paretopress.targets.rounds import measure_in_rounds
 from paretopress.targets.sampling import Run, SamplingRules
-from paretopress.targets.target import Feed
+from paretopress.targets.target import Feed, OpenFile
 
 PROVIDERS = ("CPUExecutionProvider",)
 LOG_ERRORS_ONLY = 3
@@ -79,11 +79,17 @@ def pinned(cores: tuple[int, ...]) -> Iterator[None]:
 
 
 def open_session(
-    path: Path, settings: SessionSettings, *, profile_prefix: Path | None = None, optimised: Path | None = None
+    path: Path,
+    settings: SessionSettings,
+    *,
+    profile_prefix: Path | None = None,
+    optimised: Path | None = None,
+    beside_others: bool = False,
 ) -> ort.InferenceSession:
     """Return a new session on the CPU provider.
 
-    With `profile_prefix` it writes a profile to files of that name; with `optimised` it writes the graph that it runs there.
+    With `profile_prefix` it writes a profile to files of that name; with `optimised` it writes the graph that it runs there. One that
+    is `beside_others` leaves them the cores and the memory between two runs: it is slower, and never timed.
     Raises: LatencyError: the runtime does not load the file.
     """
     options = ort.SessionOptions()
@@ -96,6 +102,10 @@ def open_session(
         options.profile_file_prefix = str(profile_prefix)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+    if beside_others:
+        options.enable_cpu_mem_arena = False  # an arena keeps what the largest run took: for 128 photos, gigabytes
+        for pool in ("intra_op", "inter_op"):
+            options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     try:
         return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
     except Exception as error:  # the runtime's exceptions share no base class but Exception
@@ -123,6 +133,12 @@ def run_session(session: ort.InferenceSession, feed: dict[str, npt.NDArray[Any]]
         return list(session.run(None, feed))
     except Exception as error:  # the runtime's exceptions share no base class but Exception
         raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {file}") from error
+
+
+def open_file(session: ort.InferenceSession, file: str) -> OpenFile:
+    """Return a session as a file that is open on a target; `file` is its name in errors."""
+    inputs = tuple((node.name, tuple(node.shape)) for node in session.get_inputs())
+    return OpenFile(inputs, lambda feed: run_session(session, dict(feed), file))
 
 
 def _runner(path: Path, settings: SessionSettings, feed: Feed) -> Run:
@@ -233,6 +249,11 @@ class LocalTarget:
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
         return run_session(open_session(path, self.settings), dict(feed), path.name)
+
+    @contextmanager
+    def opened(self, path: Path, *, beside_others: bool = False) -> Iterator[OpenFile]:
+        """Yield a file in one session; see `Target.opened`."""
+        yield open_file(open_session(path, self.settings, beside_others=beside_others), path.name)
 
     def measure(
         self,

@@ -41,7 +41,7 @@ def test_fail_stale_tries_the_trials_of_the_silent_once_more_and_no_others(study
     dead, living = (Claims(study, name, 90.0, lambda: now[0]) for name in ("dead", "living"))
     for claims in (dead, living):
         claims.renew()
-    lost, _ = started(study, "dead"), started(study, "living")
+    lost, _ = started(study, dead.worker), started(study, living.worker)
     now[0] += 80.0
     living.renew()
     fail_stale(study, living)
