@@ -139,7 +139,7 @@ class ArtifactShelf:
         for wait_s in self.waits_s:
             try:
                 return action()
-            except (ArtifactNotFound, FileNotFoundError):
+            except (ArtifactNotFound, FileNotFoundError, ForeignDataError):
                 raise
             except Exception:  # of the file system, of boto3, or the hash: after the last wait it is raised
                 time.sleep(wait_s)

@@ -150,11 +150,7 @@ class Pipeline:
     def demand_measured(self, outcome: Outcome) -> None:
         """Raise RunError unless the file of a candidate of this run is there, and the one that was measured."""
         path = self.folder.model_file(outcome.onnx_path)
-        try:
-            sha256 = file_facts(path)[1]
-        except OSError as error:
-            raise RunError(f"a candidate's file must be readable, but got {error.strerror or error} at {path}") from error
-        if sha256 != outcome.onnx_sha256:
+        if _sha256(path) != outcome.onnx_sha256:
             raise RunError(f"a candidate's file must be the one that was measured, but got another hash at {path}")
 
     def val_accuracy(self, onnx_path: str) -> float:

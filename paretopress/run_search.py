@@ -14,7 +14,7 @@ from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, op
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
-from paretopress.errors import ConfigError, SearchFailedError
+from paretopress.errors import ConfigError, RunError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.intake.factory import is_factory
@@ -29,7 +29,7 @@ from paretopress.run_parts import Prepared, make_evaluator, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
-from paretopress.search.closing import Reported, reported, scored
+from paretopress.search.closing import Reported, reported
 from paretopress.search.journal import create_study
 from paretopress.search.nearest import miss_sentence
 from paretopress.search.occasions import drift_of, reserve
@@ -77,7 +77,7 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
             search.run(seeds)
     if run.config.disk.cache_mb > 0.0:
         prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
-    value = _finish(run, search, reporter)
+    value = _finish(run, search)
     EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
     return value
 
@@ -240,45 +240,37 @@ def _progress(search: Search, line: str) -> Progress:
     )
 
 
-def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]:
+def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     """Score the front on test data, once, write the result, and return it.
 
-    A point whose file cannot be had is left out, which is said, and one that cannot be scored has no test score; see `reported`.
+    A point whose file cannot be had, or has no score, is left out; see `reported`.
     Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
     """
     folder, state, pipeline = run.folder, run.state, run.pipeline
-    candidates = search.candidates()
-    known, watch = _known_test_accuracies(folder), Stopwatch()
+    candidates, watch = search.candidates(), Stopwatch()
+    known = _known_test_accuracies(folder)
 
     def have_file(outcome: Outcome) -> None:
         if isinstance(search.evaluate, SharedFiles):
             search.evaluate.fetch(outcome)  # other hosts made a part of the front
         pipeline.demand_measured(outcome)
 
-    def score_together(outcomes: Sequence[Outcome]) -> None:
-        with watch.stage("accuracy"):
-            pipeline.test_accuracies([o.onnx_path for o in (state.baseline, *outcomes) if o.onnx_sha256 not in known])
+    def score(outcomes: Sequence[Outcome]) -> Mapping[str, float | RunError]:
+        paths = {outcome.onnx_sha256: outcome.onnx_path for outcome in outcomes if outcome.onnx_sha256 not in known}
+        scores = pipeline.test_accuracies(list(paths.values()))
+        return known | {sha256: scores[path] for sha256, path in paths.items()}
 
-    def score(outcome: Outcome) -> float:
-        accuracy = known.get(outcome.onnx_sha256)
-        if accuracy is None:
-            with watch.stage("accuracy"):
-                accuracy = pipeline.test_accuracy(outcome.onnx_path)
-        return accuracy
-
-    found = reported(candidates, search.bounds, have_file, score, score_together)
-    for number, reason in found.left_out.items():
-        reporter.message(f"trial {number} is left out of the front: {reason}")
-    nearest, chosen = found.nearest, best(found.points, search.bounds, search.val_images)
+    with watch.stage("accuracy"):
+        found = reported(candidates, search.bounds, state.baseline, have_file, score)
+    chosen = best(found.points, search.bounds, search.val_images)
     value = front_json(
-        baseline_json(scored(state.baseline, score)),
+        baseline_json(found.baseline),
         [point_json(c, search.bounds) for c in found.points],
-        [point_json(c, search.bounds) for c in nearest],
+        [point_json(c, search.bounds) for c in found.nearest],
         candidates,
         search.bounds,
         search.counts(),
         agreements=search.agreements(),
-        left_out=found.left_out,
         stall=search.stall(),
         best=chosen.number if chosen else None,
         seed=run.config.seed,
@@ -286,6 +278,7 @@ def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]
         data=pipeline.data.sizes(),
         elapsed_s=search.times.elapsed_s,
         seconds=search.seconds(watch.seconds),
+        lost=found.lost,
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)
@@ -305,9 +298,9 @@ def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
 
 def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: Bounds) -> SearchFailedError:
     nearest = found.nearest
-    if not nearest and found.left_out:
+    if not nearest and found.lost:
         return SearchFailedError(
-            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.left_out))}",
+            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.lost))}",
             "Bring the files back, or the store that holds them, then `paretopress resume`.",
         )
     if nearest:

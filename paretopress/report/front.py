@@ -66,7 +66,6 @@ def front_json(
     counts: Counts,
     *,
     agreements: Sequence[Agreement],
-    left_out: Mapping[int, str],
     stall: Stall | None,
     best: int | None,
     seed: int,
@@ -74,12 +73,13 @@ def front_json(
     data: Mapping[str, int],
     elapsed_s: float,
     seconds: Mapping[str, float],
+    lost: Mapping[int, str],
 ) -> dict[str, Any]:
     """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`.
 
     Args:
         points: within every bound. nearest: where there are none, those that miss the bounds by least, nearest first.
-        left_out: trial -> why it is not among them though its figures say so.
+        lost: trial -> why its file could not be scored in the end, of those that would be shown.
     """
     budget = bounds.budget
     return {
@@ -88,7 +88,7 @@ def front_json(
         "baseline": dict(baseline),
         "points": [dict(point) for point in points],
         "nearest": [dict(point) for point in nearest],
-        "left_out": [{"trial": number, "reason": reason} for number, reason in sorted(left_out.items())],
+        "lost": [{"trial": trial, "reason": reason} for trial, reason in lost.items()],
         "best": best,
         "budget": {
             "latency_ms": budget.latency_ms,
@@ -98,7 +98,7 @@ def front_json(
             "limit_ms": bounds.limit_ms,
         },
         "latency_scale": "ratio to the baseline, measured in turns with it, times the baseline's p50 at the start of the run",
-        "hypervolume": bounds.hypervolume(evaluated),
+        "hypervolume": bounds.hypervolume([c for c in evaluated if bounds.feasible(c.outcome)]),
         "hypervolume_reference": {"latency_vs_baseline": 1.0, "drop": bounds.worst_drop},
         "evaluated": [
             {

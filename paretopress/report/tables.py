@@ -177,8 +177,8 @@ def _caption(front: Mapping[str, Any]) -> Text:
         lines.append("* the best point within the budget.")
     if not front["points"]:
         lines.append("No plan met the budget.")
-    for left_out in front.get("left_out", ()):
-        lines.append(f"Left out: trial {left_out['trial']}, {left_out['reason']}")
+    for lost in front.get("lost", ()):
+        lines.append(f"Left out: trial {lost['trial']}, {lost['reason']}")
     for point in front.get("nearest", ()):
         lines.append(f"! trial {point['trial']}: {' and '.join(miss['said'] for miss in point['misses'])}.")
     return Text("\n".join(lines))

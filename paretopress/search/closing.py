@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from paretopress.errors import TargetLostError, typed_line
+from paretopress.errors import ParetopressError, RunError, TargetLostError, typed_line
 from paretopress.measurement import Outcome
 from paretopress.search.candidates import Bounds, Candidate, front
 from paretopress.search.nearest import nearest_points
@@ -13,61 +14,80 @@ from paretopress.search.nearest import nearest_points
 # where a point is left out, those that it dominated may take its place; a store that is gone for good must not be asked for all of them
 _ROUNDS = 3
 
+# sha256 -> test score of the file, or why it has none
+Scores = Mapping[str, float | RunError]
+
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What a search comes to; `nearest` are shown where no point is within every bound, `left_out` says by trial why."""
+    """What a search comes to; `nearest` are shown where no point is within every bound, `lost` says by trial why it is left out."""
 
+    baseline: Outcome
     points: Sequence[Candidate]
     nearest: Sequence[Candidate]
-    left_out: Mapping[int, str]
+    lost: Mapping[int, str]
 
 
 def reported(
     candidates: Sequence[Candidate],
     bounds: Bounds,
+    baseline: Outcome,
     have_file: Callable[[Outcome], object],
-    score: Callable[[Outcome], float],
-    score_together: Callable[[Sequence[Outcome]], object] = lambda _: None,
+    score: Callable[[Sequence[Outcome]], Scores],
 ) -> Reported:
-    """Return the front of the candidates whose files can be had, with their scores on test data.
+    """Return the baseline and the front of the candidates whose files can be had and scored, with their scores on test data.
 
-    A point whose file cannot be had is left out with the reason, and the others take its place. One that cannot be scored stays, without
-    the score, and says so in its notes.
+    A point of which one or the other cannot be done is left out with the reason, and those that it dominated take its place. The baseline
+    stays, without a score.
 
     Args:
-        have_file: see that the file is on this host and the one that was measured. score: of a file on test data.
-        score_together: told of the files that `score` is asked for next, for a score that reads the data once for all of them.
+        have_file: see that the file is on this host and the one that was measured. score: of several files on test data.
     Raises: TargetLostError: the target that scores is out of reach.
     """
     there: dict[int, Candidate] = {}
-    left_out: dict[int, str] = {}
+    lost: dict[int, str] = {}
+    unscored, base = [baseline], baseline
     for _ in range(_ROUNDS):
-        points, nearest = _shown([c for c in candidates if c.number not in left_out], bounds)
+        points, nearest = _shown([c for c in candidates if c.number not in lost], bounds)
         new = [c for c in (*points, *nearest) if c.number not in there]
-        if not new:
+        reasons = {c.number: _missing(c.outcome, have_file) for c in new}
+        lost |= {number: reason for number, reason in reasons.items() if reason}
+        held = [c for c in new if c.number not in lost]
+        scores = score([*unscored, *(c.outcome for c in held)])
+        if unscored:
+            base, unscored = _scored(baseline, scores)[0], []
+        for candidate in held:
+            outcome, reason = _scored(candidate.outcome, scores)
+            if reason:
+                lost[candidate.number] = reason
+            else:
+                there[candidate.number] = replace(candidate, outcome=outcome)
+        if all(c.number in there for c in new):
             break
-        for candidate in new:
-            try:
-                have_file(candidate.outcome)
-            except Exception as error:  # whatever the store or the disk meets costs this point
-                left_out[candidate.number] = typed_line(error)
-        held = [c for c in new if c.number not in left_out]
-        score_together([c.outcome for c in held])
-        there |= {c.number: replace(c, outcome=scored(c.outcome, score)) for c in held}
     points, nearest = _shown([there[c.number] for c in candidates if c.number in there], bounds)
-    return Reported(points, nearest, left_out)
+    return Reported(base, points, nearest, lost)
 
 
 def _shown(candidates: Sequence[Candidate], bounds: Bounds) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
     return front(candidates, bounds), nearest_points(candidates, bounds)
 
 
-def scored(outcome: Outcome, score: Callable[[Outcome], float]) -> Outcome:
-    """Return an outcome with its score on test data, or with a note that says why it has none."""
+def _missing(outcome: Outcome, have_file: Callable[[Outcome], object]) -> str:
+    """Return why the file of an outcome cannot be had, or ""."""
     try:
-        return replace(outcome, test_accuracy=score(outcome))
+        have_file(outcome)
     except TargetLostError:
         raise
-    except Exception as error:  # the user's metric, or a score that is not a number
-        return replace(outcome, notes=(*outcome.notes, f"it has no test score: {typed_line(error)}"))
+    except Exception as error:  # whatever the store or the disk meets costs this point
+        return str(error) if isinstance(error, ParetopressError) else typed_line(error)
+    return ""
+
+
+def _scored(outcome: Outcome, scores: Scores) -> tuple[Outcome, str]:
+    """Return an outcome with its score on test data and "", or as it is and why it has none."""
+    score = scores[outcome.onnx_sha256]
+    if isinstance(score, RunError):
+        return outcome, str(score)
+    if not math.isfinite(score):
+        return outcome, f"a score must be a finite number, but got test_accuracy={score}"
+    return replace(outcome, test_accuracy=score), ""

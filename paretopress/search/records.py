@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -176,7 +177,8 @@ class Records:
         with self._lock:
             self._read()
             others = [t for t in (*self.slots().ended, *self._trials(TrialState.RUNNING)) if t.state is not TrialState.COMPLETE]
-            return {*self._number_of, *(self._begun_plan(t) for t in others if PLAN in t.user_attrs)}
+            begun = (self._begun_plan(t) for t in others if PLAN in t.user_attrs)
+            return {*self._number_of, *(plan for plan in begun if plan is not None)}
 
     def copies_in_a_row(self, most: int) -> int:
         """Return how many of the trials that ended last, looking at `most`, told nothing new: copies, and plans that failed before."""
@@ -281,10 +283,12 @@ class Records:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
         return [trial.user_attrs.get(DURATION) for trial in self.slots().ended]
 
-    def _begun_plan(self, trial: FrozenTrial) -> Plan:
+    def _begun_plan(self, trial: FrozenTrial) -> Plan | None:
+        """Return the plan of a trial, None where the study holds something else in its place."""
         if trial.number not in self._begun_plans:
-            self._begun_plans[trial.number] = plan_received(trial.user_attrs[PLAN], f"trial {trial.number}")
-        return self._begun_plans[trial.number]
+            with suppress(ForeignDataError):
+                self._begun_plans[trial.number] = plan_received(trial.user_attrs[PLAN], f"trial {trial.number}")
+        return self._begun_plans.get(trial.number)
 
     def _told_nothing(self, trial: FrozenTrial) -> bool:
         if trial.state is TrialState.COMPLETE:

@@ -91,8 +91,8 @@ def test_resume_ends_with_the_front_that_is_left_when_the_file_of_a_point_is_gon
     folder.front.unlink()
     done = typed(tmp_path / "work", "resume", folder.root.name)
     after = json.loads(folder.front.read_text())
-    assert [left["trial"] for left in after["left_out"]] == [gone["trial"]]
-    assert f"trial {gone['trial']} is left out of the front: RunError: a candidate's file must be readable" in done.stdout + done.stderr
+    assert [left["trial"] for left in after["lost"]] == [gone["trial"]]
+    assert f"Left out: trial {gone['trial']}" in done.stdout + done.stderr
     assert {p["trial"] for p in after["points"]} >= {p["trial"] for p in before[1:]}
     assert all(point["test_accuracy"] is not None for point in after["points"])
 

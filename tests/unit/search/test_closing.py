@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,14 +22,28 @@ def candidates(plans: list[Plan]) -> list[Candidate]:
     return [Candidate(number, plan, made_up(plan, Rung.FINAL, number)) for number, plan in enumerate(plans)]
 
 
+BASELINE = replace(made_up(Plan(), Rung.FINAL, 99), onnx_path="baseline.onnx")
+
+
 def has_every_file(_: Outcome) -> None:
     pass
 
 
+def scores(outcomes: Sequence[Outcome]) -> Mapping[str, float | RunError]:
+    return {outcome.onnx_sha256: outcome.val_accuracy - 1.0 for outcome in outcomes}
+
+
 def test_reported_are_the_front_with_test_scores_when_every_file_is_there() -> None:
-    found = reported(candidates(PLANS), BOUNDS, has_every_file, lambda outcome: outcome.val_accuracy - 1.0)
+    asked: list[int] = []
+
+    def counted(outcomes: Sequence[Outcome]) -> Mapping[str, float | RunError]:
+        asked.append(len(outcomes))
+        return scores(outcomes)
+
+    found = reported(candidates(PLANS), BOUNDS, BASELINE, has_every_file, counted)
     assert [(c.number, c.outcome.test_accuracy) for c in found.points] == [(2, 86.0), (1, 87.0), (0, 88.0)]
-    assert (found.nearest, found.left_out) == ([], {})
+    assert (found.baseline.test_accuracy, found.nearest, found.lost) == (89.0, [], {})
+    assert asked == [4]  # in one pass over the data
 
 
 def test_reported_leaves_out_what_has_no_file_and_shows_what_it_dominated() -> None:
@@ -41,12 +56,9 @@ def test_reported_leaves_out_what_has_no_file_and_shows_what_it_dominated() -> N
         if outcome == pool[2].outcome:
             raise OSError("503 slow down")
 
-    found = reported([*pool, slower], BOUNDS, have, lambda _: 80.0)
+    found = reported([*pool, slower], BOUNDS, BASELINE, have, scores)
     assert [c.number for c in found.points] == [1, 3]
-    assert found.left_out == {
-        0: "RunError: an artifact must be there, but trials/0000/model.onnx is not",
-        2: "OSError: 503 slow down",
-    }
+    assert found.lost == {0: "an artifact must be there, but trials/0000/model.onnx is not", 2: "OSError: 503 slow down"}
 
 
 def test_reported_are_the_nearest_when_the_only_point_within_has_no_file() -> None:
@@ -56,7 +68,7 @@ def test_reported_are_the_nearest_when_the_only_point_within_has_no_file() -> No
         if outcome == pool[1].outcome:
             raise RunError("it is gone")
 
-    found = reported(pool, BOUNDS, have, lambda _: 80.0)
+    found = reported(pool, BOUNDS, BASELINE, have, scores)
     assert ([c.number for c in found.points], [c.number for c in found.nearest]) == ([], [0])
 
 
@@ -70,27 +82,30 @@ def test_reported_asks_for_a_few_files_alone_when_the_store_is_gone() -> None:
     # one behind the other, so that each is a front of its own
     first = made_up(PLANS[0], Rung.FINAL, 0)
     pool = [Candidate(n, Plan(kept={"a": n}), replace(first, val_accuracy=89.0 - n)) for n in range(50)]
-    found = reported(pool, BOUNDS, gone, lambda _: 80.0)
-    assert (found.points, found.nearest, list(found.left_out)) == ([], [], [0, 1, 2])
+    found = reported(pool, BOUNDS, BASELINE, gone, scores)
+    assert (found.points, found.nearest, list(found.lost)) == ([], [], [0, 1, 2])
+    assert found.baseline.test_accuracy == 89.0
     assert len(asked) == 3
 
 
-@pytest.mark.parametrize("score", [float("nan"), RuntimeError("CUDA is not there")])
-def test_reported_keeps_a_point_without_its_test_score_when_that_cannot_be_had(score: float | Exception) -> None:
-    def scores(outcome: Outcome) -> float:
-        if outcome.onnx_sha256.endswith("1") and isinstance(score, Exception):
-            raise score
-        return float(score) if outcome.onnx_sha256.endswith("1") and not isinstance(score, Exception) else 80.0
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), RunError("a session must run its feed")])
+def test_reported_leaves_out_what_has_no_test_score_and_keeps_the_baseline_without(score: float | RunError) -> None:
+    pool = candidates(PLANS)
 
-    found = reported(candidates(PLANS), BOUNDS, has_every_file, scores)
-    assert [c.outcome.test_accuracy for c in found.points] == [80.0, None, 80.0]
-    (note,) = found.points[1].outcome.notes
-    assert note.startswith("it has no test score: ")
+    def some(outcomes: Sequence[Outcome]) -> Mapping[str, float | RunError]:
+        without = {BASELINE.onnx_sha256, pool[1].outcome.onnx_sha256}
+        return {**scores(outcomes), **{o.onnx_sha256: score for o in outcomes if o.onnx_sha256 in without}}
+
+    found = reported(pool, BOUNDS, BASELINE, has_every_file, some)
+    assert [c.number for c in found.points] == [2, 0]
+    assert found.baseline.test_accuracy is None
+    said = str(score) if isinstance(score, RunError) else f"a score must be a finite number, but got test_accuracy={score}"
+    assert found.lost == {1: said}
 
 
 def test_reported_raises_when_the_target_that_scores_is_lost() -> None:
-    def lost(_: Outcome) -> float:
+    def lost(_: Sequence[Outcome]) -> Mapping[str, float | RunError]:
         raise TargetLostError("the target must be in reach")
 
     with pytest.raises(TargetLostError):
-        reported(candidates(PLANS), BOUNDS, has_every_file, lost)
+        reported(candidates(PLANS), BOUNDS, BASELINE, has_every_file, lost)
