@@ -330,7 +330,7 @@ def lost_worker(how: signal.Signals) -> Callable[[Path], Found]:
     def lose(folder: Path) -> Found:
         with running_database(folder / "database") as database:
             run, search, url = shared(folder, database, trials=16, steps=60)
-            worker = run.start("worker", url)
+            worker = run.start("worker", url, "--trust")
             while len(run.by_worker()) < 2:
                 assert search.poll() is None, search.communicate()[0]
                 time.sleep(0.3)

@@ -100,7 +100,7 @@ def of_two_checkouts(folder: Path) -> list[dict[str, object]]:
     with running_database(folder / "database") as database:
         run, search, url = shared(folder, database, trials=16, steps=40, path=clones[0])
         other = Run(folder / "other", path=clones[1])
-        worker = other.start("worker", url, "--model", "user.py:model", "--data", "user.py:data")
+        worker = other.start("worker", url, "--model", "user.py:model", "--data", "user.py:data", "--artifacts", folder / "artifacts")
         for process in (search, worker):
             ended(process, 0)
         return [{"part": "checkouts", "trials_by_worker": run.by_worker()} | run.found({})]

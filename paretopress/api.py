@@ -12,23 +12,24 @@ from typing import Any
 
 from torch import nn
 
-from paretopress.atomic import write_json
 from paretopress.config import RunConfig, parse_config
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.export import export_point, select_point
+from paretopress.intake.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Budget
 from paretopress.probing import opener, target_facts
 from paretopress.ray_workers import demand_ray, workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
-from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target
+from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run_search import Helpers, open_shelf, search_run
-from paretopress.run_study import stored_config, study_place
+from paretopress.run_study import confirmed_config, store_config, study_place
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.records import Records
 from paretopress.search.samplers import check_sampler
+from paretopress.seeding import undisturbed
 from paretopress.setup_run import RunState, find_state, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.stopwatch import Stopwatch
@@ -87,6 +88,7 @@ def compress(
     return start_run(parse_config(asked | sections, "compress(...)"), Path(run), reporter or SilentReporter(), model=model, data=data)
 
 
+@undisturbed()
 def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
     """Start a run from a configuration; everything the user handed over is checked before the folder is made."""
     watch = Stopwatch()
@@ -105,11 +107,14 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
         space = space_for(intake.graph, config, capabilities)
         folder = create_run_folder(run)
         with _paused_when_lost(run), folder.locked():
-            write_json(folder.config, config.to_json())
+            store_config(folder, config)
             _say_what_was_found(intake, space, reporter)
             for warning in state_warnings(env):
                 reporter.message(f"warning: {warning}")
             pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
+            for name, value in pipeline.identity.items():
+                if isinstance(value, str) and " (" in value and name != LABELS:
+                    reporter.message(f"warning: the {name} are known in part {value.partition(' ')[2]}")
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, intake, split, space, config, env, watch)
             return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config, reporter)))
@@ -137,14 +142,16 @@ def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
     return named
 
 
-def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
+@undisturbed()
+def replay_run(source: Path, run: Path, reporter: Reporter, *, trust: bool = False) -> Result:
     """Search again with the latencies that another run recorded: the same seed proposes the same plans in the same order.
 
     What was found before its first trial is taken over, and its limits are the numbers of trials and finalists that it came to.
-    Raises: RunFolderError: the run to replay is none, has no trial, or its model is another by now.
+    Raises: RunFolderError: the run to replay is none, has no trial, or its model, data or metric is another by now. TrustError: it was
+        started with --trust, and `trust` is not given.
     """
     recorded = open_run_folder(source)
-    config = stored_config(recorded)
+    config = confirmed_config(recorded, trust=trust)
     state = RunState.from_json(recorded.read(recorded.state))
     records = Records(open_study(study_place(recorded, config)))
     finished = len(records.durations())
@@ -156,25 +163,33 @@ def replay_run(source: Path, run: Path, reporter: Reporter) -> Result:
     changed = {"replay": str(source.resolve()), "time": value["time"] | limits, "workers": value["workers"] | alone}
     asked = parse_config(value | changed, str(recorded.config))
     intake, split = load_and_trace(asked)
-    state.demand_model(intake.module)
+    ours = run_identity(intake, split, asked)
+    state.demand_same(_replayed(ours), "a replay")
     capabilities = capabilities_in(state.environment)
     space = space_for(intake.graph, asked, capabilities)
     folder = create_run_folder(run)
     with closing(open_run_target(asked)) as target, folder.locked():
-        write_json(folder.config, asked.to_json())
+        store_config(folder, asked)
         for mine, theirs in zip(folder.found(), recorded.found(), strict=True):
             shutil.copy(theirs, mine)
-        pipeline = make_pipeline(intake, split, target, folder, asked, capabilities)
+        pipeline = make_pipeline(intake, split, target, folder, asked, capabilities, ours=ours)
         return Result(run, search_run(Prepared(folder, asked, state, pipeline, space), reporter, _helpers(asked, reporter)))
 
 
-def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
+def _replayed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a replay must have in common with its source: the target, the settings and the versions are what it may compare."""
+    return {name: value for name, value in identity.items() if name not in ("code", "versions", "settings")}
+
+
+@undisturbed()
+def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None, trust: bool = False) -> Result:
     """Go on with a run; at most the trial in flight when it ended is tried again.
 
-    Raises: RunFolderError: the run was started from Python and no model and data are given, or the model is another.
+    Raises: RunFolderError: the run was started from Python and no model and data are given; or model, data, metric, settings, target or
+        versions are not those that it was started with. TrustError: it was started with --trust, and `trust` is not given.
     """
     folder = open_run_folder(run)
-    config = stored_config(folder)
+    config = confirmed_config(folder, trust=trust)
     if (config.model is None and model is None) or (config.data is None and data is None):
         raise RunFolderError(
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
@@ -192,14 +207,21 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
             state = find_state(pipeline, intake, split, space, config, env, watch)
             taking_up_s = 0.0  # its set-up counts it
         else:
-            state.demand_model(intake.module)
+            state.demand_same(pipeline.whole_identity(), "a resumed run")
             taking_up_s = watch.elapsed_s
         return Result(run, search_run(Prepared(folder, config, state, pipeline, space, taking_up_s), reporter, _helpers(config, reporter)))
 
 
-def resume(run: str | Path, model: nn.Module | None = None, data: object | None = None, *, reporter: Reporter | None = None) -> Result:
-    """Go on with a run that ended early; see `compress`. Runs started from specs need no model and data."""
-    return resume_run(Path(run), reporter or SilentReporter(), model=model, data=data)
+def resume(
+    run: str | Path,
+    model: nn.Module | None = None,
+    data: object | None = None,
+    *,
+    reporter: Reporter | None = None,
+    trust: bool = False,
+) -> Result:
+    """Go on with a run that ended early; see `compress`. Runs started from specs need no model and data; `trust` is as for --trust."""
+    return resume_run(Path(run), reporter or SilentReporter(), model=model, data=data, trust=trust)
 
 
 def open_result(run: Path) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from paretopress.errors import RunError
+from paretopress.errors import RunError, typed_line
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 _PARTS = "parts.json"
 
@@ -54,6 +56,8 @@ class Entry:
 class Cache:
     """A folder of folders. Without it everything is computed again: so where it cannot be read or written, nothing is said.
 
+    What is damaged counts as absent: a line in the log says so, it is removed, and what is computed then takes its place.
+
     `common` is part of every key: what all that is kept here depends on.
     """
 
@@ -76,14 +80,18 @@ class Cache:
             return None
         try:
             return read(place)
-        except Exception:  # whatever a damaged file, or one that another process prunes at this moment, makes a reader raise
+        except Exception as error:  # whatever a damaged file, or one that another process prunes at this moment, makes a reader raise
+            if (place / _PARTS).is_file():
+                _LOG.warning("the cache's %s is damaged, and is made again: %s", place, typed_line(error))
+                _remove(place)
             return None
 
     def put(self, kind: str, parts: Mapping[str, Any], write: Callable[[Path], object]) -> None:
         """Have `write` fill a folder, and keep it for these JSON values: whole, or not at all. What is kept already is left."""
         place = self._place(kind, parts)
-        if place.is_dir():
+        if (place / _PARTS).is_file():
             return
+        _remove(place)  # a folder without it was not kept whole
         part = place.with_name(f".{place.name}.{uuid.uuid4().hex}.part")
         try:
             part.mkdir(parents=True)
@@ -97,6 +105,16 @@ class Cache:
 
     def _place(self, kind: str, parts: Mapping[str, Any]) -> Path:
         return self.root / kind / hashlib.sha256(_text({**self.common, **parts}).encode()).hexdigest()[:32]
+
+
+def _remove(place: Path) -> None:
+    """Remove a folder: from its name at once, so that another process finds it whole or not at all."""
+    aside = place.with_name(f".{place.name}.{uuid.uuid4().hex}.damaged")
+    with suppress(OSError):
+        place.rename(aside)
+        if aside.is_file():
+            aside.unlink()
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _text(parts: Mapping[str, Any]) -> str:

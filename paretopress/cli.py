@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 import time
+import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +24,9 @@ from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
-from paretopress.errors import ConfigError, ParetopressError
+from paretopress.errors import ConfigError, ParetopressError, SearchFailedError
 from paretopress.explain_file import explain_path
+from paretopress.masking import masked
 from paretopress.predicted_plan import predict_plan
 from paretopress.probing import LOCAL, opener, probe_target
 from paretopress.profile_model import profile_model
@@ -36,7 +39,7 @@ from paretopress.run_parts import load_and_trace
 from paretopress.search.heartbeat import KNOWN_WARNINGS
 from paretopress.search.places import serve_proxy
 from paretopress.status import run_status
-from paretopress.worker import run_worker
+from paretopress.worker import WorkerFlags, run_worker
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Press a model onto the Pareto front.")
 out, err = Console(), Console(stderr=True)
@@ -58,9 +61,7 @@ def demo(
 ) -> None:
     """Train a small network on scikit-learn's digits, search for one twice as fast, export and verify it."""
     folder = run or _new_run("demo")
-    with LiveView(out) as view:
-        result = run_demo(folder, view, minutes=minutes, seed=seed)
-    _show(result)
+    result = _show_run(folder, lambda view: run_demo(folder, view, minutes=minutes, seed=seed))
     _export(result, to or folder / "bundle", None, None)
 
 
@@ -93,9 +94,8 @@ def search(
 ) -> None:
     """Search for compressed versions of a model within a latency budget."""
     if replay is not None:
-        with LiveView(out) as view:
-            result = replay_run(replay, run or _new_run("replay"), view)
-        _show(result)
+        folder = run or _new_run("replay")
+        _show_run(folder, lambda view: replay_run(replay, folder, view, trust=trust))
         return
     asked = {
         "model": model,
@@ -109,20 +109,17 @@ def search(
         "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
         "workers": {"count": workers, "storage": storage, "artifacts": artifacts, "ray": ray},
     }
-    settings = _merged(read_config(config) if config else None, asked)
+    settings = _merged(read_config(config, trust=trust) if config else None, asked)
     if settings.model is None or settings.data is None:
         raise ConfigError("a search needs a model and data", "Give --model and --data, or a TOML file that names them.")
-    with LiveView(out) as view:
-        result = start_run(settings, run or _new_run(config.stem if config else "search"), view)
-    _show(result)
+    folder = run or _new_run(config.stem if config else "search")
+    _show_run(folder, lambda view: start_run(settings, folder, view))
 
 
 @app.command()
-def resume(run: RunArgument) -> None:
+def resume(run: RunArgument, trust: TrustOption = False) -> None:
     """Go on with a run that ended early."""
-    with LiveView(out) as view:
-        result = resume_run(run, view)
-    _show(result)
+    _show_run(run, lambda view: resume_run(run, view, trust=trust))
 
 
 @app.command()
@@ -130,16 +127,18 @@ def worker(
     url: Annotated[str, typer.Argument(help="What `search --storage` printed.", metavar="RUN-URL")],
     model: ModelOption = None,
     data: DataOption = None,
+    metric: Annotated[str | None, typer.Option(help="As for search; needed where the study's is FILE.py:FUNCTION.")] = None,
+    target: Annotated[str | None, typer.Option(help="As for search; needed where the study's is not local.")] = None,
     artifacts: Annotated[str | None, typer.Option(help="Where this host reaches the run's artifacts.")] = None,
-    trust: TrustOption = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Accept what the study names for options not given here, and pickles.")] = False,
 ) -> None:
-    """Join a shared run from any host, and leave when it ends, or on SIGTERM."""
-    overrides: dict[str, Any] = {"model": model, "data": data, "trust": trust or None}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if model is not None or data is not None:
-        given["base"] = str(Path.cwd())
+    """Join a shared run from any host, and leave when it ends, or on SIGTERM.
+
+    A study is data: what it names is loaded where an option here names it too, or with --trust.
+    """
+    flags = WorkerFlags(model, data, metric, target, artifacts, base=str(Path.cwd()), trust=trust)
     with LiveView(out) as view:
-        run_worker(url, view, overrides=given, artifacts=artifacts)
+        run_worker(url, view, flags)
 
 
 @app.command()
@@ -229,10 +228,11 @@ def cache(
 def rerun(
     run: RunArgument,
     trial: Annotated[int, typer.Option(help="Trial of the run.")],
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate one trial of a run again, alone, and compare the figures with the recorded ones; the run is not changed."""
-    value = rerun_trial(run, trial)
+    value = rerun_trial(run, trial, trust=trust)
     if as_json:
         print(json.dumps(value, indent=2))
         return
@@ -314,15 +314,20 @@ def main() -> None:
     try:
         app()
     except ParetopressError as error:
-        err.print(f"error: {error.message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"error: {masked(error.message)}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         if error.hint:
-            err.print(error.hint, markup=False, highlight=False, soft_wrap=True)
+            err.print(masked(error.hint), markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full or read-only disk under the journal, which Optuna writes
-        err.print(f"error: files must be readable and writable, but got {error}", style="bold red", markup=False, highlight=False)
+        err.print(
+            f"error: files must be readable and writable, but got {masked(str(error))}", style="bold red", markup=False, highlight=False
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted; `paretopress resume RUN` goes on from here", style="bold")
+        sys.exit(1)
+    except Exception:  # a fault of this program: its traceback helps, but drivers quote the URL that they were given
+        sys.stderr.write(masked(traceback.format_exc()))
         sys.exit(1)
 
 
@@ -347,6 +352,19 @@ def _merged(base: RunConfig | None, asked: dict[str, Any]) -> RunConfig:
         elif given is not None:
             value[name] = given
     return parse_config(value, "the command line")
+
+
+def _show_run(run: Path, go: Callable[[LiveView], Result]) -> Result:
+    """Show the front of a run when it is over, also where no point of it is within every bound; that is raised then."""
+    try:
+        with LiveView(out) as view:
+            result = go(view)
+    except SearchFailedError:
+        if (run / "front.json").is_file():
+            _show(open_result(run))
+        raise
+    _show(result)
+    return result
 
 
 def _show(result: Result) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from paretopress.compress.recover import Optimizer, Recipe, Schedule
 from paretopress.compress.zeros import Zeros
-from paretopress.errors import ConfigError
+from paretopress.errors import ConfigError, TrustError
+from paretopress.masking import masked
 from paretopress.measurement import Budget, Metric
 from paretopress.plan import Criterion
 from paretopress.search.limits import Limits
@@ -153,9 +154,9 @@ class WorkersSection(_Section):
     `ray` is the address of a Ray cluster, or "local": so many workers are `placed` there, each with so many CPUs and GPUs.
     """
 
-    count: int = Field(1, ge=1)
+    count: int = Field(1, ge=1, le=1_024)
     isolated: bool = True
-    storage: str | None = None
+    storage: str | None = Field(None, repr=False)  # it may hold a password
     artifacts: str | None = None
     study: str | None = None
     grace_s: int = Field(GRACE_S, ge=4)
@@ -178,7 +179,8 @@ class DiskSection(_Section):
 class RunConfig(_Section):
     """Everything that decides a run. `model` and `data` are specs, None where a module and data sets were handed over in Python.
 
-    `base` is the folder that relative paths in the specs start from. `replay` is the folder of a run whose latencies are given out again
+    `base` is the folder that relative paths in the specs start from. `trust` allows reading pickles; in a file it counts with the flag
+    alone, see `confirmed`. `replay` is the folder of a run whose latencies are given out again
     instead of measuring.
     """
 
@@ -223,11 +225,28 @@ def parse_config(value: dict[str, Any], source: str) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConfigError(f"{source} must be a valid configuration, but at {key}: {first['msg']}, got {first['input']!r}") from error
+        got = masked(repr(first["input"]))
+        raise ConfigError(f"{masked(source)} must be a valid configuration, but at {key}: {first['msg']}, got {got}") from None
 
 
-def read_config(path: Path) -> RunConfig:
-    """Return the configuration in a TOML file; relative paths in it start from its folder. Raises ConfigError."""
+def confirmed(config: RunConfig, *, trust: bool, source: str) -> RunConfig:
+    """Return a configuration that was read from a file, with `trust` as whoever runs it says.
+
+    Raises: TrustError: the file asks for trust, and `trust` was not given: a file cannot trust itself.
+    """
+    if config.trust and not trust:
+        raise TrustError(
+            f"trust = true in a file counts together with --trust alone, but got no --trust at {source}",
+            "Add --trust if you know where the model that it names comes from: reading a pickle can run any code.",
+        )
+    return config.model_copy(update={"trust": trust})
+
+
+def read_config(path: Path, *, trust: bool = False) -> RunConfig:
+    """Return the configuration in a TOML file; relative paths in it start from its folder.
+
+    Raises: ConfigError: it cannot be read. TrustError: it says trust = true and `trust` was not given beside it.
+    """
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -236,4 +255,4 @@ def read_config(path: Path) -> RunConfig:
         raise ConfigError(f"the configuration must be TOML, but got: {error} at {path}") from error
     if value.get("schema") != CONFIG_SCHEMA:
         raise ConfigError(f"the configuration must have schema = {CONFIG_SCHEMA}, but got schema={value.get('schema')} at {path}")
-    return parse_config({"base": str(path.resolve().parent), **value}, str(path))
+    return confirmed(parse_config({"base": str(path.resolve().parent), **value}, str(path)), trust=trust, source=str(path))

@@ -51,6 +51,10 @@ class ModelError(InputError):
     """The model is not a module, does not trace, or holds NaN."""
 
 
+class RewriteError(ModelError):
+    """A part of the model cannot be put in plain layers as it is called; intake leaves that part as it is."""
+
+
 class DataError(InputError):
     """A split is empty, a shape is wrong, a label is out of range, or an input is NaN."""
 
@@ -68,11 +72,19 @@ class RunFolderError(InputError):
 
 
 class TrustError(InputError):
-    """A pickle was named without `--trust`."""
+    """A pickle, or what a study names, was to be loaded without `--trust`."""
 
 
 class RunError(ParetopressError):
     """Something failed while working; in a search this fails one trial, and is recorded with it."""
+
+
+class ForeignDataError(RunError):
+    """What a database, an artifact store or a device answered is not what it must be; it is data, and nothing of it was used."""
+
+
+class OutsideFolderError(ForeignDataError):
+    """A path from elsewhere leads out of the folder that it must stay in."""
 
 
 class CompressError(RunError):

@@ -1,6 +1,6 @@
 """The process that evaluates plans for a search: reads calls from its standard input, and writes replies to its standard output.
 
-    python -m paretopress.evaluator_process RUN THREADS
+    python -m paretopress.evaluator_process RUN THREADS [--trust]
 
 So the death of a trial (no memory, a fault in native code, a loader that hangs) is not the death of the study. It ends when its input does:
 when the search is gone, nobody waits for what it does.
@@ -21,6 +21,8 @@ import torch
 
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.errors import ParetopressError
+from paretopress.isolation import TRUST
+from paretopress.masking import masked
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
@@ -48,13 +50,16 @@ def answer(evaluate: PlanEvaluator, head: dict[str, Any]) -> dict[str, Any]:
 
 
 def described(error: Exception) -> dict[str, str]:
-    """Return an error as JSON: its type's name, message and hint."""
+    """Return an error as JSON: its type's name, message and hint, without the passwords of URLs: it is written to the study."""
     message, hint = (error.message, error.hint) if isinstance(error, ParetopressError) else (str(error), "")
-    return {"type": type(error).__name__, "message": message, "hint": hint}
+    return {"type": type(error).__name__, "message": masked(message), "hint": masked(hint)}
 
 
-def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO) -> None:
-    """Answer calls until they end; the first reply says that the process is ready, or why it cannot be."""
+def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO, *, trust: bool = False) -> None:
+    """Answer calls until they end; the first reply says that the process is ready, or why it cannot be.
+
+    `trust` is what the search was told on its command line; what the run's folder says of it does not count.
+    """
 
     def reply(head: dict[str, Any]) -> None:
         write_frame(replies.write, head)
@@ -64,7 +69,7 @@ def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO) ->
     keep_freed_memory()
     try:
         folder = open_run_folder(run)
-        config = stored_config(folder)
+        config = stored_config(folder).model_copy(update={"trust": trust})
         state = RunState.from_json(folder.read(folder.state))
         intake, data = load_and_trace(config)
         target = open_run_target(config)
@@ -72,8 +77,13 @@ def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO) ->
         reply({"error": described(error)})
         return
     with closing(target):
-        pipeline = make_pipeline(intake, data, target, folder, config, capabilities_in(state.environment), threads=threads)
-        evaluate = make_evaluator(pipeline, config, state)
+        try:
+            pipeline = make_pipeline(intake, data, target, folder, config, capabilities_in(state.environment), threads=threads)
+            state.demand_same(pipeline.identity, "a process that evaluates plans")
+            evaluate = make_evaluator(pipeline, config, state)
+        except Exception as error:
+            reply({"error": described(error)})
+            return
         reply({"ready": True})
         for head, _ in calls:
             reply(answer(evaluate, head))
@@ -99,7 +109,8 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
     with os.fdopen(os.dup(1), "wb") as replies:
         os.dup2(2, 1)
-        serve(Path(sys.argv[1]), int(sys.argv[2]), read_calls(sys.stdin.buffer), replies)
+        run, threads, *flags = sys.argv[1:]
+        serve(Path(run), int(threads), read_calls(sys.stdin.buffer), replies, trust=TRUST in flags)
 
 
 if __name__ == "__main__":

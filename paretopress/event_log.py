@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from paretopress.masking import masked
+
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
@@ -20,7 +22,12 @@ class EventLog:
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """Append {"time", "event", "process", ...}. The log is for people: a disk that is full costs a line, not the run."""
-        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "process": os.getpid(), **fields}
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            "process": os.getpid(),
+            **masked_fields(fields),
+        }
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -28,6 +35,11 @@ class EventLog:
                 os.write(descriptor, line)
             finally:
                 os.close(descriptor)
+
+
+def masked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields whose texts hold no password of a URL."""
+    return {name: masked(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

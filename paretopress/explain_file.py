@@ -11,11 +11,13 @@ from paretopress.errors import ConfigError, ModelError, RunFolderError
 from paretopress.evaluators.explain import Explanation, explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
 from paretopress.evaluators.rates import measure_rates
+from paretopress.evaluators.source_graph import table_rows
 from paretopress.run_folder import MODEL_FILE, RunFolder, open_run_folder
 from paretopress.run_study import find_trial, stored_config
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget, SessionSettings, random_feed
+from paretopress.targets.target import Feed
 
 
 def explain_path(path: Path, *, trial: int | None, baseline: Path | None, threads: int | None, runs: int) -> Explanation:
@@ -36,15 +38,23 @@ def explain_path(path: Path, *, trial: int | None, baseline: Path | None, thread
         raise ConfigError(f"a run is explained by trial, but got none at {path}", "Give --trial; `paretopress front RUN` lists them.")
     config = stored_config(folder)
     settings = SessionSettings(threads or config.target.threads)
-    return explain_file(trial_file(folder, trial), baseline or folder.baseline, settings, runs)
+    return explain_file(trial_file(folder, trial), baseline or folder.baseline, settings, runs, _sample(folder))
 
 
-def explain_file(path: Path, baseline: Path | None, settings: SessionSettings, runs: int) -> Explanation:
-    """Return the explanation of a file, with one of random inputs of batch 1."""
+def _sample(folder: RunFolder) -> Feed | None:
+    """Return the first of the items that a run keeps, None where it keeps none."""
+    if not folder.samples.is_file():
+        return None
+    with np.load(folder.samples, allow_pickle=False) as kept:
+        return {name: array[:1] for name, array in kept.items()}
+
+
+def explain_file(path: Path, baseline: Path | None, settings: SessionSettings, runs: int, item: Feed | None = None) -> Explanation:
+    """Return the explanation of a file, with one item of its inputs, or as many as it takes at a time; random ones where none is given."""
     for file in filter(None, (path, baseline)):
         check_onnx(file)
     rng = np.random.default_rng(0)
-    feed = random_feed(path, rng)
+    feed = _feed(path, rng, item)
     conditions = Conditions(settings, measure_rates(settings), detect(environment()).channel_step)
     facts = read_facts(path, feed, conditions, runs=runs)
     if baseline is None:
@@ -52,6 +62,13 @@ def explain_file(path: Path, baseline: Path | None, settings: SessionSettings, r
     before = read_facts(baseline, feed, conditions, runs=runs)
     latency = LocalTarget(settings).measure(path, baseline, baseline_ms=before.whole_ms, limit_ms=None, feed=feed, rng=rng)
     return explain(path.name, facts, baseline=before, measured=latency)
+
+
+def _feed(path: Path, rng: np.random.Generator, item: Feed | None) -> Feed:
+    drawn = random_feed(path, rng, table_rows(onnx.load(path, load_external_data=False).graph))
+    if item is None or item.keys() != drawn.keys():
+        return drawn
+    return {name: np.repeat(item[name], len(array), axis=0) for name, array in drawn.items()}
 
 
 def check_onnx(path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from paretopress.deploy.bundle import BundleFacts, write_bundle
-from paretopress.errors import BundleError, SearchFailedError
+from paretopress.errors import SearchFailedError
+from paretopress.measurement import Metric, Miss, drop_between
 from paretopress.run_folder import RunFolder
 
 _MEASURED = (
@@ -30,44 +31,60 @@ _MEASURED = (
 def select_point(front: Mapping[str, Any], *, trial: int | None = None, latency_ms: float | None = None) -> Mapping[str, Any]:
     """Return a point of a front: the most accurate on validation data whose whole interval is within `latency_ms`, else that of a trial.
 
+    One that misses a bound of the budget is returned only where its trial is named.
     Raises: SearchFailedError: the front has no such point.
     """
-    points: list[Mapping[str, Any]] = front["points"]
+    points: list[Mapping[str, Any]] = [point for point in front["points"] if not missed_bounds(point, front)]
     if latency_ms is not None:
         within = [point for point in points if point["latency_ci_ms"][1] <= latency_ms]
         if within:
             return max(within, key=lambda point: float(point["val_accuracy"]))
         fastest = f"; the fastest takes up to {min(p['latency_ci_ms'][1] for p in points):.3f} ms" if points else ""
         raise SearchFailedError(f"a point within {latency_ms} ms is needed, but the front has none{fastest}", "Name a higher bound.")
-    for point in points:
+    shown: list[Mapping[str, Any]] = [*front["points"], *front.get("nearest", ())]
+    for point in shown:
         if trial is not None and point["trial"] == trial:
             return point
-    if not points:
-        raise SearchFailedError("a point of the front is needed, but the front is empty", "No plan met the budget.")
-    names = ", ".join(str(point["trial"]) for point in points)
-    raise SearchFailedError(f"the trial must be a point of the front, but got {trial}", f"Its trials are {names}.")
+    names = ", ".join(str(point["trial"]) for point in shown)
+    if trial is None:
+        hint = f"Name one that misses a bound by its trial: {names}." if shown else "No model was recovered."
+        raise SearchFailedError("a point within every bound is needed, but the front has none", hint)
+    raise SearchFailedError(f"the trial must be a point of the front, but got {trial}", f"Its trials are {names or 'none'}.")
+
+
+def missed_bounds(point: Mapping[str, Any], front: Mapping[str, Any]) -> list[str]:
+    """Return in words which bounds of the budget a point misses, by its own figures; [] if it is within all of them."""
+    budget, metric = front["budget"], Metric(**front.get("metric", {}))
+    figures = (
+        ("latency_ms", point["latency_ci_ms"][1], budget["limit_ms"]),
+        ("size_bytes", point["size_bytes"], budget["size_bytes"]),
+        ("max_drop", drop_between(front["baseline"]["val_accuracy"], point["val_accuracy"]), budget["max_drop"]),
+    )
+    misses = [Miss(name, float(value), float(limit)) for name, value, limit in figures if limit is not None and not value <= limit]
+    return [miss.describe(metric) for miss in misses]
 
 
 def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial: int | None, latency_ms: float | None) -> Path:
     """Write the bundle of a point, by default of the best one, and return its folder; it is verified before it takes its name.
 
+    The manifest says whether the point is within every bound of the budget, and which it misses.
     Raises: SearchFailedError: there is no such point. BundleError: the run's file is not the measured one, or the bundle fails.
     """
     point = select_point(front, trial=front["best"] if trial is None else trial, latency_ms=latency_ms)
-    limit_ms = front["budget"]["limit_ms"]
-    if point["latency_ci_ms"][1] > limit_ms:
-        raise BundleError(f"a bundle must be within the budget of {limit_ms:.3f} ms, but got up to {point['latency_ci_ms'][1]:.3f} ms")
+    missed = missed_bounds(point, front)
     state = folder.read(folder.state)
     threads = int(front["environment"]["threads"])
     conditions = dict(front["environment"]) | {
-        "batch": 1,
+        "batch": front["environment"].get("session", {}).get("batch", 1),
         "latency_scale": front["latency_scale"],
         "baseline": {name: front["baseline"][name] for name in _MEASURED},
         "budget": front["budget"],
+        "within_budget": not missed,
+        "missed_bounds": missed,
         "data": front["data"],
     }
     facts = BundleFacts(
-        title=f"{folder.root.name}, trial {point['trial']}",
+        title=f"{folder.root.name}, trial {point['trial']}" + (", outside the budget" if missed else ""),
         classes=tuple(state["classes"]),
         preprocessing=state["preprocessing"],
         measurements={name: point[name] for name in _MEASURED},
@@ -77,4 +94,4 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
     )
     with np.load(folder.samples, allow_pickle=False) as kept:
         samples = dict(kept)
-    return write_bundle(to, onnx=folder.root / point["onnx"]["path"], sha256=point["onnx"]["sha256"], facts=facts, samples=samples)
+    return write_bundle(to, onnx=folder.model_file(point["onnx"]["path"]), sha256=point["onnx"]["sha256"], facts=facts, samples=samples)

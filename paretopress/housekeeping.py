@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 from paretopress.run_folder import RunFolder
-from paretopress.search.candidates import Bounds, front
+from paretopress.search.candidates import Bounds, front, promising_front
+from paretopress.search.nearest import nearest_points
 from paretopress.search.records import Records
 
 
 def drop_dominated(folder: RunFolder, records: Records, bounds: Bounds, most_bytes: int) -> list[int]:
     """Remove candidates' folders, oldest first, until all take at most `most_bytes`; return the trials whose files went.
 
-    What is on the front, by the figures of the trial or of the full recovery, is kept whatever it takes, and so is a finalist's.
+    What is on a front, by the figures of the trial or of the full recovery, is kept whatever it takes; so are what may still be measured
+    again or shown as nearest to the budget, and what belongs to a finalist.
     A finalist whose trial has lost its files starts from the original weights.
     """
     sizes = {int(place.name): folder_bytes(place) for place in sorted((folder.root / "trials").glob("[0-9]*"))}
@@ -21,8 +23,15 @@ def drop_dominated(folder: RunFolder, records: Records, bounds: Bounds, most_byt
     if left <= most_bytes:
         return []
     trials, finals = records.trial_candidates(), records.finals()
-    fronts = [front(trials, bounds), front(records.candidates(), bounds), front([c for c in trials if c.number not in finals], bounds)]
-    known, kept = {c.number for c in trials}, {c.number for members in fronts for c in members}
+    recovered = records.candidates()
+    kept_for = [
+        promising_front(trials, bounds),
+        promising_front([c for c in trials if c.number not in finals], bounds),  # the next finalist comes from there
+        front(recovered, bounds),
+        nearest_points(recovered, bounds),
+        [c for c in [*trials, *recovered] if bounds.undecided(c.outcome)],  # may be measured again
+    ]
+    known, kept = {c.number for c in trials}, {c.number for members in kept_for for c in members}
     dropped = []
     for number, size in sizes.items():
         if left <= most_bytes:

@@ -68,11 +68,20 @@ def zeros(specs: Sequence[TensorSpec], count: int) -> Inputs:
 
 
 def pieces(parts: Sequence[_Array], shape: Sequence[object]) -> Iterator[tuple[_Array, ...]]:
-    """Yield tensors or arrays (N, ...) in pieces of the batch size that a file's input of such a shape has, or whole if it is dynamic."""
-    fixed, count = next(iter(shape), None), len(parts[0])
-    step = fixed if isinstance(fixed, int) and fixed > 0 else max(count, 1)
+    """Yield tensors or arrays (N, ...) in pieces of the batch size that a file's input of such a shape has, or whole if it is dynamic.
+
+    The last piece is filled up with its last item: of what comes out the first N rows count.
+    """
+    step, count = fixed_batch(shape) or max(len(parts[0]), 1), len(parts[0])
     for start in range(0, count, step):
-        yield tuple(part[start : start + step] for part in parts)
+        rows = [min(row, count - 1) for row in range(start, start + step)]
+        yield tuple(part[rows] if rows[-1] < start + step - 1 else part[start : start + step] for part in parts)
+
+
+def fixed_batch(shape: Sequence[object]) -> int | None:
+    """Return the batch size that a file's input of such a shape has, None if it takes any."""
+    first = next(iter(shape), None)
+    return first if isinstance(first, int) and first > 0 else None
 
 
 def outputs_of(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -24,6 +24,7 @@ from paretopress.targets.frames import read_frame, write_frame
 # A process must be ready, and answer a call, within so many seconds, or within so many times the slowest answer of its kind.
 _READY_S, _LEAST_PATIENCE_S, _PATIENCE_FACTOR = 900.0, 600.0, 10.0
 _END_S = 5.0
+TRUST = "--trust"
 # a plan that is evaluated at the very end of a run still gets so long
 _LEAST_LEFT_S = 2.0
 
@@ -183,6 +184,6 @@ class Isolation:
         return reply
 
 
-def evaluator_command(run: Path, threads: int) -> list[str]:
-    """Return the command of an evaluating process."""
-    return [sys.executable, "-m", "paretopress.evaluator_process", str(run.resolve()), str(threads)]
+def evaluator_command(run: Path, threads: int, *, trust: bool = False) -> list[str]:
+    """Return the command of an evaluating process; `trust` is what this one was told by its user."""
+    return [sys.executable, "-m", "paretopress.evaluator_process", str(run.resolve()), str(threads), *([TRUST] if trust else [])]

@@ -9,7 +9,7 @@ from enum import IntEnum
 from statistics import NormalDist
 from typing import Any
 
-from paretopress.errors import BudgetError
+from paretopress.errors import BudgetError, LatencyError, RunError
 
 # above this many cores' worth of time taken by others a measurement counts as disturbed
 DISTURBED_CORES = 0.1
@@ -56,7 +56,7 @@ def decimals_for(score: float) -> int:
 
 
 def drop_between(baseline: float, score: float) -> float:
-    """Return by how much a score is below the baseline's, to twelve digits of the larger: 0.9 - 0.88 is 0.02, and within a bound of 0.02."""
+    """Return by how much a score is below the baseline's, to twelve digits of the larger: 0.9 - 0.88 is 0.02, within a bound of that."""
     size = max(abs(baseline), abs(score))
     return round(baseline - score, 12 - math.ceil(math.log10(size))) if math.isfinite(size) and size > 0.0 else baseline - score
 
@@ -99,6 +99,7 @@ class Latency:
         baseline_error: half the width, in the logarithm, of the 95 % interval of the run's baseline p50, where `latency_ci_ms` holds
             it too: under a bound in milliseconds; 0 elsewhere, see `Bounds.on_scale`.
     Why a scale: the raw p50 of one unchanged file moves by 20-40 % within minutes on shared machines, the ratio by about 1 %.
+    Raises: LatencyError: a figure is not a finite number above 0, or an interval is upside down.
     """
 
     latency_ms: float
@@ -122,6 +123,15 @@ class Latency:
         """The standard error of the logarithm of one occasion's ratio: what its interval shows, without the factor for few sessions."""
         low, high = self.ratio_ci
         return math.log(high / low) / (2.0 * Z95 * small_sample_factor(self.sessions, 0.95))
+
+    def __post_init__(self) -> None:
+        if not _is_finite(self.baseline_error) or self.baseline_error < 0.0:
+            raise LatencyError(f"an error must be finite and 0 or above, but got baseline_error={self.baseline_error!r}")
+        for name in ("latency_ms", "latency_ci_ms", "ratio", "ratio_ci", "raw_p50_ms", "raw_p90_ms", "baseline_raw_p50_ms"):
+            value = getattr(self, name)
+            figures = value if isinstance(value, tuple) else (value,)
+            if not all(_is_finite(figure) and figure > 0 for figure in figures) or list(figures) != sorted(figures):
+                raise LatencyError(f"a latency must be finite and above 0, the low end of an interval first, but got {name}={value!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -151,6 +161,7 @@ class Outcome:
             that of its score alone. None where it is not known.
         stages_s: seconds by stage.
         notes: choices of the plan that had no effect, with the reason.
+    Raises: RunError: a score is not a finite number, as a metric returns where it divides by what a collapsed candidate never predicts.
     """
 
     rung: Rung
@@ -167,6 +178,12 @@ class Outcome:
     uncounted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     val_error: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("val_accuracy", "test_accuracy", "val_error"):
+            score = getattr(self, name)
+            if not _is_finite(score) and not (score is None and name != "val_accuracy"):
+                raise RunError(f"a score must be a finite number, but got {name}={score!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -187,10 +204,14 @@ class Outcome:
         return cls(**fields)
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _positive(name: str, value: float | None) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not _is_finite(value) or value <= 0:
         raise BudgetError(f"{name} must be a positive number, but got {name}={value!r}", "Give it in the unit its name ends in.")
 
 
@@ -220,3 +241,32 @@ class Budget:
             return self.latency_ms
         assert self.speedup is not None
         return baseline_ms / self.speedup
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """One bound of the budget that a candidate misses.
+
+    Attributes:
+        bound: the budget's field: "latency_ms", "size_bytes" or "max_drop".
+        value: what is compared: the upper end of the latency interval in ms, the file's bytes, or the drop in the metric's unit.
+        limit: the bound itself, in the same unit.
+    """
+
+    bound: str
+    value: float
+    limit: float
+
+    @property
+    def share(self) -> float:
+        """By how much the bound is missed, as a share of it."""
+        return self.value / self.limit - 1.0
+
+    def describe(self, metric: Metric) -> str:
+        """Return the miss in words."""
+        if self.bound == "latency_ms":
+            return f"its latency interval reaches {self.value:.3f} ms, {100.0 * self.share:.1f} % over the {self.limit:.3f} ms allowed"
+        if self.bound == "size_bytes":
+            return f"its file takes {self.value:.0f} bytes, {100.0 * self.share:.1f} % over the {self.limit:.0f} allowed"
+        lost = f"{self.value:.3g} {'points' if metric.unit == '%' else metric.unit}".rstrip()
+        return f"it loses {lost}, {self.value - self.limit:.2g} more than the {self.limit:g} allowed"

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from paretopress.errors import ModelError, first_line
 from paretopress.graph import Layer, LayerKind, kind_of_conv
-from paretopress.inputs import feeds, pieces
+from paretopress.inputs import Inputs, arrays, feeds, fixed_batch, pieces, taken
 
 OPSET = 17
 _LEAST_OPSET = 13  # of weights with a scale per channel
@@ -52,7 +52,7 @@ class OnnxGraph(nn.Module):
         nodes = self.session().get_inputs()
         inputs = (*inputs, *(named[node.name] for node in nodes[len(inputs) :]))
         found = [self.session().run(None, feed) for feed in feeds([node.name for node in nodes], pieces(inputs, nodes[0].shape))]
-        return tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
+        return tuple(torch.from_numpy(np.concatenate(parts)[: len(inputs[0])]) for parts in zip(*found, strict=True))
 
     def session(self) -> ort.InferenceSession:
         """Return a session of the file, the same at every call."""
@@ -90,7 +90,8 @@ class OnnxGraph(nn.Module):
         model = self.model
         weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         nodes = list(_layer_nodes(model.graph))
-        shapes = _shapes(model, [node.output[0] for node in nodes], self.names()[0], tuple(part[:1] for part in example))
+        one = next(pieces(tuple(part[:1] for part in example), self.session().get_inputs()[0].shape))
+        shapes = _shapes(model, [node.output[0] for node in nodes], self.names()[0], one)
         return tuple(_describe(node, weights[node.input[1]], weights, shapes[node.output[0]]) for node in nodes)
 
 
@@ -101,6 +102,18 @@ def _part(values: tuple[Tensor, ...], index: int) -> Tensor:
 def onnx_graph_in(module: nn.Module) -> OnnxGraph | None:
     """Return the file that a traced module runs, None for a model of PyTorch's layers."""
     return next((part for part in module.children() if isinstance(part, OnnxGraph)), None)
+
+
+def batch_size_of(module: nn.Module) -> int:
+    """Return the batch in which a model is timed: that of its file where it is fixed, else 1."""
+    file = onnx_graph_in(module)
+    return 1 if file is None else fixed_batch(file.session().get_inputs()[0].shape) or 1
+
+
+def timed_feed(names: Sequence[str], example: Inputs, module: nn.Module) -> dict[str, np.ndarray]:
+    """Return what is timed: one item, or as many as the model's file takes at a time; they repeat where the example holds fewer."""
+    batch = batch_size_of(module)
+    return dict(zip(names, next(pieces(arrays(taken(example, batch)), (batch,))), strict=True))
 
 
 def _of_known_opset(model: onnx.ModelProto) -> onnx.ModelProto:

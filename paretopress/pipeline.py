@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,20 @@ from torch import nn
 
 from paretopress.atomic import write_bytes, write_json
 from paretopress.cache import Cache
-from paretopress.evaluators.accuracy import module_accuracy, onnx_scorer
+from paretopress.errors import RunError
+from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.event_log import EventLog
-from paretopress.inputs import arrays, feeds, split, taken
-from paretopress.intake.data import Data, Split, batch, stack
+from paretopress.inputs import arrays, feeds, split
+from paretopress.intake.batches import Batch, Batches, forget
+from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.kept import Kept
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 from paretopress.measurement import Latency, Outcome, Rung
+from paretopress.onnx_graph import timed_feed
 from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds
@@ -40,35 +45,11 @@ _CALIBRATION_ITEMS, _CALIBRATION_BATCH = 256, 64
 _TIMED_ITEMS = 4
 _EARLY_ITEMS = 512
 _SAMPLES = 16
-_EVALUATION_BATCH = 128
-_CACHE_BYTES = 1 << 30
 _EXPORTS_BYTES = 64 << 20
+# files that are scored together where their data are read for each scoring: a session takes about twice its file
+_TOGETHER_BYTES = 512 << 20
 # the cache's folders of latencies, and their file
 _LATENCY, _LATENCY_FILE = "latency", "latency.json"
-
-Batch = tuple[tuple[npt.NDArray[Any], ...], npt.NDArray[np.int64]]
-
-
-class Batches:
-    """The batches of a split as arrays, kept in memory where they are less than 1 GiB."""
-
-    def __init__(self, split: Split, size: int) -> None:
-        self._split, self._size = split, size
-        self._kept: list[Batch] | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._kept is not None:
-            return iter(self._kept)
-        first = next(self._read())
-        if sum(part.nbytes for part in first[0]) / len(first[1]) * self._size > _CACHE_BYTES:
-            return self._read()
-        self._kept = list(self._read())
-        return iter(self._kept)
-
-    def _read(self) -> Iterator[Batch]:
-        for start in range(0, self._size, _EVALUATION_BATCH):
-            x, y = batch(self._split, range(start, min(start + _EVALUATION_BATCH, self._size)))
-            yield arrays(x), y.numpy()
 
 
 class Pipeline:
@@ -87,7 +68,10 @@ class Pipeline:
         score_on_target: bool = False,
         cache: Cache | None = None,
         formats: Formats = PLAIN,
+        identity: Mapping[str, Any] = MappingProxyType({}),
     ):
+        """Take the parts; `identity` names what they were made from, see `same_run`."""
+        self.identity = identity
         self.intake, self.data = intake, data
         self.folder, self.seed, self.target, self.cache = folder, seed, target, cache
         self.reduce_range, self.formats, self._threads = reduce_range, formats, scoring_threads
@@ -96,8 +80,14 @@ class Pipeline:
         calibration, _ = stack(data.train, _CALIBRATION_ITEMS, seed)
         self._calibration = list(feeds(self._names, split(calibration, _CALIBRATION_BATCH)))
         self.example, _ = stack(data.val, 4, seed)
-        (self.feed,) = feeds(self._names, [taken(self.example, 1)])
-        self._val = Batches(data.val, data.sizes()["val"])
+        self.feed = timed_feed(self._names, self.example, intake.module)
+        for scored in (data.val, data.test):  # what was read of them lives as long as this pipeline: they may change before the next
+            forget(scored)
+            weakref.finalize(self, forget, scored).atexit = False
+        self._val, self._test = (Batches(data.splits()[name], data.sizes()[name], folder.root) for name in ("val", "test"))
+        # by sha256 of the file
+        self._test_scores: dict[str, float] = {}
+        self._val_scores: dict[str, tuple[float, float | None]] = {}
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
         self._exports = Kept[bytes](_EXPORTS_BYTES, len)
@@ -120,7 +110,7 @@ class Pipeline:
         with watch.stage("macs"):
             macs = count_macs(self.intake.module, self.example)
         with watch.stage("accuracy"):
-            scorer = self._scorer(path, self._val)
+            scorer = self._scorer(path)
         scores = item_scores(scorer)
         kept_scores = io.BytesIO()
         np.save(kept_scores, np.zeros(0) if scores is None else scores)
@@ -130,25 +120,76 @@ class Pipeline:
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the score of a file of this run on the test split."""
-        return self._accuracy(self.folder.root / onnx_path, Batches(self.data.test, self.data.sizes()["test"]))
+        return self._test_accuracy(self.folder.model_file(onnx_path))
+
+    def test_accuracies(self, onnx_paths: Sequence[str]) -> dict[str, float | RunError]:
+        """Return the score of each file of this run on the test split, or why it has none.
+
+        Where the split is too large to be kept, it is read once for as many files as fit into memory together.
+        Raises: DataError: the split cannot be scored. TargetLostError: the target that scores is out of reach.
+        """
+        found: dict[str, float | RunError] = {}
+        by_sha256: dict[str, list[str]] = {}
+        for path in onnx_paths:
+            try:
+                by_sha256.setdefault(_sha256(self.folder.model_file(path)), []).append(path)
+            except RunError as error:
+                found[path] = error
+        unknown = [(sha256, self.folder.model_file(paths[0])) for sha256, paths in by_sha256.items() if sha256 not in self._test_scores]
+        for group in _groups(unknown, 0 if self._test.kept() else _TOGETHER_BYTES):
+            paths = [path for _, path in group]
+            scores = onnx_accuracies(paths, self._test, threads=self._threads, target=self._scored_on, task=self.data.task)
+            for (sha256, _), score in zip(group, scores, strict=True):
+                if isinstance(score, RunError):
+                    found |= dict.fromkeys(by_sha256[sha256], score)
+                else:
+                    self._test_scores[sha256] = score
+        known = {path: self._test_scores.get(sha256) for sha256, paths in by_sha256.items() for path in paths}
+        return found | {path: score for path, score in known.items() if score is not None}
+
+    def demand_measured(self, outcome: Outcome) -> None:
+        """Raise RunError unless the file of a candidate of this run is there, and the one that was measured."""
+        path = self.folder.model_file(outcome.onnx_path)
+        try:
+            sha256 = file_facts(path)[1]
+        except OSError as error:
+            raise RunError(f"a candidate's file must be readable, but got {error.strerror or error} at {path}") from error
+        if sha256 != outcome.onnx_sha256:
+            raise RunError(f"a candidate's file must be the one that was measured, but got another hash at {path}")
 
     def val_accuracy(self, onnx_path: str) -> float:
         """Return the score of a file of this run on the validation split."""
-        return self.file_accuracy(self.folder.root / onnx_path)
+        return self.file_accuracy(self.folder.model_file(onnx_path))
 
     def file_accuracy(self, path: Path) -> float:
         """Return the score of any file on the validation split."""
-        return self._accuracy(path, self._val)
+        return self._val_score(path)[0]
 
     def float_accuracy(self, module: nn.Module) -> float:
         """Return the score of a candidate on the validation split before it was quantised."""
         return module_accuracy(module, self._val, self.data.task)
 
-    def _accuracy(self, path: Path, images: Iterable[Batch]) -> float:
-        return self._scorer(path, images).score()
+    def _test_accuracy(self, path: Path) -> float:
+        """Return the accuracy of a file on the test split; one whose bytes were scored already is not scored again."""
+        key = _sha256(path)
+        if key not in self._test_scores:
+            score = onnx_accuracy(path, self._test, threads=self._threads, target=self._scored_on, task=self.data.task)
+            self._test_scores[key] = score
+        return self._test_scores[key]
 
-    def _scorer(self, path: Path, images: Iterable[Batch]) -> Scorer:
-        return onnx_scorer(path, images, threads=self._threads, target=self._scored_on, task=self.data.task)
+    def _val_score(self, path: Path) -> tuple[float, float | None]:
+        """Return the accuracy of a file on the validation split, and the standard error of its drop where single items are scored.
+
+        A file whose bytes were scored already is not scored again.
+        """
+        key = _sha256(path)
+        if key not in self._val_scores:
+            scorer = self._scorer(path)
+            self._val_scores[key] = scorer.score(), self._drop_error(scorer)
+        return self._val_scores[key]
+
+    def _scorer(self, path: Path) -> Scorer:
+        return onnx_scorer(path, self._val, threads=self._threads, target=self._scored_on, task=self.data.task)
 
     def _drop_error(self, scorer: Scorer) -> float | None:
         """Return the standard error of the drop that a scorer shows; None where no single items are scored, the baseline's or its."""
@@ -191,6 +232,10 @@ class Pipeline:
         if self._fingerprint is None:
             self._fingerprint = probe_fingerprint(self.target.name, self.target.environment())
         return self._fingerprint
+
+    def whole_identity(self) -> dict[str, Any]:
+        """Return what names all that a run rests on, its target included."""
+        return {**self.identity, "target": self.fingerprint()}
 
     def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch, *, again: bool = False) -> Latency:
         """Return the latency of a file beside the baseline; `again` measures also what an earlier run measured."""
@@ -238,15 +283,36 @@ class Pipeline:
     def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation items."""
         with watch.stage("accuracy"):
-            scorer = self._scorer(path, self._val)
-        outcome = _outcome(path, stored, rung, scorer.score(), macs, latency, watch)
-        return replace(outcome, val_error=self._drop_error(scorer))
+            score, error = self._val_score(path)
+        return replace(_outcome(path, stored, rung, score, macs, latency, watch), val_error=error)
 
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept."""
         with watch.stage("accuracy"):
             accuracy = module_accuracy(module, self._early, self.data.task)
         return _outcome(path, "", Rung.COSTS, accuracy, macs, latency, watch)
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a file that is to be scored; raises RunError if it cannot be read."""
+    try:
+        return file_facts(path)[1]
+    except OSError as error:
+        raise RunError(f"a file that is scored must be readable, but got {error.strerror} at {path.name}") from error
+
+
+def _groups(files: Sequence[tuple[str, Path]], most_bytes: int) -> list[list[tuple[str, Path]]]:
+    """Return (sha256, file) in groups of at most so many bytes, each of one file at least."""
+    groups: list[list[tuple[str, Path]]] = []
+    left_bytes = 0
+    for sha256, path in files:
+        size_bytes = path.stat().st_size
+        if size_bytes > left_bytes or not groups:
+            groups.append([])
+            left_bytes = most_bytes
+        groups[-1].append((sha256, path))
+        left_bytes -= size_bytes
+    return groups
 
 
 def _outcome(path: Path, stored: str, rung: Rung, accuracy: float, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import fx
+from torch import fx, nn
 
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.fake_quant import fake_quantised
 from paretopress.compress.importance import Ranking, rank_channels
 from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import judged_items
-from paretopress.compress.students import Students
+from paretopress.compress.students import Students, fits
 from paretopress.compress.zeros import NO_ZEROS
-from paretopress.errors import RunError
+from paretopress.errors import RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
+from paretopress.inputs import Inputs
 from paretopress.intake.data import stack
 from paretopress.measurement import Latency, Outcome, Rung, decimals_for
 from paretopress.pipeline import Pipeline
@@ -78,6 +79,7 @@ class PlanEvaluator:
         self._in_hand: _InHand | None = None
         self._macs: dict[Plan, Macs] = {}  # they do not depend on the bits
         self._rankings: dict[Criterion, Ranking] = {Criterion.L2: {}}  # what pruning goes by unless told otherwise
+        self._judged: Inputs | None = None
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
         """Return the measured candidate of a plan at a rung.
@@ -115,7 +117,7 @@ class PlanEvaluator:
     def latency_again(self, outcome: Outcome) -> Latency:
         """Return the latency of a candidate's file, measured once more."""
         occasion = time.monotonic_ns() % 2**32
-        return self.pipeline.latency(self.pipeline.folder.root / outcome.onnx_path, self.bounds, occasion, Stopwatch(), again=True)
+        return self.pipeline.latency(self.pipeline.folder.model_file(outcome.onnx_path), self.bounds, occasion, Stopwatch(), again=True)
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
@@ -199,8 +201,9 @@ class PlanEvaluator:
             trained = self.pipeline.folder.candidate(number, final=False) / STUDENT_FILE
             goes_on = rung > Rung.SHORT and trained.is_file()
             if goes_on:
-                with torch.no_grad():
-                    compressed.module.load_state_dict(load_file(trained))
+                unreadable = _read_back(compressed.module, trained)
+                if unreadable:
+                    goes_on, compressed = False, replace(compressed, notes=(*compressed.notes, unreadable))
         widths = plan.widths()
         with watch.stage("macs"):
             if widths not in self._macs:
@@ -212,8 +215,9 @@ class PlanEvaluator:
         """Return the original's channels by importance; found at the first plan that asks for it."""
         if criterion not in self._rankings:
             intake, data = self.pipeline.intake, self.pipeline.data
-            items, _ = stack(data.train, judged_items(intake.graph), self.pipeline.seed)
-            ranking = rank_channels(intake.module, intake.graph, items, criterion, task=data.task, seed=self.pipeline.seed)
+            if self._judged is None:  # the same for every criterion
+                self._judged, _ = stack(data.train, judged_items(intake.graph), self.pipeline.seed)
+            ranking = rank_channels(intake.module, intake.graph, self._judged, criterion, task=data.task, seed=self.pipeline.seed)
             self._rankings[criterion] = ranking
         return self._rankings[criterion]
 
@@ -226,3 +230,16 @@ class PlanEvaluator:
         if size_limit is not None and size_bytes > size_limit:
             return f"over the size budget, {size_bytes} > {size_limit} bytes"
         return ""
+
+
+def _read_back(module: nn.Module, path: Path) -> str:
+    """Give a module the weights of a file; where that cannot be, leave the module as it is and return why, else ""."""
+    try:
+        state = load_file(path)
+    except Exception as error:  # SafetensorError is none of the built-in kinds
+        return f"the weights of the trial could not be read, and it starts from the original ones: {typed_line(error)}"
+    if not fits(module, state):
+        return "the weights of the trial are of another structure, and it starts from the original ones"
+    with torch.no_grad():
+        module.load_state_dict(state)
+    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,20 +26,23 @@ def opener(spec: str, cores: tuple[int, ...] = ()) -> OpenTarget:
     return lambda threads: open_target(spec, SessionSettings(threads=threads, cores=cores if len(cores) >= threads else ()))
 
 
-def cached_probe(target: Target) -> ProbeReport | None:
-    """Return the probe that was made of a target as it is now, None if there was none."""
-    return read_report(probe_fingerprint(target.name, target.environment()))
+def cached_probe(target: Target, found: Mapping[str, Any] | None = None) -> ProbeReport | None:
+    """Return the probe that was made of a target as it is now, None if there was none; `found` is its environment if that is known."""
+    return read_report(probe_fingerprint(target.name, target.environment() if found is None else found))
 
 
-def probe_target(target: Target, open_target: OpenTarget, say: Say, *, refresh: bool = False) -> ProbeReport:
+def probe_target(
+    target: Target, open_target: OpenTarget, say: Say, *, refresh: bool = False, found: Mapping[str, Any] | None = None
+) -> ProbeReport:
     """Return the probe of a target: the one in the cache, unless there is none or `refresh` asks for another.
 
     Args:
         open_target: threads -> the same target with sessions of so many threads.
         say: told before a probe starts, because it takes a while, and if its report could not be kept.
+        found: the target's environment, if that was asked for already.
     Raises: LatencyError: the target cannot run a plain convolution.
     """
-    cached = None if refresh else cached_probe(target)
+    cached = None if refresh else cached_probe(target, found)
     if cached is not None:
         return cached
     say(f"probing {target.name}: about a minute, once for this target")
@@ -58,9 +61,10 @@ def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bo
     flags imply, and "probe" is None.
     """
     here = {} if target.name == LOCAL else {"host": environment()}
-    env = {"target": target.name} | target.environment() | here
+    found = target.environment()
+    env = {"target": target.name} | found | here
     if not probe:
         say("the target's capabilities are taken from its processor's flags, not measured")
         return env | {"capabilities": detect(env).to_json(), "probe": None}
-    report = probe_target(target, open_target, say)
+    report = probe_target(target, open_target, say, found=found)
     return env | {"capabilities": report.capabilities().to_json(), "probe": {"fingerprint": report.digest(), "date": report.date}}

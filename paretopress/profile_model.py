@@ -13,17 +13,19 @@ from torch import nn
 from paretopress.compress.apply import compress_module
 from paretopress.evaluators.profile import LayerOf, Profile, layer_by_module_path, profile_onnx
 from paretopress.evaluators.rates import peak_gmacs
-from paretopress.inputs import Inputs, feeds, taken
+from paretopress.inputs import Inputs, feeds
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
+from paretopress.onnx_graph import timed_feed
 from paretopress.plan import Plan
 from paretopress.report.tables import ProfileRow, ProfileSums
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import SessionSettings
+from paretopress.targets.target import Feed
 
 PROFILE_SCHEMA = 1
 NO_LAYER = "(no layer)"
@@ -56,7 +58,7 @@ def profile_model(intake: Intake, data: Data, *, threads: int, runs: int) -> Mod
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         layer_of = layer_by_module_path(layer.name for layer in graph.layers)
         names, outputs = (tuple(spec.name for spec in specs) for specs in (graph.inputs, graph.outputs))
-        bench = _Bench(Path(temporary), example, names, outputs, settings, runs, layer_of)
+        bench = _Bench(Path(temporary), example, names, outputs, settings, runs, layer_of, timed_feed(names, example, intake.module))
         path, profile = bench.exported(intake.module)
         spent = profile.by_layer()
         int8 = bench.quantised(path, [name for name in spent if name is not None], capabilities)
@@ -94,6 +96,7 @@ class _Bench:
     settings: SessionSettings
     runs: int
     layer_of: LayerOf
+    feed: Feed
 
     def exported(self, module: nn.Module) -> tuple[Path, Profile]:
         path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
@@ -108,8 +111,7 @@ class _Bench:
         return self._profile(path)
 
     def _profile(self, path: Path) -> Profile:
-        (feed,) = feeds(self.names, [taken(self.example, 1)])
-        return profile_onnx(path, settings=self.settings, feed=feed, layer_of=self.layer_of, runs=self.runs)
+        return profile_onnx(path, settings=self.settings, feed=self.feed, layer_of=self.layer_of, runs=self.runs)
 
 
 def _half_width(intake: Intake, capabilities: Capabilities) -> Plan:

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from paretopress.config import RunConfig
 from paretopress.errors import ConfigError, typed_line
+from paretopress.masking import masked
 from paretopress.report.live import Reporter, SilentReporter
-from paretopress.worker import run_worker
+from paretopress.worker import WorkerFlags, run_worker
 
 LOCAL = "local"  # a cluster of this host alone, for as long as the run lasts
 # what a worker may still do when the run has ended: it leaves by itself
@@ -20,9 +21,22 @@ _LEAVES_S = 60.0
 _ANSWERS_S = 10.0
 
 
-def work_on(url: str, artifacts: str) -> None:
+def work_on(url: str, flags: WorkerFlags) -> None:
     """Work on a shared run until it ends; what Ray runs on a node."""
-    run_worker(url, SilentReporter(), artifacts=artifacts)
+    run_worker(url, SilentReporter(), flags)
+
+
+def flags_of(config: RunConfig) -> WorkerFlags:
+    """Return what the search hands to its workers on Ray: what its own user named, not what the study says."""
+    return WorkerFlags(
+        config.model,
+        config.data,
+        config.metric.name,
+        config.target.spec,
+        config.workers.artifacts,
+        base=config.base,
+        trust=config.trust,
+    )
 
 
 def demand_ray(address: str) -> None:
@@ -40,15 +54,14 @@ def workers_on_ray(config: RunConfig, reporter: Reporter) -> Callable[[str], Abs
     Each takes the CPUs and GPUs that the configuration asks for. The nodes need this package, and the model and data under the same paths:
     a worker that cannot work says why, and the run goes on without it.
     """
-    address, artifacts = config.workers.ray, config.workers.artifacts
+    address, flags = config.workers.ray, flags_of(config)
     assert address is not None
-    assert artifacts is not None  # a shared run is refused without
 
     @contextmanager
     def placed(url: str) -> Iterator[None]:
         with _cluster(address) as ray:
             remote = ray.remote(num_cpus=config.workers.cpus, num_gpus=config.workers.gpus, max_retries=-1)(work_on)
-            workers = [remote.remote(url, artifacts).future() for _ in range(config.workers.placed)]
+            workers = [remote.remote(url, flags).future() for _ in range(config.workers.placed)]
             for number, worker in enumerate(workers, start=1):
                 worker.add_done_callback(lambda ended, number=number: _tell(ended, number, reporter))
             yield
@@ -61,7 +74,7 @@ def _tell(ended: Future[None], number: int, reporter: Reporter) -> None:
     """Say why a worker could not work."""
     error = ended.exception()
     if error is not None:
-        reporter.message(f"warning: worker {number} on Ray ended with {typed_line(getattr(error, 'cause', None) or error)}")
+        reporter.message(masked(f"warning: worker {number} on Ray ended with {typed_line(getattr(error, 'cause', None) or error)}"))
 
 
 @contextmanager

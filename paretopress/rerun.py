@@ -14,32 +14,34 @@ from paretopress.errors import RunFolderError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
+from paretopress.received import outcome_received, plan_received
 from paretopress.run_folder import RunFolder, open_run_folder
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
-from paretopress.run_study import find_trial, stored_config
+from paretopress.run_study import confirmed_config, find_trial
 from paretopress.search import records as keys
 from paretopress.setup_run import RunState
 from paretopress.targets.capabilities import capabilities_in
 
 
-def rerun_trial(run: Path, number: int) -> dict[str, Any]:
+def rerun_trial(run: Path, number: int, *, trust: bool = False) -> dict[str, Any]:
     """Return {"trial", "rung", "figures": {name: {"recorded", "again"}}, "same_bytes"} for a trial that was evaluated.
 
     It is done as the search did it: same seed, steps, batches and rungs; the run is not changed. The figures of accuracy, multiply-adds and
     size are the same where the training is (same machine, threads and versions); latencies differ by the state of the machine.
-    Raises: RunFolderError: there is no such trial, it failed, or the model is another than the run's.
+    Raises: RunFolderError: there is no such trial, it failed, or model, data, metric, settings, target or versions are others
+            than the run's. TrustError: the run was started with --trust, and `trust` is not given.
     """
     folder = open_run_folder(run)
-    config, state = stored_config(folder), RunState.from_json(folder.read(folder.state))
+    config, state = confirmed_config(folder, trust=trust), RunState.from_json(folder.read(folder.state))
     plan, recorded = _recorded(folder, number)
     threads = worker_threads(config)
     torch.set_num_threads(threads)  # as the search did: sums come out differently in their last bits
     intake, data = load_and_trace(config)
-    state.demand_model(intake.module)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary, closing(open_run_target(config)) as target:
         apart = RunFolder(Path(temporary))
         shutil.copy(folder.baseline, apart.baseline)
         pipeline = make_pipeline(intake, data, target, apart, config, capabilities_in(state.environment), threads=threads, cached=False)
+        state.demand_same(pipeline.whole_identity(), "a trial that is evaluated again")
         again = _climbed(make_evaluator(pipeline, config, state), plan, recorded.rung, number)
     shown = {
         "val_accuracy": (recorded.val_accuracy, again.val_accuracy),
@@ -62,13 +64,15 @@ def _recorded(folder: RunFolder, number: int) -> tuple[Plan, Outcome]:
     if keys.OUTCOME not in attributes:
         reason = attributes.get(keys.ERROR) or f"it is {trial.state.name.lower()}"
         raise RunFolderError(f"a trial must have been evaluated, but trial {number} was not: {reason}")
-    return Plan.from_json(attributes[keys.PLAN]), Outcome.from_json(attributes[keys.OUTCOME])
+    source = f"trial {number} of the study"
+    return plan_received(attributes.get(keys.PLAN), source), outcome_received(attributes[keys.OUTCOME], source)
 
 
 def _climbed(evaluate: PlanEvaluator, plan: Plan, rung: Rung, number: int) -> Outcome:
-    """Return the outcome at a rung, reached as a trial reaches it."""
-    outcome = evaluate(plan, Rung.COSTS, number)
-    for step in evaluate.effort.ladder()[1:]:
-        if step <= rung:
-            outcome = evaluate(plan, step, number)
-    return outcome
+    """Return the outcome at a rung, reached as a trial reaches it.
+
+    The rung of the costs is climbed for its own figures alone: the next one starts from the original weights, too.
+    """
+    if rung is Rung.COSTS:
+        return evaluate(plan, rung, number)
+    return [evaluate(plan, step, number) for step in evaluate.effort.ladder() if Rung.COSTS < step <= rung][-1]

@@ -1,6 +1,7 @@
 """The folder of one run: where everything lies, and the lock that keeps a second process out.
 
 config.json  state.json      what was asked, and what was found before the first trial
+storage-url                  URL of the shared storage where it holds a password; for its owner's eyes alone
 tables.json  graph.json      costs and predicted damages, and the structure that they belong to
 journal.log                  the study (Optuna journal)
 log.jsonl    latencies.jsonl events and measurements, a JSON line each
@@ -14,6 +15,7 @@ front.json  front.png        the result
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +25,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from paretopress.errors import RunFolderError
+from paretopress.confined import confined
+from paretopress.errors import OutsideFolderError, RunFolderError
 
 PART = ".part"
 MODEL_FILE = "model.onnx"
+_MODEL_NAME = re.compile(r"baseline\.onnx|(trials|finalists)/[0-9]{1,12}/[a-z-]{1,40}\.onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,11 @@ class RunFolder:
     def config(self) -> Path:
         """The configuration, as JSON."""
         return self.root / "config.json"
+
+    @property
+    def storage_url(self) -> Path:
+        """The URL of the shared storage, where it holds a password."""
+        return self.root / "storage-url"
 
     @property
     def state(self) -> Path:
@@ -112,6 +121,16 @@ class RunFolder:
     def candidate(self, number: int, *, final: bool) -> Path:
         """Return the folder of a trial's candidate, or of its full recovery."""
         return self.root / ("finalists" if final else "trials") / f"{number:04d}"
+
+    def model_file(self, name: str) -> Path:
+        """Return the path of an ONNX file of this run: the baseline's, a trial's or a finalist's, named relative to this folder.
+
+        Names come from the study, which others can write to.
+        Raises: OutsideFolderError: it is no such file's name, or leads out of this folder.
+        """
+        if not _MODEL_NAME.fullmatch(name):
+            raise OutsideFolderError(f"a run's ONNX file must be the baseline's, a trial's or a finalist's, but got {name[:200]!r}")
+        return confined(self.root, name)
 
     def part(self, place: Path) -> Path:
         """Return where a candidate's folder is written before it is renamed to `place`."""

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import onnxruntime as ort
 import torch
 from torch import nn
 
 from paretopress.cache import Cache, cache_root, code_version
 from paretopress.compress.features import check_layers
+from paretopress.compress.recover import device_name
 from paretopress.compress.students import Shelf, Students
 from paretopress.config import RunConfig
+from paretopress.content_hash import Contents
 from paretopress.errors import ConfigError
 from paretopress.event_log import read_events
-from paretopress.intake.checks import check_data, check_model
-from paretopress.intake.data import Data, argument_names, as_data, data_sha256, stack
+from paretopress.intake.checks import check_data, check_model, has_class_axis
+from paretopress.intake.conversion import faithful_conversion
+from paretopress.intake.data import Data, argument_names, as_data, data_identity, stack
 from paretopress.intake.data_spec import load_data
 from paretopress.intake.factory import is_factory, load_function
-from paretopress.intake.model_spec import load_model
+from paretopress.intake.faithful import evaluated_copy
+from paretopress.intake.model_identity import model_parts
+from paretopress.intake.model_spec import load_model, onnx_file
+from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
 from paretopress.measurement import Latency
+from paretopress.onnx_graph import OnnxGraph
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.probing import opener
 from paretopress.run_folder import RunFolder, open_run_folder
+from paretopress.same_run import FORMAT, versions
 from paretopress.search.candidates import Bounds
-from paretopress.setup_run import RunState, recovery_for, scoring_threads, weights_sha256
+from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.replay import ReplayTarget
@@ -36,7 +45,12 @@ from paretopress.targets.target import Target
 from paretopress.tasks.base import Task
 from paretopress.tasks.choose import task_by, task_scored_by
 
-_EXAMPLE_ITEMS = 4
+# of the trace, and of the comparison of the traced model with the one that was handed over
+_EXAMPLE_ITEMS, _COMPARED_ITEMS = 4, 8
+# parameters of a model of which no more items are compared than it is traced with
+_LARGE = 50_000_000
+_SETTINGS = "settings"
+_DECISIVE = {"seed", "sampler", "metric", "budget", "recovery", "target", "space"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +76,40 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     Raises: InputError: they cannot be used.
     """
     base = Path(config.base) if config.base else None
+    converted = None
     if model is None and config.model is not None:
+        converted = onnx_file(config.model, base)
         model = load_model(config.model, trust=config.trust, base=base)
     check_model(model)
     assert model is not None
     split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
-    model.eval()
     split = replace(split, task=_task(config, base))
     names = argument_names(split.train)
-    check_data(split, model if names is None else lambda *x: model(**dict(zip(names, x, strict=True))))
+    if converted is not None:
+        model = _faithful(converted, model, split, names, config.seed)
+    _check(split, model, names)
+    if not has_class_axis(split.task):
+        split = replace(split, classes=())  # they are no names of outputs
     example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
-    intake = take_in(model, example, names)
+    compared = _COMPARED_ITEMS if sum(part.numel() for part in model.parameters()) < _LARGE else _EXAMPLE_ITEMS
+    intake = take_in(model, example, names, items=telling_items(split.val, compared, config.seed))
     check_layers(intake.module, config.recovery.features)
     return intake, split
+
+
+def _faithful(path: Path, model: nn.Module, data: Data, names: Sequence[str] | None, seed: int) -> nn.Module:
+    """Return a model that was converted from a file, or the file itself where that computes something else."""
+    try:
+        items = telling_items(data.val, _COMPARED_ITEMS, seed)
+    except Exception:  # `check_data` tells what is wrong with the data, and at which item
+        return model
+    return model if isinstance(model, OnnxGraph) else faithful_conversion(model, path, names, items)
+
+
+def _check(data: Data, model: nn.Module, names: Sequence[str] | None) -> None:
+    """Raise InputError if model and data do not fit; a copy of the model runs, for its forward may change what it holds."""
+    evaluated = evaluated_copy(model)
+    check_data(data, evaluated if names is None else lambda *x: evaluated(**dict(zip(names, x, strict=True))))
 
 
 def _task(config: RunConfig, base: Path | None) -> Task:
@@ -103,9 +138,15 @@ def make_pipeline(
     *,
     threads: int | None = None,
     cached: bool = True,
+    ours: Mapping[str, Any] | None = None,
 ) -> Pipeline:
-    """Return the stages of a run's trials; `threads` score accuracy, None is all cores. `cached` is whether earlier runs may help."""
+    """Return the stages of a run's trials.
+
+    Args: threads: score accuracy, None is all cores. cached: whether earlier runs may help. ours: see `run_identity`, which is computed
+        where it is None.
+    """
     helped = cached and config.replay is None and config.disk.cache_mb > 0.0
+    ours = run_identity(intake, data, config) if ours is None else ours
     return Pipeline(
         intake,
         data,
@@ -115,24 +156,28 @@ def make_pipeline(
         scoring_threads=threads or scoring_threads(),
         seed=config.seed,
         score_on_target=config.target.score_on_target,
-        cache=_cache(intake, data, config.seed) if helped else None,
+        cache=Cache(cache_root(), {name: value for name, value in ours.items() if name != _SETTINGS}) if helped else None,
+        identity=ours,
         formats=Formats(config.space.dynamic, config.space.float16),
     )
 
 
-def _cache(intake: Intake, data: Data, seed: int) -> Cache:
-    return Cache(
-        cache_root(),
-        {
-            **identity(intake, data, seed),
-            "versions": {"torch": torch.__version__, "onnxruntime": ort.__version__},
-        },
-    )
+def identity(intake: Intake, data: Data, seed: int) -> dict[str, Any]:
+    """Return what all that is computed in a run depends on: hashes of code, model, data and metric, and the versions of packages."""
+    metric = Contents()
+    return {
+        "format": FORMAT,
+        "code": code_version(),
+        **model_parts(intake.module),
+        **data_identity(data, seed),
+        "metric": metric.hexdigest(data.task) + metric.remark(),
+        "versions": versions(),
+    }
 
 
-def identity(intake: Intake, data: Data, seed: int) -> dict[str, str]:
-    """Return what all that is computed in a run depends on: hashes of code, weights and data."""
-    return {"code": code_version(), "weights": weights_sha256(intake.module), "data": data_sha256(data, seed)}
+def run_identity(intake: Intake, data: Data, config: RunConfig) -> dict[str, Any]:
+    """Return `identity` with the settings that decide a run's figures; not when it ends, where things lie, and who works on it."""
+    return identity(intake, data, config.seed) | {_SETTINGS: config.model_dump(mode="json", include=_DECISIVE)}
 
 
 def worker_threads(config: RunConfig) -> int:
@@ -147,7 +192,7 @@ def make_evaluator(pipeline: Pipeline, config: RunConfig, state: RunState) -> Pl
         "recipe": asdict(recovery.recipe),
         "steps": [state.effort.short_steps, state.effort.long_steps],
         "seed": config.seed,
-        "device": str(recovery.device),
+        "device": device_name(recovery.device),
         "threads": torch.get_num_threads(),  # sums come out differently in their last bits
     }
     shelf = None if pipeline.cache is None else Shelf(pipeline.cache, training)

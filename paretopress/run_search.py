@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,10 +17,11 @@ from paretopress.config import RunConfig
 from paretopress.errors import ConfigError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
+from paretopress.intake.factory import is_factory
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
 from paretopress.plan import Plan
-from paretopress.report.front import front_json, point_json
+from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder
@@ -27,15 +29,19 @@ from paretopress.run_parts import Prepared, make_evaluator, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
+from paretopress.search.closing import Reported, reported, scored
 from paretopress.search.journal import create_study
+from paretopress.search.nearest import miss_sentence
+from paretopress.search.occasions import drift_of, reserve
 from paretopress.search.places import StudyPlace
 from paretopress.search.predictor import Known, Predictor
+from paretopress.search.repeats import OCCASIONS
 from paretopress.search.samplers import OURS, PROGRAMME
 from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe
-from paretopress.shared_run import publish, worker_identity
+from paretopress.shared_run import publish
 from paretopress.stopwatch import Stopwatch
 from paretopress.worked import noting_work, seconds_worked
 
@@ -67,13 +73,11 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
             place = _invite(run, search, shared.shelf, reporter)
             with with_helpers(f"{place.url}#{place.name}"):
                 search.run(seeds)
-            for candidate in front(search.candidates(), bounds):
-                shared.fetch(candidate.outcome)  # other hosts made a part of the front
         else:
             search.run(seeds)
     if run.config.disk.cache_mb > 0.0:
         prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
-    value = _finish(run, search)
+    value = _finish(run, search, reporter)
     EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
     return value
 
@@ -101,6 +105,7 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
         evaluate, claims = inner, None
         if isinstance(place, StudyPlace):
             evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
+            worker = claims.worker
         search = Search(
             study,
             run.space,
@@ -131,13 +136,26 @@ def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Repor
     """Publish the run, say how others join it, and return where."""
     place, pipeline = study_place(run.folder, run.config), run.pipeline
     assert isinstance(place, StudyPlace)
-    publish(search.study, run.folder, shelf, worker_identity(pipeline.intake, pipeline.data, run.config.seed, pipeline.fingerprint()))
-    reporter.message(f"others join with: paretopress worker '{place}'")
+    publish(search.study, run.folder, shelf, pipeline.whole_identity())
+    reporter.message(f"others join with: paretopress worker '{place}'{_options(run.config)}")
     return place
 
 
+def _options(config: RunConfig) -> str:
+    """Return the options with which another host names what this one loads: a worker takes none of it from the study."""
+    named = {"model": config.model, "data": config.data, "artifacts": config.workers.artifacts}
+    if is_factory(config.metric.name):
+        named["metric"] = config.metric.name
+    if config.target.spec != "local":
+        named["target"] = config.target.spec
+    return "".join(f" --{name} {shlex.quote(spec)}" for name, spec in named.items() if spec is not None)
+
+
 def _seeds(run: Prepared, known: Known | None) -> list[Plan]:
-    ladder = ladder_plans(run.space, known.predictor, known.limit_ms) if known is not None and run.config.sampler == PROGRAMME else []
+    if known is None or run.config.sampler != PROGRAMME:
+        return seed_plans(run.space, run.state.removal_order)
+    aim_ms = known.limit_ms / reserve(drift_of(()), OCCASIONS)
+    ladder = ladder_plans(run.space, known.predictor, aim_ms)
     return with_solved(seed_plans(run.space, run.state.removal_order), ladder)
 
 
@@ -165,7 +183,7 @@ def _evaluator(run: Prepared) -> Iterator[Evaluator]:
             )
         yield make_evaluator(run.pipeline, config, run.state)
         return
-    command = evaluator_command(run.folder.root, worker_threads(config))
+    command = evaluator_command(run.folder.root, worker_threads(config), trust=config.trust)
     evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf)
     try:
         yield evaluate
@@ -222,28 +240,45 @@ def _progress(search: Search, line: str) -> Progress:
     )
 
 
-def _finish(run: Prepared, search: Search) -> dict[str, Any]:
-    """Score the front on test data, once, write the result, and return it."""
+def _finish(run: Prepared, search: Search, reporter: Reporter) -> dict[str, Any]:
+    """Score the front on test data, once, write the result, and return it.
+
+    A point whose file cannot be had is left out, which is said, and one that cannot be scored has no test score; see `reported`.
+    Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
+    """
     folder, state, pipeline = run.folder, run.state, run.pipeline
     candidates = search.candidates()
-    points = front(candidates, search.bounds)
-    chosen = best(points, search.bounds, search.val_images)
     known, watch = _known_test_accuracies(folder), Stopwatch()
 
-    def tested(outcome: Outcome) -> Outcome:
+    def have_file(outcome: Outcome) -> None:
+        if isinstance(search.evaluate, SharedFiles):
+            search.evaluate.fetch(outcome)  # other hosts made a part of the front
+        pipeline.demand_measured(outcome)
+
+    def score_together(outcomes: Sequence[Outcome]) -> None:
+        with watch.stage("accuracy"):
+            pipeline.test_accuracies([o.onnx_path for o in (state.baseline, *outcomes) if o.onnx_sha256 not in known])
+
+    def score(outcome: Outcome) -> float:
         accuracy = known.get(outcome.onnx_sha256)
         if accuracy is None:
             with watch.stage("accuracy"):
                 accuracy = pipeline.test_accuracy(outcome.onnx_path)
-        return Outcome.from_json(outcome.to_json() | {"test_accuracy": accuracy})
+        return accuracy
 
+    found = reported(candidates, search.bounds, have_file, score, score_together)
+    for number, reason in found.left_out.items():
+        reporter.message(f"trial {number} is left out of the front: {reason}")
+    nearest, chosen = found.nearest, best(found.points, search.bounds, search.val_images)
     value = front_json(
-        point_json(None, Plan().to_json(), tested(state.baseline)),
-        [point_json(c.number, c.plan.to_json(), tested(c.outcome)) for c in points],
+        baseline_json(scored(state.baseline, score)),
+        [point_json(c, search.bounds) for c in found.points],
+        [point_json(c, search.bounds) for c in nearest],
         candidates,
         search.bounds,
         search.counts(),
         agreements=search.agreements(),
+        left_out=found.left_out,
         stall=search.stall(),
         best=chosen.number if chosen else None,
         seed=run.config.seed,
@@ -255,7 +290,7 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
     write_json(folder.front, value)
     write_front_png(value, folder.picture)
     if chosen is None:
-        raise _nothing_feasible(candidates, search.bounds)
+        raise _nothing_feasible(candidates, found, search.bounds)
     return value
 
 
@@ -264,17 +299,27 @@ def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
     if not folder.front.is_file():
         return {}
     value = folder.read(folder.front)
-    return {point["onnx"]["sha256"]: point["test_accuracy"] for point in (value["baseline"], *value["points"])}
+    rows = (value["baseline"], *value["points"], *value.get("nearest", ()))
+    return {row["onnx"]["sha256"]: row["test_accuracy"] for row in rows if row["test_accuracy"] is not None}
 
 
-def _nothing_feasible(candidates: list[Candidate], bounds: Bounds) -> SearchFailedError:
+def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: Bounds) -> SearchFailedError:
+    nearest = found.nearest
+    if not nearest and found.left_out:
+        return SearchFailedError(
+            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.left_out))}",
+            "Bring the files back, or the store that holds them, then `paretopress resume`.",
+        )
+    if nearest:
+        return SearchFailedError(
+            f"no model is within every bound; the nearest is {miss_sentence(nearest[0], bounds)}",
+            "Widen the bound or give the search more time; "
+            f"`paretopress export RUN --to FOLDER --trial {nearest[0].number}` ships it as it is.",
+        )
     if not candidates:
         return SearchFailedError("a front needs a completed trial, but none was completed", "`paretopress status RUN` shows the reasons.")
     fastest = min(candidates, key=lambda c: c.outcome.latency.latency_ms)
     return SearchFailedError(
-        f"no plan met the budget of {bounds.limit_ms:.3f} ms"
-        + (f" and {bounds.budget.max_drop} points of drop" if bounds.budget.max_drop is not None else "")
-        + f"; the fastest reached {describe(fastest.outcome, bounds)}"
-        + (" before any training" if fastest.outcome.rejected else f", a drop of {bounds.drop(fastest.outcome):.2f} points"),
-        "Raise the budget or --max-drop, or give the search more time.",
+        f"no plan met the budget of {bounds.limit_ms:.3f} ms; the fastest reached {describe(fastest.outcome, bounds)} before any training",
+        "Widen the budget, or give the search more time.",
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from paretopress.config import RunConfig, parse_config
+from paretopress.atomic import write_json
+from paretopress.config import RunConfig, confirmed, parse_config
 from paretopress.errors import RunFolderError
+from paretopress.masking import MASK, masked
 from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace
@@ -15,8 +18,38 @@ from paretopress.search.records import COPY_OF
 
 
 def stored_config(folder: RunFolder) -> RunConfig:
-    """Return the configuration of a run; raises ConfigError if its file is no valid one."""
-    return parse_config(folder.read(folder.config), str(folder.config))
+    """Return the configuration of a run for reading: it trusts nothing. Raises ConfigError: its file is no valid one."""
+    return _stored(folder).model_copy(update={"trust": False})
+
+
+def confirmed_config(folder: RunFolder, *, trust: bool) -> RunConfig:
+    """Return the configuration of a run whose model and data are to be loaded, with `trust` as whoever runs it says.
+
+    Raises: ConfigError: its file is no valid one. TrustError: the run was started with --trust, and `trust` was not given.
+    """
+    return confirmed(_stored(folder), trust=trust, source=str(folder.config))
+
+
+def store_config(folder: RunFolder, config: RunConfig) -> None:
+    """Write the configuration of a run. A password in the storage's URL goes to a file that its owner alone can read."""
+    value, url = config.to_json(), config.workers.storage
+    if url is not None and masked(url) != url:
+        descriptor = os.open(folder.storage_url, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(url)
+        value["workers"]["storage"] = masked(url)
+    write_json(folder.config, value)
+
+
+def _stored(folder: RunFolder) -> RunConfig:
+    config = parse_config(folder.read(folder.config), str(folder.config))
+    if config.workers.storage is None or not folder.storage_url.is_file():
+        return config
+    try:
+        url = folder.storage_url.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"the URL of the run's storage must be readable, but got {error.strerror} at {folder.storage_url}") from error
+    return config.model_copy(update={"workers": config.workers.model_copy(update={"storage": url})})
 
 
 def study_place(folder: RunFolder, config: RunConfig | None = None) -> Path | StudyPlace:
@@ -24,6 +57,11 @@ def study_place(folder: RunFolder, config: RunConfig | None = None) -> Path | St
     workers = (config or stored_config(folder)).workers
     if workers.storage is None or workers.study is None:
         return folder.journal
+    if f":{MASK}@" in workers.storage or f"={MASK}" in workers.storage:
+        raise RunFolderError(
+            f"the password of a run's storage lies in {folder.storage_url.name}, but {folder.root} has no such file",
+            f"It is not part of what is shared: write the whole URL of {workers.storage} to that file, readable by you alone.",
+        )
     return StudyPlace(workers.storage, workers.study, workers.grace_s)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,4 +102,5 @@ def _damages(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss:
         damages[f"rank/{name}"] = {rank: damage for rank, damage in by_rank.items()}  # noqa: C416  # dict() does not widen the key's type
     for name, group in bit_groups.items():
         damages[f"bits/{name}"] = {bits: sum(found.bits[n][bits] for n in group.layers if n in judged) for bits in widths[name]}
-    return damages
+    # what makes the model collapse has no figure, and is taken to be as harmful as the worst that has one
+    return {name: {value: damage for value, damage in table.items() if math.isfinite(damage)} for name, table in damages.items()}

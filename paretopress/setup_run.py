@@ -16,7 +16,7 @@ from torch import nn
 
 from paretopress.atomic import write_json
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover import RATES, Recipe, Recovery, learning_rate_test, usual_optimizer
+from paretopress.compress.recover import RATES, Recipe, Recovery, best_device, device_name, learning_rate_test, usual_optimizer
 from paretopress.compress.sensitivity import judged_items, rank_branches
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.errors import RunFolderError
@@ -28,6 +28,7 @@ from paretopress.pipeline import Pipeline
 from paretopress.plan import Plan
 from paretopress.plan_evaluator import Effort
 from paretopress.run_tables import measure_tables
+from paretopress.same_run import demand_same
 from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
 from paretopress.search.scale import Scale
@@ -35,7 +36,9 @@ from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import Capabilities
+from paretopress.targets.environment import environment as environment_here
 from paretopress.targets.lock import no_measurement
+from paretopress.targets.probe_report import probe_fingerprint
 
 STATE_SCHEMA = 1
 # the cache's folders of findings, and their file
@@ -68,6 +71,7 @@ class RunState:
     data_sizes: Mapping[str, int]
     setup_s: float
     setup_stages_s: Mapping[str, float] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -89,6 +93,7 @@ class RunState:
             "data_sizes": dict(self.data_sizes),
             "setup_s": self.setup_s,
             "setup_stages_s": dict(self.setup_stages_s),
+            "identity": dict(self.identity),
         }
 
     @classmethod
@@ -110,12 +115,12 @@ class RunState:
             value["data_sizes"],
             value["setup_s"],
             value.get("setup_stages_s", {}),
+            value.get("identity", {}),
         )
 
-    def demand_model(self, module: nn.Module) -> None:
-        """Raise RunFolderError if a model's weights are not those that the run was started with."""
-        if weights_sha256(module) != self.model_sha256:
-            raise RunFolderError("the model must be the one that the run was started with, but its weights differ")
+    def demand_same(self, ours: Mapping[str, Any], who: str) -> None:
+        """Raise RunFolderError, with every difference, if parts are not what the run was started with; `who` must have them."""
+        demand_same(self.identity, ours, who)
 
     def bounds(self, config: RunConfig) -> Bounds:
         """Return the budget of a run on the scale of this baseline."""
@@ -214,6 +219,11 @@ def find_state(
         "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
         "target": pipeline.fingerprint() if pipeline.cache is not None else None,
         "seed": config.seed,
+        "trains_on": {
+            "device": device_name(best_device()),
+            "threads": torch.get_num_threads(),
+            "host": probe_fingerprint("local", environment_here()),
+        },
     }
     cache = pipeline.cache
     found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
@@ -231,17 +241,23 @@ def find_state(
         found.seconds_per_step,
         _effort(config, intake, found.seconds_per_step, spent, epoch),
         found.removal_order,
-        environment,
+        _with_batch(environment, len(next(iter(pipeline.feed.values())))),
         data.classes,
         data.preprocessing,
         data.sizes(),
         spent,
         watch.seconds,
+        pipeline.whole_identity(),
     )
     write_json(pipeline.folder.tables, tables.to_json())
     write_json(pipeline.folder.graph, intake.graph.to_json())
     write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
     return state
+
+
+def _with_batch(environment: Mapping[str, Any], batch: int) -> Mapping[str, Any]:
+    """Return a target's environment with the batch that is timed: 1, unless the model's file takes another."""
+    return {**environment, "session": {**environment["session"], "batch": batch}} if "session" in environment else environment
 
 
 def _trains(config: RunConfig, graph: ModelGraph) -> bool:

@@ -1,8 +1,7 @@
-"""What a shared run publishes for its workers, and what a worker checks before it joins."""
+"""What a shared run publishes for its workers, and what a worker reads before it joins."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,38 +10,36 @@ import optuna
 
 from paretopress.artifact_shelf import ArtifactShelf
 from paretopress.atomic import write_json
-from paretopress.errors import RunFolderError
-from paretopress.intake.data import Data
-from paretopress.intake.trace import Intake
+from paretopress.config import RunConfig
+from paretopress.errors import ForeignDataError, RunFolderError
 from paretopress.run_folder import RunFolder, create_run_folder
-from paretopress.run_parts import identity
+from paretopress.run_study import store_config
 
 _PUBLISHED, _IDENTITY = "run/", "identity"
 _FILES = ("config.json", "state.json", "tables.json", "graph.json")
 _BINARIES = ("baseline.onnx", "samples.npz", "baseline_scores.npy")
 
 
-def worker_identity(intake: Intake, data: Data, seed: int, target: Mapping[str, Any]) -> dict[str, str]:
-    """Return what must be the same for all workers of a run: code, weights, data, and the target that is measured on."""
-    return identity(intake, data, seed) | {"target": json.dumps(target, sort_keys=True)}
-
-
-def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: Mapping[str, str]) -> None:
+def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: Mapping[str, Any]) -> None:
     """Make what was found before the first trial known to workers on other hosts."""
     for name in _BINARIES:
         shelf.push(name, folder.root / name)
     for name in _FILES:
-        study.set_user_attr(_PUBLISHED + name, folder.read(folder.root / name))
+        value = folder.read(folder.root / name)
+        if name == folder.config.name:  # workers name the storage themselves, and nobody else's trust counts
+            value |= {"trust": False, "workers": value["workers"] | {"storage": None}}
+        study.set_user_attr(_PUBLISHED + name, value)
     study.set_user_attr(_PUBLISHED + _IDENTITY, dict(ours))  # the last: a run that has it is ready for workers
 
 
-def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: Mapping[str, Any]) -> RunFolder:
+def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: RunConfig) -> RunFolder:
     """Return a new run folder of this host with what a run published, and this host's `config`; see `published_config`."""
     attributes = study.user_attrs
     folder = create_run_folder(root)
     for name in _FILES:
-        write_json(folder.root / name, attributes[_PUBLISHED + name])
-    write_json(folder.config, config)
+        if name != folder.config.name:
+            write_json(folder.root / name, attributes.get(_PUBLISHED + name))
+    store_config(folder, config)
     for name in _BINARIES:
         shelf.pull(name, folder.root / name)
     return folder
@@ -53,16 +50,15 @@ def published_config(study: optuna.Study) -> dict[str, Any]:
     attributes = study.user_attrs
     if _PUBLISHED + _IDENTITY not in attributes:
         raise RunFolderError("a run must be set up before workers join it, but it is not yet", "Try again in a minute.")
-    config: dict[str, Any] = attributes[_PUBLISHED + "config.json"]
+    config = attributes.get(_PUBLISHED + "config.json")
+    if not isinstance(config, dict):
+        raise ForeignDataError(f"a study must publish a configuration, but got {type(config).__name__}")
     return config
 
 
-def demand_same(study: optuna.Study, ours: Mapping[str, str]) -> None:
-    """Raise RunFolderError, with every difference, if this worker is not what the run was started with."""
-    theirs = study.user_attrs[_PUBLISHED + _IDENTITY]
-    differences = [f"{name}: {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
-    if differences:
-        raise RunFolderError(
-            f"a worker must have the run's code, model, data and target, but got another {'; '.join(differences)}",
-            "Check out the same version, hand over the same files, and measure on the same kind of machine.",
-        )
+def published_identity(study: optuna.Study) -> dict[str, Any]:
+    """Return what a shared run rests on, which a worker must have as well; see `published_config`."""
+    identity = study.user_attrs[_PUBLISHED + _IDENTITY]
+    if not isinstance(identity, dict):
+        raise ForeignDataError(f"a study must publish what its workers must be, but got {type(identity).__name__}")
+    return identity

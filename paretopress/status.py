@@ -10,6 +10,7 @@ from paretopress.run_folder import open_run_folder
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import best, front
 from paretopress.search.journal import open_study
+from paretopress.search.nearest import miss_sentence, nearest_points
 from paretopress.search.records import Records
 from paretopress.search.telling import describe
 from paretopress.search.timetable import Timetable
@@ -32,7 +33,8 @@ def run_status(run: Path) -> dict[str, Any]:
     records = Records(open_study(place))
     times = Timetable(records, limits, state.setup_s)
     times.take_up(seconds_worked(folder.worked))
-    points, counts = front(records.candidates(), bounds), records.counts()
+    candidates, counts = records.candidates(), records.counts()
+    points, nearest = front(candidates, bounds), nearest_points(candidates, bounds)
     chosen = best(points, bounds, state.data_sizes["val"])
     phase = "finished" if folder.front.is_file() else "finalists" if times.in_finalists else "searching"
     return {
@@ -48,8 +50,8 @@ def run_status(run: Path) -> dict[str, Any]:
         "remaining_s": 0.0 if phase == "finished" else _remaining_s(records, times),
         "budget_ms": round(bounds.limit_ms, 4),
         "metric": bounds.metric.name,
-        "best": describe(chosen.outcome, bounds) if chosen else "none yet",
-        "best_file": str(folder.root / chosen.outcome.onnx_path) if chosen else None,
+        "best": describe(chosen.outcome, bounds) if chosen else "none yet within every bound",
+        "best_file": str(folder.model_file(chosen.outcome.onnx_path)) if chosen else None,
         "front": [
             {
                 "trial": c.number,
@@ -61,6 +63,7 @@ def run_status(run: Path) -> dict[str, Any]:
             }
             for c in points
         ],
+        "nearest": miss_sentence(nearest[0], bounds) if nearest else None,
         "failures": records.failure_reasons(),
         "last_event": next(iter(read_events(folder.log)[-1:]), None),
     }

@@ -4,48 +4,117 @@ from __future__ import annotations
 
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from paretopress.config import parse_config
+from paretopress.config import RunConfig, parse_config
+from paretopress.errors import ForeignDataError, ParetopressError, TrustError, typed_line
+from paretopress.intake.factory import is_factory
 from paretopress.report.live import Reporter
-from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target
+from paretopress.run_folder import RunFolder
+from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run_search import open_shelf, work_along
+from paretopress.same_run import demand_same
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace
 from paretopress.setup_run import RunState, space_for
-from paretopress.shared_run import demand_same, published_config, taken_over, worker_identity
+from paretopress.shared_run import published_config, published_identity, taken_over
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.probe_report import probe_fingerprint
 
+# the target that a study may name without having a worker connect anywhere
+_LOCAL = "local"
 
-def run_worker(url: str, reporter: Reporter, *, overrides: dict[str, Any] | None = None, artifacts: str | None = None) -> None:
+
+@dataclass(frozen=True, slots=True)
+class WorkerFlags:
+    """What a worker's own user says, each as this host reaches it; None is not said.
+
+    Attributes:
+        base: the folder that relative paths in `model`, `data` and `metric` start from.
+        trust: accept what the study names for the others, and read pickles.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    metric: str | None = None
+    target: str | None = None
+    artifacts: str | None = None
+    base: str | None = None
+    trust: bool = False
+
+
+def own_config(published: Mapping[str, Any], place: StudyPlace, flags: WorkerFlags) -> RunConfig:
+    """Return the configuration of a worker: the study's, with what `flags` name in its place.
+
+    A study is data. The specs in it (model, data, a metric that is a function, a target over SSH, the place of the artifacts) would have
+    this host run code, connect or write where whoever writes to the database says; they are taken with `trust` alone.
+    Raises: TrustError: the study names what `flags` do not. ConfigError: it holds no valid configuration.
+    """
+    study = parse_config({**published, "replay": None, "trust": flags.trust}, f"the study {place}")
+    named = {
+        "model": study.model,
+        "data": study.data,
+        "metric": study.metric.name if is_factory(study.metric.name) else None,
+        "target": study.target.spec if study.target.spec != _LOCAL else None,
+        "artifacts": study.workers.artifacts,
+    }
+    missing = {name: spec for name, spec in named.items() if spec is not None and getattr(flags, name) is None}
+    if missing and not flags.trust:
+        raise TrustError(
+            f"a worker loads what its own options name, but the study names {', '.join(f'{n}={s!r}' for n, s in missing.items())}",
+            f"Add {' and '.join(f'--{name}' for name in missing)} as this host reaches them, or --trust if you trust all who can write to "
+            "that database.",
+        )
+    ours = {name: getattr(flags, name) for name in ("model", "data") if getattr(flags, name) is not None}
+    if ours or flags.metric is not None:
+        ours["base"] = flags.base
+    artifacts = flags.artifacts if flags.artifacts is not None else study.workers.artifacts
+    sections: dict[str, dict[str, Any]] = {
+        "metric": {} if flags.metric is None else {"name": flags.metric},
+        "target": {} if flags.target is None else {"spec": flags.target},
+        "workers": {"storage": place.url, "study": place.name, "artifacts": artifacts, "ray": None},
+    }
+    value = study.to_json()
+    return parse_config(value | ours | {name: value[name] | section for name, section in sections.items()}, f"the study {place}")
+
+
+def run_worker(url: str, reporter: Reporter, flags: WorkerFlags | None = None) -> None:
     """Work on the run at URL#NAME until it ends, or SIGTERM asks to leave: the trial in flight is then given back.
 
-    Args:
-        overrides: model, data, base and trust as this host reaches them, over the run's configuration. artifacts: the same for these.
-    Raises: ConfigError: the storage is out of reach. RunFolderError: there is no such run, or this worker differs from it.
+    Raises: ConfigError: the storage is out of reach. RunFolderError: there is no such run, or this worker differs from it. TrustError: it
+        names what `flags` do not, see `own_config`. ForeignDataError: what it published cannot be read.
     """
     place = StudyPlace.parse(url)
     study = open_study(place)
-    value = published_config(study) | (overrides or {})
-    shared = {"storage": place.url, "study": place.name} | ({"artifacts": artifacts} if artifacts is not None else {})
-    config = parse_config(value | {"workers": value["workers"] | shared}, str(place))
+    config = own_config(published_config(study), place, flags or WorkerFlags())
     shelf = open_shelf(config, place)
     reporter.message("reading model and data")
     intake, data = load_and_trace(config)
     with closing(open_run_target(config)) as target, tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
-        demand_same(study, worker_identity(intake, data, config.seed, probe_fingerprint(target.name, target.environment())))
-        folder = taken_over(study, shelf, Path(temporary, "run"), config.to_json())
-        state = RunState.from_json(folder.read(folder.state))
+        ours = run_identity(intake, data, config)
+        target_now = {"target": probe_fingerprint(target.name, target.environment())}
+        demand_same(published_identity(study), ours | target_now, "a worker")
+        folder = taken_over(study, shelf, Path(temporary, "run"), config)
+        state = _published_state(folder)
         capabilities = capabilities_in(state.environment)
         space = space_for(intake.graph, config, capabilities)
-        pipeline = make_pipeline(intake, data, target, folder, config, capabilities)
+        pipeline = make_pipeline(intake, data, target, folder, config, capabilities, ours=ours)
         with _leaving_on_sigterm():
             work_along(Prepared(folder, config, state, pipeline, space), reporter)
+
+
+def _published_state(folder: RunFolder) -> RunState:
+    try:
+        return RunState.from_json(folder.read(folder.state))
+    except ParetopressError:
+        raise
+    except Exception as error:  # whatever a reader meets in JSON of another shape
+        raise ForeignDataError(f"a study must publish the findings of a set-up, but got {typed_line(error)}") from error
 
 
 class Leaving(SystemExit):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paretopress.errors import RewriteError
+
 
 class Attention(nn.Module):
     """What nn.MultiheadAttention computes without masks, by four Linear layers.
@@ -30,8 +32,24 @@ class Attention(nn.Module):
         self.out = plain_linear(original.out_proj.weight, original.out_proj.bias)
         assert self.out.in_features == width
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
-        """Return (outputs, None) of the shape of `query`: (N, positions, width), or (positions, N, width) without `batch_first`."""
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Return (outputs, None) of the shape of `query`: (N, positions, width), or (positions, N, width) without `batch_first`.
+
+        The arguments are those of nn.MultiheadAttention in their order. `need_weights` and `average_attn_weights` concern the weights
+        alone, which are not returned.
+        Raises: RewriteError: a mask is given.
+        """
+        no_other_arguments(key_padding_mask=key_padding_mask, attn_mask=attn_mask, is_causal=is_causal or None)
         q, k, v = (self._split(layer(x)) for layer, x in ((self.query, query), (self.key, key), (self.value, value)))
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         joined = attended.transpose(1, 2).flatten(2)
@@ -45,6 +63,13 @@ def split_heads(x: Tensor, width: int) -> Tensor:
     """Return (..., heads, positions, width) of (..., positions, heads * width); their number is read off `x`."""
     heads: Tensor = x.unflatten(-1, (-1, width)).transpose(-3, -2)  # type: ignore[no-untyped-call]  # untyped in torch
     return heads
+
+
+def no_other_arguments(**given: object) -> None:
+    """Raise RewriteError if an argument that a module in plain layers does not carry out is given, that is, other than None."""
+    for name, value in given.items():
+        if value is not None:
+            raise RewriteError(f"it is called with {name}, which its form in plain layers does not carry out")
 
 
 def is_plain(layer: nn.MultiheadAttention) -> bool:

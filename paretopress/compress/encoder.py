@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretopress.compress.attention import split_heads
+from paretopress.compress.attention import no_other_arguments, split_heads
 
 # what is added to the score of a position that is masked; its weight is then 0 in float32
 _MASKED = -1e4
@@ -51,7 +51,10 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers and, where there is one, a pooler; takes (N, positions) tokens and a mask of ones and zeros."""
+    """BertModel: embeddings, layers and, where there is one, a pooler; takes (N, positions) tokens and a mask of ones and zeros.
+
+    `forward` has the arguments of BertModel in their order; one that it does not carry out must be None, or False where it is a switch.
+    """
 
     def __init__(
         self,
@@ -64,34 +67,92 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.words, self.positions, self.kinds, self.norm = words, positions, kinds, norm
-        self.layers, self.pooler = nn.ModuleList(layers), pooler
+        self.layers, self.pooler, self.kind = nn.ModuleList(layers), pooler, words.weight.dtype
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None, **_: Any) -> Encoded:
-        """Return the hidden states of the last layer (N, positions, width) and what the pooler makes of the first position."""
-        x = self.words(input_ids) + self.positions(torch.cumsum(torch.ones_like(input_ids), 1) - 1)
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        cache: object = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Encoded:
+        """Return the hidden states of the last layer (N, positions, width) and what the pooler makes of the first position.
+
+        Without `position_ids` (N, positions) they are 0, 1, 2, ...
+        Raises: RewriteError: another argument is given.
+        """
+        no_other_arguments(
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            cache=cache,
+            output_attentions=output_attentions or None,
+            output_hidden_states=output_hidden_states or None,
+        )
+        return self.encoded(input_ids, attention_mask, token_type_ids, position_ids)
+
+    def encoded(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None, position_ids: Tensor | None
+    ) -> Encoded:
+        """Return what `forward` does."""
+        places = torch.cumsum(torch.ones_like(input_ids), 1) - 1 if position_ids is None else position_ids
+        x = self.words(input_ids) + self.positions(places)
         if self.kinds is not None:
             x = x + (self.kinds.weight[0] if token_type_ids is None else self.kinds(token_type_ids))
         x = self.norm(x)
-        mask = None if attention_mask is None else (1.0 - attention_mask.to(torch.float32)).unsqueeze(1).unsqueeze(1) * _MASKED
+        mask = None if attention_mask is None else (1.0 - attention_mask.to(self.kind)).unsqueeze(1).unsqueeze(1) * _MASKED
         for layer in self.layers:
             x = layer(x, mask)
         return Encoded(x, None if self.pooler is None else self.pooler(x))
 
 
-def plain_encoder(model: nn.Module) -> Encoder | None:
-    """Return a BertModel or DistilBertModel of transformers in plain layers, which are its own; None for another module.
+class DistilEncoder(Encoder):
+    """DistilBertModel, with its arguments in their order."""
+
+    def forward(  # type: ignore[override]  # it stands for another model, whose third argument is another
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Encoded:
+        """Return the hidden states of the last layer (N, positions, width); see `Encoder.forward`."""
+        no_other_arguments(
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions or None,
+            output_hidden_states=output_hidden_states or None,
+        )
+        return self.encoded(input_ids, attention_mask, None, position_ids)
+
+
+def is_known_encoder(model: nn.Module) -> bool:
+    """Return whether a module is a BertModel with absolute positions that is no decoder, or a DistilBertModel, of transformers."""
+    kind = type(model)
+    if not kind.__module__.startswith("transformers."):
+        return False
+    source: Any = model
+    return kind.__name__ == "DistilBertModel" or (
+        kind.__name__ == "BertModel" and not source.config.is_decoder and _absolute(source.config)
+    )
+
+
+def plain_encoder(model: nn.Module) -> Encoder:
+    """Return a module that `is_known_encoder` in plain layers, which are its own.
 
     Raises: AttributeError: another version of transformers names its parts otherwise.
     """
-    kind = type(model)
-    if not kind.__module__.startswith("transformers."):
-        return None
-    source: Any = model
-    if kind.__name__ == "BertModel" and not source.config.is_decoder and _absolute(source.config):
-        return _from_bert(source)
-    if kind.__name__ == "DistilBertModel":
-        return _from_distilbert(source)
-    return None
+    return _from_distilbert(model) if type(model).__name__ == "DistilBertModel" else _from_bert(model)
 
 
 def _absolute(config: Any) -> bool:
@@ -146,7 +207,7 @@ def _from_distilbert(model: Any) -> Encoder:
         )
         for layer in model.transformer.layer
     ]
-    return Encoder(embeddings.word_embeddings, embeddings.position_embeddings, None, embeddings.LayerNorm, layers, None)
+    return DistilEncoder(embeddings.word_embeddings, embeddings.position_embeddings, None, embeddings.LayerNorm, layers, None)
 
 
 class _Activation(nn.Module):

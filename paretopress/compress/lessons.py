@@ -13,6 +13,7 @@ from paretopress.compress.memory_format import channels_last
 from paretopress.errors import RecoveryError, typed_line
 from paretopress.fetch import Item, collate, fetch
 from paretopress.inputs import Inputs, like, outputs_of, tensors
+from paretopress.seeding import seeded
 
 KEPT_BYTES = 1 << 30
 _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003
@@ -60,8 +61,7 @@ class Lessons:
         epoch, position = divmod(k, self._images // self._size)
         indices = self._shuffled(seed, epoch)[position * self._size : (position + 1) * self._size].tolist()
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed * _BATCH_SEED + k)
+            with seeded(seed * _BATCH_SEED + k):
                 x, y = collate(fetch(self._train, indices))
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise RecoveryError(f"the training data must load, but got {typed_line(error)}") from error

@@ -27,6 +27,7 @@ from paretopress.fetch import Item
 from paretopress.fvcore_import import update_bn_stats
 from paretopress.inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
 from paretopress.quiet_logger import quiet_logger
+from paretopress.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 
@@ -98,6 +99,11 @@ def best_device() -> torch.device:
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """Return what tells a device from others of its type, too: "cpu", "cuda NVIDIA H100 PCIe"."""
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
 def trains_faster_in_bf16(device: torch.device) -> bool:
     """Return whether bfloat16 autocast pays: emulated on a CPU without the instructions it halves the speed (390 -> 197 images/s)."""
     if device.type == "cuda":
@@ -146,8 +152,7 @@ class Recovery:
         """
         started = time.monotonic()
         losses: list[float] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)

@@ -53,7 +53,8 @@ def rank_branches(
         module = compress_module(base, graph, Plan(kept=dict.fromkeys(removed, 0))).module
         recalibrate(module)
         with torch.inference_mode():
-            return float(task.divergence(outputs_of(module(*tensors(inputs))), wanted))
+            found = float(task.divergence(outputs_of(module(*tensors(inputs))), wanted))
+        return found if math.isfinite(found) else math.inf  # NaN would sort anywhere; a model that collapses is missed most
 
     left = [branch.group for branch in graph.branches]
     alone = {group: loss([group]) for group in left}

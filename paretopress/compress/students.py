@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from paretopress.atomic import write_bytes
 from paretopress.cache import Cache
+from paretopress.errors import RecoveryError
 from paretopress.kept import Kept
 from paretopress.measurement import Rung
 from paretopress.plan import Plan
@@ -28,9 +30,16 @@ class Shelf:
     cache: Cache
     training: Mapping[str, Any]
 
-    def get(self, plan: Plan, rung: Rung) -> State | None:
-        """Return the weights of an earlier recovery, None if there was none."""
-        return self.cache.read(_KIND, self._parts(plan, rung), lambda place: load_file(place / _FILE))
+    def get(self, student: nn.Module, plan: Plan, rung: Rung) -> State | None:
+        """Return the weights of an earlier recovery, None if there was none, or its file is not of this student."""
+
+        def read(place: Path) -> State:
+            state = load_file(place / _FILE)
+            if not fits(student, state):
+                raise RecoveryError(f"the weights of a student must be those of its tensors, but got {len(state)} others at {place}")
+            return state
+
+        return self.cache.read(_KIND, self._parts(plan, rung), read)
 
     def put(self, plan: Plan, rung: Rung, state: State) -> None:
         """Keep the weights of a recovery."""
@@ -55,7 +64,7 @@ class Students:
     def load(self, student: nn.Module, plan: Plan, rung: Rung) -> bool:
         """Give `student` the weights that the plan's recovery ended with, and return whether they are known."""
         key = _key(plan, rung)
-        state = self._states.get(key) or (self._shelf.get(*key) if self._shelf is not None else None)
+        state = self._states.get(key) or (self._shelf.get(student, *key) if self._shelf is not None else None)
         if state is None:
             return False
         if key not in self._states:
@@ -73,6 +82,14 @@ class Students:
         self._states.put(key, state)
         if self._shelf is not None:
             self._shelf.put(*key, state)
+
+
+def fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Return whether weights are those of a module: the same names, each of the same shape and type."""
+    own = module.state_dict()
+    if own.keys() != state.keys():
+        return False
+    return all(tensor.shape == state[name].shape and tensor.dtype == state[name].dtype for name, tensor in own.items())
 
 
 def _key(plan: Plan, rung: Rung) -> tuple[Plan, Rung]:

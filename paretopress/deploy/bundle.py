@@ -100,10 +100,10 @@ def _checked_samples(samples: Samples, specs: list[dict[str, Any]]) -> int:
     shape = specs[0]["shape"]
     fixed = shape[0] if shape and isinstance(shape[0], int) else None
     count = min((len(array) if array.ndim else 0 for array in samples.values()), default=0)
-    if count == 0 or (fixed and count % fixed):
-        raise DataError(f"the number of samples must be a positive multiple of the model's batch {fixed or 1}, but got {count}")
+    if count == 0:
+        raise DataError("the number of samples must be positive, but got 0")
     try:
-        bundle_run.feed_of({name: array[:fixed] for name, array in samples.items()}, specs)
+        bundle_run.feed_of(samples, specs)
     except bundle_run.WrongInputError as error:
         raise DataError(str(error).rstrip("."), "Hand over preprocessed samples.") from error
     if not all(np.isfinite(array).all() for array in samples.values()):
@@ -115,11 +115,19 @@ def _checked_outputs(outputs: list[np.ndarray[Any, Any]], samples: int, classes:
     for output in outputs:
         if output.ndim == 0 or len(output) != samples or not np.isfinite(output).all():
             raise BundleError(f"every output must hold finite values for each of {samples} samples, but got shape {output.shape}")
-    if classes and outputs[0].shape != (samples, len(classes)):
+    if classes and len(classes) not in _class_axes(outputs[0].shape):
         raise BundleError(
-            f"the first output must be ({samples}, {len(classes)}), a column for each class name, but got {outputs[0].shape}",
+            f"the first output must have a value for each of {len(classes)} class names, but got shape {outputs[0].shape}",
             "Give as many class names as the model has classes.",
         )
+
+
+def _class_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the lengths of the axes that may hold a value for each class.
+
+    (N, classes) of items, (N, classes, H, W) of pixels, (N, candidates, classes) of boxes, (N, classes, positions) of sequences.
+    """
+    return shape[1:3] if len(shape) == 3 else shape[1:2]
 
 
 def _tool_version() -> str:

@@ -2,7 +2,7 @@
 
     python run.py --check                 hash of every file, session, self-check
     python run.py --time --runs 200       p50 and p90 of one batch on this machine
-    python run.py --predict inputs.npy    classes and probabilities
+    python run.py --predict inputs.npy    classes and probabilities, or shares of the pixels
 
 From Python: `import run; outputs = run.predict(array)`. paretopress copies this file verbatim into every bundle and verifies
 bundles with the same functions.
@@ -44,6 +44,41 @@ WARM_UP_RUNS = 20
 LOOSE_DIFFERENCE = 0.05
 # What decides which kernels the runtime picks: x86 flags, then Arm features.
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
+# What a bundle may hold at most: it comes from elsewhere, and is read before anything of it is believed. 2 GiB is protobuf's own limit.
+MOST_BYTES = {MANIFEST: 2**24, "README.md": 2**24, "run.py": 2**20, MODEL: 2**31, SELFCHECK: 2**32}
+MOST_SAMPLES, MOST_NAMES, LONGEST_NAME, MOST_THREADS = 65_536, 256, 1_024, 1_024
+# The session options that a manifest may set, with their values; others have onnxruntime write files, or read some from elsewhere.
+SWITCH = range(2)
+OPTIONS = {
+    "intra_op_num_threads": range(MOST_THREADS + 1),
+    "inter_op_num_threads": range(MOST_THREADS + 1),
+    "graph_optimization_level": (0, 1, 2, 99),
+    "execution_mode": SWITCH,
+    "enable_cpu_mem_arena": SWITCH,
+    "enable_mem_pattern": SWITCH,
+    "enable_mem_reuse": SWITCH,
+    "use_deterministic_compute": SWITCH,
+    "session.intra_op.allow_spinning": SWITCH,
+    "session.inter_op.allow_spinning": SWITCH,
+    "session.force_spinning_stop": SWITCH,
+    "session.set_denormal_as_zero": SWITCH,
+    "session.disable_prepacking": SWITCH,
+    "session.dynamic_block_base": range(MOST_THREADS + 1),
+}
+# What leads to a tensor in an ONNX file: message -> field -> message, and the two fields of a tensor that put its data into another file.
+# Source: onnx.proto, ONNX 1.20.
+TO_TENSORS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+EXTERNAL_DATA, DATA_LOCATION = 13, 14
+VARINT, FIXED64, SIZED, FIXED32 = 0, 1, 2, 5
 KEYS = {"files": dict, "inputs": list, "outputs": list, "classes": list, "conditions": dict, "session_options": dict, "selfcheck": dict}
 
 
@@ -89,7 +124,11 @@ def one_line(error: BaseException) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file as 64 hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -111,10 +150,13 @@ def cpu_family() -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a bundle; raises BrokenBundleError: missing, not JSON, another schema, altered, or without a key."""
+    """Return the manifest of a bundle.
+
+    Raises: BrokenBundleError: missing, not JSON, another schema, altered, without a key, or with one that is not what it must be.
+    """
     try:
-        manifest: dict[str, Any] = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        manifest: dict[str, Any] = dict(json.loads(inside(folder, MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BrokenBundleError(f"{MANIFEST} must be a JSON object, but got {one_line(error)}") from error
     found = (manifest.get("schema"), manifest.get("format_version"))
     if found != (SCHEMA, FORMAT_VERSION):
@@ -128,16 +170,68 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise BrokenBundleError(f"{MANIFEST} must hold a {kind.__name__} named {key}, but got {manifest.get(key)!r}")
+    check_manifest(manifest)
     return manifest
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise BrokenBundleError unless all that is used of a manifest is of its type and within its bounds: it is data from elsewhere."""
+    names = manifest["files"]
+    demand(set(names) <= set(FILES) and all(isinstance(facts, dict) for facts in names.values()), "files", names)
+    for kind in ("inputs", "outputs"):
+        specs = manifest[kind]
+        demand(1 <= len(specs) <= MOST_NAMES, kind, specs)
+        for spec in specs:
+            demand(isinstance(spec, dict) and all(is_text(spec.get(key)) for key in ("name", "dtype")), kind, spec)
+            shape = spec.get("shape")
+            demand(isinstance(shape, list) and len(shape) <= MOST_NAMES, kind, spec)
+            demand(all(is_text(size) or is_count(size, 2**31) for size in shape), kind, spec)
+    demand(all(isinstance(name, str) for name in manifest["classes"]), "classes", manifest["classes"])
+    batch = manifest["conditions"].get("batch", 1)
+    demand(is_count(batch, MOST_SAMPLES), "conditions.batch", batch)
+    recorded = manifest["selfcheck"]
+    for key in ("samples", "batch"):
+        demand(is_count(recorded.get(key), MOST_SAMPLES), f"selfcheck.{key}", recorded.get(key))
+    for key in ("max_difference_of_range", "min_argmax_agreement"):
+        share = recorded.get(key)
+        demand(isinstance(share, (int, float)) and 0.0 <= share <= 1.0, f"selfcheck.{key}", share)
+    for key in ("cpu_family", "onnxruntime"):
+        demand(is_text(recorded.get(key)) or recorded.get(key) == "", f"selfcheck.{key}", recorded.get(key))
+
+
+def demand(holds: bool, key: str, value: object) -> None:
+    """Raise BrokenBundleError unless `holds`."""
+    if not holds:
+        raise BrokenBundleError(f"{MANIFEST} must hold {key} as a bundle of this version does, but got {repr(value)[:200]}")
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is a short text that a terminal can show."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def is_count(value: object, most: int) -> bool:
+    """Return whether a value is a whole number from 1 to `most`."""
+    return type(value) is int and 1 <= value <= most
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a bundle's file; raises BrokenBundleError: missing, a link that leads out of the folder, or too large."""
+    path = folder / name
+    if not path.is_file():
+        raise BrokenBundleError(f"a bundle must hold {name}, but {path} is missing")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BrokenBundleError(f"{name} must lie in the bundle, but it is a link to {path.resolve()}")
+    if path.stat().st_size > MOST_BYTES[name]:
+        raise BrokenBundleError(f"{name} must have at most {MOST_BYTES[name]} bytes, but got {path.stat().st_size}")
+    return path
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -> None:
     """Raise BrokenBundleError unless every named file is there with the sha256 that the manifest records."""
     for name in names:
-        path, recorded = folder / name, manifest["files"].get(name, {})
-        if not path.is_file():
-            raise BrokenBundleError(f"a bundle must hold {name}, but {path} is missing")
-        actual = file_sha256(path)
+        recorded = manifest["files"].get(name, {})
+        actual = file_sha256(inside(folder, name))
         if actual != recorded.get("sha256"):
             raise BrokenBundleError(f"{name} must have sha256 {recorded.get('sha256')}, but got {actual}")
 
@@ -145,24 +239,76 @@ def check_files(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] 
 def session_options(options: Mapping[str, int]) -> ort.SessionOptions:
     """Return onnxruntime's session options; a name with a dot is a config entry such as "session.intra_op.allow_spinning".
 
-    Raises: BrokenBundleError: a name that onnxruntime does not have.
+    Raises: BrokenBundleError: a name or a value that is not in OPTIONS.
     """
     result = ort.SessionOptions()
     result.log_severity_level = 4  # errors are raised anyway; printing them as well would break the one-line answers
     enums = {"graph_optimization_level": ort.GraphOptimizationLevel, "execution_mode": ort.ExecutionMode}
     for name, value in options.items():
+        if name not in OPTIONS or type(value) is not int or value not in OPTIONS[name]:
+            allowed = f"{name} in {OPTIONS[name]}" if name in OPTIONS else f"one of {', '.join(OPTIONS)}"
+            raise BrokenBundleError(f"a session option must be {allowed}, but got {repr(name)[1:-1]}={value!r}"[:1_000])
         if "." in name:
             result.add_session_config_entry(name, str(value))
-        elif not hasattr(ort.SessionOptions, name):
-            raise BrokenBundleError(f"a session option must be one of onnxruntime {ort.__version__}, but got {name}={value}")
         else:
             setattr(result, name, enums.get(name, int)(value))
     return result
 
 
+def holds_its_weights(model: bytes) -> bool:
+    """Return whether an ONNX file names no other file for the data of a tensor, in any graph, attribute or function of it.
+
+    Only the structure of the messages is read, so that numpy and onnxruntime stay all that is needed.
+    Raises: ValueError: the bytes are no protobuf message.
+    Source: "Encoding" in the documentation of Protocol Buffers.
+    """
+    waiting = [("model", 0, len(model))]
+    while waiting:
+        kind, position, end = waiting.pop()
+        while position < end:
+            key, position = read_varint(model, position)
+            field, wire = key >> 3, key & 7
+            if wire == SIZED:
+                size, position = read_varint(model, position)
+                if field in TO_TENSORS[kind]:
+                    waiting.append((TO_TENSORS[kind][field], position, position + size))
+                position += size
+            elif wire == VARINT:
+                size, position = read_varint(model, position)
+            elif wire in (FIXED32, FIXED64):
+                size = 4 if wire == FIXED32 else 8
+                position += size
+            else:
+                raise ValueError(f"wire type {wire} at byte {position}")
+            if position > end:
+                raise ValueError(f"a message that ends before byte {position}")
+            if kind == "tensor" and (field == EXTERNAL_DATA or (field == DATA_LOCATION and size != 0)):
+                return False
+    return True
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return (number, position behind it) of protobuf's whole numbers: seven bits a byte, the lowest first; raises ValueError."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+    raise ValueError(f"a number without an end at byte {position}")
+
+
 def open_session(model: Path, options: Mapping[str, int]) -> ort.InferenceSession:
-    """Return a session on the CPU provider; raises BrokenBundleError: onnxruntime refuses the file or an option."""
+    """Return a session on the CPU provider.
+
+    Raises: BrokenBundleError: onnxruntime refuses the file, an option is not allowed, or weights lie in other files, which no hash covers.
+    """
     try:
+        if not holds_its_weights(model.read_bytes()):
+            raise BrokenBundleError(f"{model.name} must load from its own bytes, but it names other files for its weights")
         return ort.InferenceSession(str(model), session_options(options), providers=[PROVIDER])
     except BrokenBundleError:
         raise
@@ -182,12 +328,15 @@ def load(folder: Path = HERE) -> Bundle:
 
 
 def check_input(array: Array, spec: Mapping[str, Any]) -> None:
-    """Raise WrongInputError unless `array` has the dtype and shape of a manifest's input; a named dimension takes any size >= 1."""
+    """Raise WrongInputError unless `array` has the dtype and shape of a manifest's input.
+
+    A named dimension takes any size >= 1, and so does the first: a fixed batch is run in pieces.
+    """
     if str(array.dtype) != spec["dtype"]:
         raise WrongInputError(f"input {spec['name']} must be {spec['dtype']}, but got {array.dtype}. Use array.astype('{spec['dtype']}').")
     shape = spec["shape"]
     fits = array.ndim == len(shape) and all(
-        size == shape[axis] if isinstance(shape[axis], int) else size >= 1 for axis, size in enumerate(array.shape)
+        size == shape[axis] if axis and isinstance(shape[axis], int) else size >= 1 for axis, size in enumerate(array.shape)
     )
     if not fits:
         wanted = ", ".join(str(size) for size in shape)
@@ -208,16 +357,23 @@ def feed_of(inputs: Array | Mapping[str, Array], specs: Sequence[Mapping[str, An
 
 
 def predict(inputs: Array | Mapping[str, Array], bundle: Bundle | None = None) -> list[Array]:
-    """Return the model's outputs, in the manifest's order; the first is (N, classes).
+    """Return the model's outputs, in the manifest's order; each has N rows, (N, classes) where the model scores classes.
 
     Args:
-        inputs: preprocessed as the manifest says, (N, C, H, W) float32 of images, N = batch; where the model takes several inputs, a
-            dict of them by name. Never changed.
+        inputs: preprocessed as the manifest says, (N, C, H, W) float32 of images, (N, positions) int64 of tokens, N = batch; where the
+            model takes several inputs, a dict of them by name. A model of a fixed batch takes any N. Never changed.
         bundle: from `load`; without it that of the folder of this file.
     Raises: WrongInputError: another dtype or shape. BrokenBundleError: the model cannot be run.
     """
     bundle = bundle or load()
-    return run_session(bundle.session, feed_of(inputs, bundle.manifest["inputs"]))
+    feed = feed_of(inputs, bundle.manifest["inputs"])
+    return in_batches(bundle.session, feed, fixed_batch(bundle.session) or len(next(iter(feed.values()))))
+
+
+def fixed_batch(session: ort.InferenceSession) -> int | None:
+    """Return the batch that the model takes, None if it takes any."""
+    first = next(iter(session.get_inputs()[0].shape), None)
+    return first if isinstance(first, int) and first > 0 else None
 
 
 def run_session(session: ort.InferenceSession, feed: Mapping[str, Array]) -> list[Array]:
@@ -229,12 +385,17 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, Array]) -> lis
 
 
 def in_batches(session: ort.InferenceSession, samples: Mapping[str, Array], batch: int) -> list[Array]:
-    """Return the outputs of all samples, run `batch` at a time: dynamic quantisation scales by the batch, so it must not vary."""
+    """Return the outputs of all samples, run `batch` at a time: dynamic quantisation scales by the batch, so it must not vary.
+
+    The last batch of a model that takes no other is filled up with the last sample.
+    """
     count = len(next(iter(samples.values())))
-    parts = [
-        run_session(session, {name: array[start : start + batch] for name, array in samples.items()}) for start in range(0, count, batch)
-    ]
-    return [np.concatenate([part[index] for part in parts]) for index in range(len(parts[0]))]
+    filled = fixed_batch(session) is not None
+    parts = []
+    for start in range(0, count, batch):
+        rows = [min(row, count - 1) for row in range(start, start + batch if filled else min(start + batch, count))]
+        parts.append(run_session(session, {name: array[rows] for name, array in samples.items()}))
+    return [np.concatenate([part[index] for part in parts])[:count] for index in range(len(parts[0]))]
 
 
 def difference(expected: Array, actual: Array) -> float:
@@ -260,10 +421,13 @@ def agreement(expected: Array, actual: Array) -> float:
 def read_samples(bundle: Bundle) -> tuple[dict[str, Array], list[Array]]:
     """Return the recorded inputs by name and the expected outputs; raises BrokenBundleError: selfcheck.npz cannot be read."""
     try:
-        with np.load(bundle.folder / SELFCHECK, allow_pickle=False) as arrays:
+        with np.load(inside(bundle.folder, SELFCHECK), allow_pickle=False) as arrays:
+            unpacked = sum(entry.file_size for entry in arrays.zip.infolist())
+            if unpacked > MOST_BYTES[SELFCHECK]:
+                raise ValueError(f"{unpacked} bytes when unpacked")
             inputs = {spec["name"]: arrays[f"input_{index}"] for index, spec in enumerate(bundle.manifest["inputs"])}
             return inputs, [arrays[f"expected_{index}"] for index in range(len(bundle.manifest["outputs"]))]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, AttributeError, MemoryError, zipfile.BadZipFile) as error:
         raise BrokenBundleError(f"{SELFCHECK} must hold inputs and expected outputs, but got {one_line(error)}") from error
 
 
@@ -277,6 +441,10 @@ def self_check(bundle: Bundle) -> SelfCheck:
     """
     recorded = bundle.manifest["selfcheck"]
     samples, expected = read_samples(bundle)
+    try:
+        feed_of({name: array[: recorded["batch"]] for name, array in samples.items()}, bundle.manifest["inputs"])
+    except (WrongInputError, IndexError) as error:
+        raise BrokenBundleError(f"{SELFCHECK} must hold inputs of the model, but got {one_line(error)}") from error
     actual = in_batches(bundle.session, samples, recorded["batch"])
     worst = float(np.max([difference(wanted, actual[index]) for index, wanted in enumerate(expected)]))
     same = min(agreement(wanted, actual[index]) for index, wanted in enumerate(expected))
@@ -339,7 +507,7 @@ def probabilities(scores: Array) -> Array:
 
 
 def describe_predictions(bundle: Bundle, path: Path, top: int = 3) -> list[str]:
-    """Return one line per input of a .npy file, or of an .npz file of several: its most probable classes.
+    """Return one line per input of a .npy file, or of an .npz file of several: its most probable classes, or its largest by pixels.
 
     Raises: WrongInputError: not arrays that the model takes.
     """
@@ -351,15 +519,23 @@ def describe_predictions(bundle: Bundle, path: Path, top: int = 3) -> list[str]:
     if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in feed.values()):
         raise WrongInputError(f"{path} must hold finite numbers, but got NaN or infinity.")
     scores = predict(feed, bundle)[0]
-    if scores.ndim != 2:
-        raise BrokenBundleError(f"the first output must be (N, classes) to name classes, but got {scores.shape}", "Call predict instead.")
+    if scores.ndim != 2 and not (scores.ndim == 4 and bundle.manifest["classes"]):
+        raise BrokenBundleError(
+            f"the first output must be (N, classes) or (N, classes, H, W) to name classes, but got {scores.shape}", "Call predict instead."
+        )
     names = bundle.manifest["classes"]
     lines = []
-    for row, values in enumerate(probabilities(scores)):
+    for row, values in enumerate(probabilities(scores) if scores.ndim == 2 else shares_of_pixels(scores)):
         best = np.argsort(-values, kind="stable")[:top]
         shares = (f"{names[index] if index < len(names) else 'class'} ({index}) {values[index]:.4f}" for index in best)
         lines.append(f"{row}: " + ", ".join(shares))
     return lines
+
+
+def shares_of_pixels(scores: Array) -> Array:
+    """Return (N, classes) float64: the share of the pixels of each item in which a class of (N, classes, H, W) scores highest."""
+    highest = scores.argmax(axis=1).reshape(len(scores), -1)
+    return np.stack([(highest == index).mean(axis=1) for index in range(scores.shape[1])], axis=1)
 
 
 def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 _CARD = """# {title}
 
-A compressed image classifier, made by paretopress. `model.onnx` ({size_bytes} bytes) is the very file that was measured: sha256
+A compressed model, made by paretopress. `model.onnx` ({size_bytes} bytes) is the very file that was measured: sha256
 `{sha256}`.
 
 ## Measured
@@ -27,7 +27,7 @@ Preprocessing, which the caller applies:
 
 {preprocessing}
 
-Classes, in the order of the outputs: {classes}.
+Classes{axis}: {classes}.
 
 ## Run
 
@@ -37,7 +37,7 @@ Classes, in the order of the outputs: {classes}.
     python run.py --predict inputs.npy
 
 From Python: `import run; scores = run.predict(array)[0]`. `array` is the preprocessed batch, or a dict of arrays by name where there are
-several inputs; `--predict` prints the softmax of the scores.
+several inputs; {predict}
 
 ## Limits
 
@@ -50,6 +50,14 @@ several inputs; `--predict` prints the softmax of the scores.
 
 The plan that made it is in `manifest.json`, next to everything above.
 """
+
+
+# axes of the first output -> where its classes are, and what `--predict` prints
+_AXIS = {2: ", in the order of the outputs", 4: ", in the order of axis 1 of the first output"}
+_PREDICTS = {
+    2: "`--predict` prints the softmax of the scores.",
+    4: "`--predict` prints the share of the pixels in which each named class scores highest.",
+}
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,7 +90,7 @@ def _interface(manifest: Mapping[str, Any]) -> str:
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """Return the Markdown of README.md for a manifest that holds everything but the files' hashes."""
-    check = manifest["selfcheck"]
+    check, axes = manifest["selfcheck"], len(manifest["outputs"][0]["shape"])
     return _CARD.format(
         title=" ".join(manifest["title"].split()),
         size_bytes=manifest["size_bytes"],
@@ -91,6 +99,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         conditions=_table("condition", {**manifest["conditions"], **manifest["session_options"], "provider": manifest["provider"]}),
         interface=_interface(manifest),
         preprocessing=_table("step", manifest["preprocessing"]),
+        axis=_AXIS.get(axes, ", in the order of the outputs"),
+        predict=_PREDICTS.get(axes, "`--predict` is for models that put out a score for each class."),
         classes=_cell(", ".join(manifest["classes"])) or "not named",
         onnxruntime=check["onnxruntime"],
         cpu_family=check["cpu_family"] or "unknown",

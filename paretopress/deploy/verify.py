@@ -12,6 +12,9 @@ from paretopress.deploy import bundle_run
 from paretopress.errors import BundleError
 
 RUNNER_SOURCE = "bundle_run.py"
+_FILES = {*bundle_run.FILES, bundle_run.MANIFEST}
+# what Python imports from the folder of a script that it runs
+_IMPORTED = {".py", ".pyc", ".so", ".pyd", ".dll", ".pth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ def broken_as_bundle_error() -> Iterator[None]:
 def verify_bundle(path: Path) -> Verification:
     """Return what was found in the bundle at `path`, which passed every check; nothing of the bundle's code is executed.
 
-    Checked: manifest schema and digest, presence and sha256 of every file, run.py against this package's, the session, and the
-    self-check's outputs at the two levels of `bundle_run.self_check`.
+    Checked: manifest schema, digest, types and bounds, presence and sha256 of every file, run.py against this package's and no other code
+    beside it, the session, and the self-check's outputs at the two levels of `bundle_run.self_check`.
     Raises: BundleError: any of these fails; with a hint.
     """
     if not path.is_dir():
@@ -60,6 +63,12 @@ def verify_bundle(path: Path) -> Verification:
         runner = (path / "run.py").read_bytes()
     except OSError as error:
         raise BundleError(f"every file of a bundle must be readable, but got {error}", "Check the folder's permissions.") from error
+    code = sorted(entry.name for entry in path.iterdir() if entry.name not in _FILES and (entry.is_dir() or entry.suffix in _IMPORTED))
+    if code:
+        raise BundleError(
+            f"a bundle must hold no code beside run.py, but got {', '.join(code)[:200]} in {path}",
+            "Python would import it in the place of a library when run.py runs: remove it.",
+        )
     if runner != runner_bytes():
         raise BundleError(
             "run.py must be the one of this paretopress, but got another",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,33 +15,18 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from paretopress.errors import DataError, RunError, first_line
+from paretopress.errors import DataError, RunError, TargetLostError, first_line
 from paretopress.inputs import outputs_of, pieces
 from paretopress.targets.local import SessionSettings, open_session
-from paretopress.targets.target import Feed, Target
+from paretopress.targets.target import Feed, OpenFile, Target
 from paretopress.tasks.base import Scorer, Task
 from paretopress.tasks.classification import Classification
 
 Arrays = tuple[npt.NDArray[Any], ...]
 # (inputs, labels); one input may stand for itself
 Batch = tuple[npt.NDArray[Any] | Arrays, npt.NDArray[Any]]
-Runner = Callable[[Feed], Sequence[Any]]
+Run = Callable[[Arrays], Arrays]
 _TOP_1 = Classification()
-
-
-def _parts(inputs: npt.NDArray[Any] | Arrays) -> Arrays:
-    return inputs if isinstance(inputs, tuple) else (inputs,)
-
-
-def _here(session: ort.InferenceSession, file: str) -> Runner:
-    def run(feed: Feed) -> Sequence[Any]:
-        try:
-            outputs: Sequence[Any] = session.run(None, dict(feed))
-        except Exception as error:  # the runtime's exceptions share no base class but Exception
-            raise RunError(f"the file must run its input, but got: {first_line(error)} at {file}") from error
-        return outputs
-
-    return run
 
 
 def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> float:
@@ -53,15 +40,39 @@ def onnx_scorer(path: Path, batches: Iterable[Batch], *, threads: int, target: T
     Args:
         batches: (inputs, labels): an array (N, ...) or a tuple of them, and (N, ...). A file of fixed batch size is fed in pieces.
         threads: of the session in this process; a target runs with its own.
-        target: what runs the file, because int8 kernels differ between processors; None is this process.
+        target: what runs the file, in one session, because int8 kernels differ between processors; None is this process.
     Raises:
         DataError: there is no item, or a batch has not one label per item.
         RunError: the file does not load or run, an output is NaN, or the outputs do not fit the task.
     """
-    session = open_session(path, SessionSettings(threads=threads))
-    nodes = session.get_inputs()
-    run = _here(session, path.name) if target is None else partial(target.run, path)
-    return _scored(batches, task, lambda inputs: _run_in_pieces(run, nodes, inputs, path.name), path.name)
+    with _opened(path, threads, target, beside_others=False) as file:
+        return _scored(batches, task, partial(_run_in_pieces, file, path.name), path.name)
+
+
+def onnx_accuracies(
+    paths: Sequence[Path], batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1
+) -> list[float | RunError]:
+    """Return the score of each file, or why it has none; the batches are read once, and each goes through all files.
+
+    See `onnx_accuracy`. All files are open at a time.
+    Raises: DataError: as there. TargetLostError: the target is out of reach.
+    """
+    scorings: list[_Scoring | RunError] = []
+    with ExitStack() as stack:
+        for path in paths:
+            try:
+                file = stack.enter_context(_opened(path, threads, target, beside_others=len(paths) > 1))
+            except TargetLostError:
+                raise
+            except RunError as error:
+                scorings.append(error)
+            else:
+                scorings.append(_Scoring(task.scorer(), partial(_run_in_pieces, file, path.name), path.name))
+        under_way = [scoring for scoring in scorings if isinstance(scoring, _Scoring)]
+        for inputs, labels in batches if under_way else ():
+            for scoring in under_way:
+                scoring.try_to_take(inputs, labels)
+    return [found if isinstance(found, RunError) else found.failure or found.finished().score() for found in scorings]
 
 
 def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _TOP_1) -> float:
@@ -78,33 +89,86 @@ def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _T
     return _scored(batches, task, run, type(module).__name__).score()
 
 
-def _scored(batches: Iterable[Batch], task: Task, run: Callable[[Arrays], Arrays], name: str) -> Scorer:
-    scorer, total = task.scorer(), 0
-    for inputs, labels in batches:
-        count = len(_parts(inputs)[0])
+@dataclass(slots=True)
+class _Scoring:
+    """One file or module on its way through the batches; `failure` is why it takes no more."""
+
+    scorer: Scorer
+    run: Run
+    name: str
+    items: int = 0
+    failure: RunError | None = None
+
+    def take(self, inputs: npt.NDArray[Any] | Arrays, labels: npt.NDArray[Any]) -> None:
+        """Run a batch and gather its outputs. Raises: DataError, RunError: see `onnx_accuracy`."""
+        parts = inputs if isinstance(inputs, tuple) else (inputs,)
+        count = len(parts[0])
         if len(labels) != count or labels.ndim == 0:
             raise DataError(f"labels must have shape ({count},), but got shape={labels.shape}")
         if count == 0:
-            continue
-        outputs = run(_parts(inputs))
+            return
+        outputs = self.run(parts)
         if np.isnan(outputs[0]).any():
-            raise RunError(f"outputs must not be NaN, but got {int(np.isnan(outputs[0]).sum())} NaN at {name}")
+            raise RunError(f"outputs must not be NaN, but got {int(np.isnan(outputs[0]).sum())} NaN at {self.name}")
         try:
-            scorer.update(outputs, labels)
+            self.scorer.update(outputs, labels)
         except ValueError as error:
-            raise RunError(f"{error} at {name}") from error
-        total += count
-    if total == 0:
-        raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
-    return scorer
+            raise RunError(f"{error} at {self.name}") from error
+        self.items += count
+
+    def try_to_take(self, inputs: npt.NDArray[Any] | Arrays, labels: npt.NDArray[Any]) -> None:
+        """Take a batch unless an earlier one failed; keep what goes wrong with it. Raises: DataError, TargetLostError."""
+        if self.failure is not None:
+            return
+        try:
+            self.take(inputs, labels)
+        except TargetLostError:
+            raise
+        except RunError as error:
+            self.failure = error
+
+    def finished(self) -> Scorer:
+        """Return the scorer with all batches in it. Raises: DataError: there was no item."""
+        if self.items == 0:
+            raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
+        return self.scorer
 
 
-def _run_in_pieces(run: Runner, nodes: Sequence[ort.NodeArg], inputs: Arrays, file: str) -> Arrays:
+def _scored(batches: Iterable[Batch], task: Task, run: Run, name: str) -> Scorer:
+    scoring = _Scoring(task.scorer(), run, name)
+    for inputs, labels in batches:
+        scoring.take(inputs, labels)
+    return scoring.finished()
+
+
+@contextmanager
+def _opened(path: Path, threads: int, target: Target | None, *, beside_others: bool) -> Iterator[OpenFile]:
+    """Yield a file that is open on a target, or in this process."""
+    if target is not None:
+        with target.opened(path, beside_others=beside_others) as file:
+            yield file
+        return
+    session = open_session(path, SessionSettings(threads=threads), beside_others=beside_others)
+    yield OpenFile(tuple((node.name, tuple(node.shape)) for node in session.get_inputs()), _here(session, path.name))
+
+
+def _here(session: ort.InferenceSession, file: str) -> Callable[[Feed], list[npt.NDArray[Any]]]:
+    def run(feed: Feed) -> list[npt.NDArray[Any]]:
+        try:
+            outputs: Sequence[Any] = session.run(None, dict(feed))
+        except Exception as error:  # the runtime's exceptions share no base class but Exception
+            raise RunError(f"the file must run its input, but got: {first_line(error)} at {file}") from error
+        return list(outputs)
+
+    return run
+
+
+def _run_in_pieces(file: OpenFile, name: str, inputs: Arrays) -> Arrays:
+    names = [of for of, _ in file.inputs]
     found = [
-        [np.asarray(output) for output in run({node.name: part for node, part in zip(nodes, parts, strict=True)})]
-        for parts in pieces(inputs, nodes[0].shape)
+        [np.asarray(output) for output in file.run(dict(zip(names, parts, strict=True)))] for parts in pieces(inputs, file.inputs[0][1])
     ]
     try:
-        return tuple(np.concatenate(outputs) for outputs in zip(*found, strict=True))
+        return tuple(np.concatenate(outputs)[: len(inputs[0])] for outputs in zip(*found, strict=True))
     except ValueError as error:  # an output without an axis of items
-        raise RunError(f"outputs must have one row an item, but got: {error} at {file}") from error
+        raise RunError(f"outputs must have one row an item, but got: {error} at {name}") from error

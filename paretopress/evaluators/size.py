@@ -2,20 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from paretopress.targets.file_facts import file_facts
 
-CHUNK_BYTES = 1 << 20
-
-
-def file_facts(path: Path) -> tuple[int, str]:
-    """Return (size_bytes, sha256 in hex) of one pass over the file, so that both describe the same bytes.
-
-    Raises: OSError: the file cannot be read.
-    """
-    digest, size_bytes = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-    return size_bytes, digest.hexdigest()
+__all__ = ["file_facts"]

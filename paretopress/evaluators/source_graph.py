@@ -34,6 +34,7 @@ ZERO_POINTS = {"QLinearConv": (2, 7), "QLinearMatMul": (2, 7), "QGemm": (2, 8)}
 DYNAMIC_OPS = frozenset({"ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"})
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"})
 _PASSED_BY_WEIGHTS = frozenset({"DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Transpose", "Reshape"})
+_PASSED_BY_INDICES = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten"})
 _BITS: dict[int, int] = {
     TensorProto.INT4: 4,
     TensorProto.UINT4: 4,
@@ -132,6 +133,22 @@ def source_layers(graph: onnx.GraphProto) -> dict[str, SourceLayer]:
     reader = _Reader(graph)
     found = ((key(node), reader.layer(node)) for node in graph.node if node.op_type in WEIGHT_INPUT)
     return {name: layer for name, layer in found if layer is not None}
+
+
+def table_rows(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return input -> rows of the smallest constant table that it is looked up in, as tokens are in an embedding."""
+    tables = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) > 1}
+    inputs = {value.name: value.name for value in graph.input}
+    found: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in _PASSED_BY_INDICES and node.input[0] in inputs:
+            inputs[node.output[0]] = inputs[node.input[0]]
+        elif node.op_type in ("DequantizeLinear", "Cast") and node.input[0] in tables:
+            tables[node.output[0]] = tables[node.input[0]]
+        elif node.op_type == "Gather" and node.input[0] in tables and node.input[1] in inputs:
+            name = inputs[node.input[1]]
+            found[name] = min(tables[node.input[0]], found.get(name, tables[node.input[0]]))
+    return found
 
 
 def key(node: onnx.NodeProto) -> str:

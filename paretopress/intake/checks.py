@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,12 +16,17 @@ from paretopress.fetch import collate, fetch, inputs_of
 from paretopress.inputs import Inputs, size_of, tensors
 from paretopress.intake.data import Data, Split, labels_of, split_size
 from paretopress.onnx_graph import OnnxGraph
+from paretopress.seeding import seeded
+from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
+from paretopress.tasks.detection import Detection
+from paretopress.tasks.segmentation import Segmentation
 
 ITEMS = 16  # read of each split where it tells its labels
 ITEMS_WITHOUT_LABELS = 512
 CHUNK = 64
 PROBE_BATCH = 2
+NAMED = 3
 
 
 def check_model(model: object) -> None:
@@ -46,15 +51,16 @@ def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
     """Return if the model takes the data, and its outputs fit their labels for the task.
 
     Reads the first 16 items of each split and all labels that it tells through `.targets` or `.labels`; else the first 512 items.
-    The global random generator is left as it was.
+    The global random generators are left as they were.
 
     Args:
         outputs_of_model: the model, its inputs -> its outputs.
     Raises: DataError: an item is not (x, label), x is not float32 or int64 of the one shape or not finite, a class label is not an
-        integer in range, or the model does not accept x. ModelError: the outputs are not finite, or not what the task needs.
+        integer in range, the class names are not as many as the outputs, or the model does not accept x. ModelError: the outputs are not
+        finite, or not what the task needs.
     """
     classes = isinstance(getattr(data.task, "learnt_as", data.task), Classification)
-    with torch.random.fork_rng(devices=[]):  # augmentation draws from it
+    with seeded(0):  # augmentation draws from the global generators
         told = {name: labels_of(split) if classes else None for name, split in data.splits().items()}
         shapes: list[tuple[int, ...]] = []
         seen: dict[str, list[int]] = {}
@@ -74,11 +80,32 @@ def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
         raise ModelError(f"the model's output must fit the task {data.task.metric.name}: {wrong}, for x of shape {shape}")
     if not all(torch.isfinite(output).all() for output in outputs if output.is_floating_point()):
         raise ModelError("the model's output must be finite, but got NaN or inf for the first validation item")
+    _check_names(data, outputs[0].shape)
     if classes:
         for name, labels in told.items():
             _check_range(torch.tensor(seen[name]), outputs[0].shape[1], name)
             if labels is not None:
                 _check_range(labels, outputs[0].shape[1], name)
+
+
+# task -> the axis of its first output that holds a value for each class
+_CLASS_AXES: dict[type, int] = {Classification: 1, Segmentation: 1, Detection: 2}
+
+
+def has_class_axis(task: Task) -> bool:
+    """Return whether the first output of a task's models has a value for each class, so that classes can have names."""
+    return type(getattr(task, "learnt_as", task)) in _CLASS_AXES
+
+
+def _check_names(data: Data, shape: Sequence[int]) -> None:
+    """Raise DataError if there is not one class name for each value that the first output has for the classes."""
+    axis = _CLASS_AXES.get(type(getattr(data.task, "learnt_as", data.task)))
+    if axis is not None and data.classes and len(data.classes) != shape[axis]:
+        names = ", ".join(data.classes[:NAMED]) + (", ..." if len(data.classes) > NAMED else "")
+        raise DataError(
+            f"the data must name as many classes as the model puts out, {shape[axis]}, but got {len(data.classes)} names: {names}",
+            "Give the data's `classes` a name for each output, or leave them empty.",
+        )
 
 
 def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:

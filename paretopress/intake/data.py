@@ -14,7 +14,9 @@ from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import DataError
 from paretopress.fetch import Item, collate, fetch, inputs_of
-from paretopress.inputs import Inputs, tensors
+from paretopress.inputs import Inputs
+from paretopress.intake.data_identity import data_parts
+from paretopress.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 
@@ -89,15 +91,16 @@ def as_data(value: object, seed: int = 0) -> Data:
     return Data(train, val, test, _names(classes), cast(Mapping[str, object], preprocessing))
 
 
-def data_sha256(data: Data, seed: int, images: int = 256) -> str:
-    """Return a hash of the sizes and of some items of every split, drawn by `seed`: reading all of a large data set takes too long."""
-    digest = hashlib.sha256()
-    for name, split in data.splits().items():
-        x, y = stack(split, images, seed)
-        for part in (*tensors(x), y):
-            digest.update(f"{name} {split_size(split, name)} {tuple(part.shape)}".encode())
-            digest.update(part.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def data_sha256(data: Data, seed: int) -> str:
+    """Return one hash of all that `data_identity` names."""
+    return hashlib.sha256(repr(sorted(data_identity(data, seed).items())).encode()).hexdigest()
+
+
+def data_identity(data: Data, seed: int) -> dict[str, str]:
+    """Return the hashes of labels, of items, and of what a bundle says of them; see `data_parts`. `seed` draws the items that are read."""
+    splits = data.splits()
+    described = hashlib.sha256(repr((data.classes, sorted(data.preprocessing.items()))).encode()).hexdigest()
+    return {**data_parts(splits, {name: labels_of(split) for name, split in splits.items()}, seed), "classes and preprocessing": described}
 
 
 def split_size(split: Split, name: str = "split") -> int:
@@ -124,7 +127,8 @@ def batch(split: Split, indices: Sequence[int]) -> tuple[Inputs, Tensor]:
 
 def argument_names(split: Split) -> tuple[str, ...] | None:
     """Return the names of the model's arguments where items are dicts, else None."""
-    ((x, _),) = fetch(split, [0])
+    with seeded(0):
+        ((x, _),) = fetch(split, [0])
     return tuple(map(str, x)) if isinstance(x, Mapping) else None
 
 
@@ -133,7 +137,7 @@ def stack(split: Split, count: int, seed: int | None = None) -> tuple[Inputs, Te
 
     Args:
         seed: None takes the first items; a number takes a random choice without repetition, and also seeds the augmentation of
-            splits that draw from torch's generator, so that the result repeats. The global generator is left as it was.
+            splits that draw from a global generator, see `seeded`, so that the result repeats.
     Raises: DataError: `count` is below 1, the split is empty, or the items differ in shape.
     """
     size = split_size(split)
@@ -141,8 +145,7 @@ def stack(split: Split, count: int, seed: int | None = None) -> tuple[Inputs, Te
         raise DataError(f"count and the size of the split must be at least 1, but got count={count}, size={size}")
     if seed is None:
         return batch(split, range(min(count, size)))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return batch(split, torch.randperm(size).tolist()[:count])
 
 

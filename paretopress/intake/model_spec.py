@@ -40,12 +40,18 @@ def load_model(spec: str, *, trust: bool = False, base: Path | None = None) -> n
         return _module(call_factory(spec, base, ModelError), spec).eval()
     if Path(spec).suffix in PICKLES and "?" not in spec:
         return _pickled_model(resolve(spec, base), trust).eval()
-    if Path(spec).suffix == ".onnx" and "?" not in spec:
-        return _onnx_model(resolve(spec, base)).eval()
+    file = onnx_file(spec, base)
+    if file is not None:
+        return _onnx_model(file).eval()
     parsed = parse_spec(spec, base)
     if parsed.kind == "torchvision":
         return _torchvision_model(parsed, trust).eval()
     raise ConfigError(f"a model spec must have a known form, but got {spec!r}", f"Valid forms: {', '.join(MODEL_FORMS)}.")
+
+
+def onnx_file(spec: str, base: Path | None = None) -> Path | None:
+    """Return the ONNX file that a spec names, None where it names something else."""
+    return resolve(spec, base) if Path(spec).suffix == ".onnx" and "?" not in spec and not is_factory(spec) else None
 
 
 def _module(value: object, source: str) -> nn.Module:

@@ -7,7 +7,8 @@ subclasses of nn.Conv2d do) as layers, paddings in numbers. A rule leaves the ou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from paretopress.compress.attention import Attention, is_plain
-from paretopress.compress.encoder import plain_encoder
+from paretopress.compress.encoder import is_known_encoder, plain_encoder
 from paretopress.compress.shuffle import ChannelShuffle
 from paretopress.compress.windows import WindowAttention, attends_in_windows
 from paretopress.inputs import Inputs, tensors
@@ -32,28 +33,52 @@ _FUNCTIONS: dict[object, type[Weighted]] = {
 }  # fmt: skip
 # their arguments
 _DEFAULTS: dict[str, Any] = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_OPTIONS = ("stride", "padding", "dilation", "groups")
 _WEIGHT = ".weight"
 
 
-def explicit(model: nn.Module, run: Callable[[], object] | None = None) -> nn.Module:
+@dataclass(slots=True)
+class Rules:
+    """Which rewrites are made, by the module path or the node that they concern; `offered` gathers all that could be made."""
+
+    left_out: frozenset[str] = frozenset()
+    offered: list[str] = field(default_factory=list)
+
+    def make(self, name: str) -> bool:
+        """Note that a rewrite is possible, and return whether it is made."""
+        self.offered.append(name)
+        return name not in self.left_out
+
+
+def explicit(model: nn.Module, run: Callable[[], object] | None = None, rules: Rules | None = None) -> nn.Module:
     """Put plain layers in place of attention and encoders that need no more than them; changes the model, and returns it.
 
     `run` runs the model once: attention within windows is written out for the size of its maps, and stays as it is without.
     """
-    for name, size in _map_sizes(model, run).items():
-        model.set_submodule(name, WindowAttention(model.get_submodule(name), size))
-    for name, part in list(model.named_modules()):
-        encoder = plain_encoder(part)
-        if encoder is not None:
+    rules = rules or Rules()
+    for name, made in in_plain_layers(model, run).items():
+        if rules.make(name):
             if not name:
-                return encoder
-            model.set_submodule(name, encoder)
-        if type(part) is nn.MultiheadAttention and is_plain(part) and not _belongs_to_torch(model, name):
-            made = Attention(part).train(part.training)
-            if not name:
-                return made
-            model.set_submodule(name, made)
+                return made()
+            model.set_submodule(name, made())
     return model
+
+
+def in_plain_layers(model: nn.Module, run: Callable[[], object] | None = None) -> dict[str, Callable[[], nn.Module]]:
+    """Return each part of a model that has a form in plain layers, by its path, with what makes that form of the part; see `explicit`."""
+    found: dict[str, Callable[[], nn.Module]] = {}
+    for name, size in _map_sizes(model, run).items():
+        found[name] = partial(WindowAttention, model.get_submodule(name), size)
+    for name, part in model.named_modules():
+        if is_known_encoder(part):
+            found[name] = partial(plain_encoder, part)
+        elif type(part) is nn.MultiheadAttention and is_plain(part) and not _belongs_to_torch(model, name):
+            found[name] = partial(_plain_attention, part)
+    return found
+
+
+def _plain_attention(part: nn.MultiheadAttention) -> nn.Module:
+    return Attention(part).train(part.training)
 
 
 def _map_sizes(model: nn.Module, run: Callable[[], object] | None) -> dict[str, tuple[int, int]]:
@@ -80,21 +105,33 @@ def _belongs_to_torch(model: nn.Module, name: str) -> bool:
     return type(parent).__module__.startswith("torch.nn.") and not isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
-def rewrite(module: fx.GraphModule, example: Inputs) -> None:
+def rewrite(module: fx.GraphModule, example: Inputs, rules: Rules | None = None) -> None:
     """Apply the rules for traced models in place; `example` is a batch of inputs."""
-    _layers_from_functions(module)
-    _paddings_in_numbers(module)
+    rules = rules or Rules()
+    _layers_from_functions(module, rules)
+    _paddings_in_numbers(module, rules)
     ShapeProp(module).propagate(*tensors(example))
     for found in list(_shuffles(module)):
         name = f"channel_shuffle_{found.end.name}"
+        if not rules.make(name):
+            continue
         module.add_submodule(name, ChannelShuffle(found.groups, found.channels))
         with module.graph.inserting_before(found.end):
             found.end.replace_all_uses_with(module.graph.call_module(name, (found.start,)))
-    module.graph.eliminate_dead_code()
+    drop_dead_code(module)
+
+
+def drop_dead_code(module: fx.GraphModule) -> None:
+    """Remove the nodes that nothing reads, but for those that change a tensor in place, as `x.mul_(2)` on a line of its own does."""
+    module.graph.eliminate_dead_code(lambda node: node.is_impure() or _is_in_place(node))
     module.recompile()
 
 
-def _layers_from_functions(module: fx.GraphModule) -> None:
+def _is_in_place(node: fx.Node) -> bool:
+    return node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
+
+
+def _layers_from_functions(module: fx.GraphModule, rules: Rules) -> None:
     """Put a layer in place of each function that multiplies by trained weights, if nothing else uses those."""
     taken: list[str] = []
     for node in list(module.graph.nodes):
@@ -105,6 +142,8 @@ def _layers_from_functions(module: fx.GraphModule) -> None:
         weight, bias = given["weight"], given["bias"]
         if not _is_parameter(module, weight) or not (bias is None or _is_parameter(module, bias)) or len(weight.users) > 1:
             continue
+        if any(isinstance(given[name], fx.Node) for name in _OPTIONS) or not rules.make(str(weight.target)):
+            continue
         name = _layer_name(module, str(weight.target))
         trained_bias = None if bias is None else module.get_parameter(str(bias.target))
         module.add_submodule(name, _layer(kind, given, module.get_parameter(str(weight.target)), trained_bias))
@@ -112,7 +151,7 @@ def _layers_from_functions(module: fx.GraphModule) -> None:
             node.replace_all_uses_with(module.graph.call_module(name, (given["input"],)))
         module.graph.erase_node(node)
         taken += [str(part.target) for part in (weight, bias) if part is not None]
-    module.graph.eliminate_dead_code()
+    drop_dead_code(module)
     _let_go(module, taken)
     module.recompile()
 
@@ -179,9 +218,9 @@ def _along(value: object, axes: int) -> object:
     )
 
 
-def _paddings_in_numbers(module: fx.GraphModule) -> None:
-    for layer in module.modules():
-        if isinstance(layer, Conv) and isinstance(layer.padding, str):
+def _paddings_in_numbers(module: fx.GraphModule, rules: Rules) -> None:
+    for name, layer in module.named_modules():
+        if isinstance(layer, Conv) and isinstance(layer.padding, str) and rules.make(name):
             reach = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)]
             if layer.padding == "valid":
                 layer.padding = (0,) * len(reach)

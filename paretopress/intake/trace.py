@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,20 +13,18 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.recurrent import Recurrent
-from paretopress.compress.windows import HeadBias
-from paretopress.errors import ModelError, first_line
+from paretopress.errors import ModelError
 from paretopress.graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec, kind_of_conv
 from paretopress.inputs import Inputs, outputs_of, size_of, tensors
 from paretopress.intake.bit_groups import bits_of, find_bit_groups
 from paretopress.intake.channel_groups import find_channel_groups
+from paretopress.intake.faithful import faithful
 from paretopress.intake.residual import find_branches
-from paretopress.intake.rewrites import explicit, rewrite
 from paretopress.intake.shapes import shape_of
+from paretopress.intake.tracing import output_names, output_nodes
 from paretopress.onnx_graph import OnnxGraph
 from paretopress.weighted import Weighted, kernel_of
 
-# where the output's node keeps the names of several outputs
-_NAMES = "names"
 _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU
 
 
@@ -39,26 +36,30 @@ class Intake:
     graph: ModelGraph
 
 
-def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = None) -> Intake:
+def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = None, *, items: Inputs | None = None) -> Intake:
     """Trace a model and find its layers, channel groups, residual branches and bit groups.
 
+    The traced model is compared with the original, in eval mode, on real items; see `faithful`.
+
     Args:
-        model: a trained module; it is copied, not changed.
+        model: a trained module; it is copied, and left as it is, its training flags too.
         example: (N, ...), N >= 2, of real inputs: the groups are checked on it.
         names: of the arguments of the model's forward that the inputs are; None takes the first ones. The others keep their defaults.
-    Raises: ModelError: the model does not trace, has nothing to compress, or its outputs are not tensors with a row an item.
+        items: (N, ...) that the comparison runs, where the example is too little to tell, as one without any padding is.
+    Raises: ModelError: the model does not trace, computes something else once it is traced, has nothing to compress, or its outputs are
+        not tensors with a row an item.
     """
     if isinstance(model, OnnxGraph):
         return _take_in_file(model, example, names)
-    module = trace(model, names, len(tensors(example)), example)
-    rewrite(module, example)
+    found = faithful(model, names, example, example if items is None else items)
+    module, left_out = found.module, found.left_out
     ShapeProp(module).propagate(*tensors(example))
     outputs = _outputs(module, size_of(example))
     layers = _layers(module)
     groups, frozen = find_channel_groups(module, layers, example) if layers else ((), ())
     if not groups and all(layer.kind is LayerKind.RECURRENT for layer in layers):
         others = [f"{layer.name}, a {type(module.get_submodule(layer.name)).__name__} whose units nothing reads" for layer in layers]
-        others += [f"{item.name}, {item.reason}" for item in _left_alone(module)]
+        others += [f"{item.name}, {item.reason}" for item in _left_alone(module, left_out)]
         held = "; ".join(others) or "no weights"
         raise ModelError(f"the model must hold a convolution or a Linear, but got {held}", "There is nothing to compress.")
     branches = find_branches(module, groups)
@@ -69,7 +70,7 @@ def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = Non
         channel_groups=groups,
         branches=branches,
         bit_groups=find_bit_groups(module, layers),
-        frozen=(*frozen, *_reused(module), *_left_alone(module)),
+        frozen=(*frozen, *_reused(module), *_left_alone(module, left_out)),
     )
     return Intake(module, graph)
 
@@ -112,9 +113,8 @@ def _specs(module: fx.GraphModule, example: Inputs) -> tuple[TensorSpec, ...]:
 
 def _outputs(module: fx.GraphModule, count: int) -> tuple[TensorSpec, ...]:
     """Return the outputs, which have a row an item."""
-    (node,) = (node for node in module.graph.nodes if node.op == "output")
-    parts = node.args[0] if isinstance(node.args[0], tuple | list) else (node.args[0],)
-    names = node.meta.get(_NAMES) or ([OUTPUT] if len(parts) == 1 else [f"{OUTPUT}_{index}" for index in range(len(parts))])
+    parts = output_nodes(module)
+    names = output_names(module) or ([OUTPUT] if len(parts) == 1 else [f"{OUTPUT}_{index}" for index in range(len(parts))])
     specs = []
     for name, part in zip(names, parts, strict=True):
         shape = shape_of(part) or ()
@@ -124,100 +124,10 @@ def _outputs(module: fx.GraphModule, count: int) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-class _Tracer(fx.Tracer):
-    """Traces through modules that are made in a forward, as a slice of an nn.Sequential is: their children belong to the model."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, HeadBias) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            self.path_of_module(m)
-        except NameError:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-
-def trace(model: nn.Module, names: Sequence[str] | None = None, count: int = 1, example: Inputs | None = None) -> fx.GraphModule:
-    """Return the model as an fx graph in eval mode that takes its inputs by position.
-
-    Args: names: see `take_in`; None takes the first `count` arguments. example: a batch, for what is written out for one size.
-    Raises: ModelError: the model cannot be traced, with the line where that stopped; or its forward has no such arguments.
-    """
-    parameters = inspect.signature(model.forward).parameters
-    given = list(parameters)[:count] if names is None else list(names)
-    fixed = _fixed(parameters, given)
-    try:
-        copied = copy.deepcopy(model).eval()
-        run = None if example is None else lambda: copied(**dict(zip(given, tensors(example), strict=True)))
-        return _traced(explicit(copied, run), given, fixed)
-    except Exception:  # a model may call its attention in ways that plain layers do not know
-        try:
-            return _traced(copy.deepcopy(model).eval(), given, fixed)
-        except Exception as error:
-            raise ModelError(
-                f"the model must be traceable by torch.fx, but got: {first_line(error)}",
-                "Control flow that depends on tensor values cannot be traced: move it out of forward, or wrap it with torch.fx.wrap.",
-            ) from error
-
-
-def _fixed(parameters: Mapping[str, inspect.Parameter], given: Sequence[str]) -> dict[str, Any]:
-    """Return the defaults of the arguments that are not given."""
-    plain = {name: each for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
-    takes_any = len(plain) < len(parameters)
-    unknown = [] if takes_any else [name for name in given if name not in plain]
-    if unknown:
-        raise ModelError(f"the model's forward must take what the data gives, but got {unknown[0]}", f"It takes {', '.join(plain)}.")
-    missing = [name for name, each in plain.items() if name not in given and each.default is each.empty]
-    if missing:
-        raise ModelError(
-            f"the data must give all arguments of the model's forward, but {missing[0]} is missing", "Let x be a dict by names."
-        )
-    return {name: each.default for name, each in plain.items() if name not in given}
-
-
-def _traced(root: nn.Module, given: Sequence[str], fixed: Mapping[str, Any]) -> fx.GraphModule:
-    graph = _Tracer().trace(root, concrete_args=dict(fixed) or None)
-    holders = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
-    for name, node in holders.items():
-        if name not in given:
-            _erase(graph, node)  # and the assertion that it has its default
-    for name in reversed(given):
-        first = next(iter(graph.nodes))
-        if holders[name] is not first:
-            first.prepend(holders[name])
-    _flatten_output(graph)
-    module = fx.GraphModule(root, graph, type(root).__name__)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
-
-
-def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    for user in list(node.users):
-        _erase(graph, user)
-    graph.erase_node(node)
-
-
-def _flatten_output(graph: fx.Graph) -> None:
-    """Put out a tensor, or a tuple of them with their names beside it, instead of a dict, a list or a dataclass."""
-    (node,) = (node for node in graph.nodes if node.op == "output")
-    value = node.args[0]
-    if isinstance(value, fx.Node) and value.op == "call_function" and is_dataclass(value.target):
-        value = dict(value.kwargs)
-    if isinstance(value, Mapping):
-        named = {str(name): part for name, part in value.items() if isinstance(part, fx.Node)}
-        node.meta[_NAMES] = list(named) if len(named) > 1 else None
-        parts = list(named.values())
-    else:
-        parts = [part for part in value if isinstance(part, fx.Node)] if isinstance(value, tuple | list) else [value]
-    node.args = (parts[0],) if len(parts) == 1 else (tuple(parts),)
-
-
-def _left_alone(module: fx.GraphModule) -> list[Frozen]:
-    """Return the weights that no plan changes; recovery trains them with the others."""
+def _left_alone(module: fx.GraphModule, left_out: Mapping[str, str]) -> list[Frozen]:
+    """Return the weights that no plan changes, which recovery trains with the others, and the parts whose rewriting was left out."""
     modules = dict(module.named_modules())
-    found: dict[str, Frozen] = {}
+    found = {name: Frozen(name, reason) for name, reason in left_out.items()}
     for node in module.graph.nodes:
         name = str(node.target)
         if node.op == "get_attr" and isinstance(_attribute(module, name), nn.Parameter):
@@ -226,7 +136,7 @@ def _left_alone(module: fx.GraphModule) -> list[Frozen]:
             continue
         layer = modules[name]
         holds_weights = any(True for _ in layer.parameters())
-        if holds_weights and not isinstance(layer, Weighted | Recurrent | _NORMALISATION):
+        if name not in left_out and holds_weights and not isinstance(layer, Weighted | Recurrent | _NORMALISATION):
             found[name] = Frozen(name, f"{type(layer).__name__} is neither a convolution nor a Linear")
     return list(found.values())
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from paretopress.errors import LoweringError, ParityError, typed_line
 from paretopress.graph import INPUT, OUTPUT
 from paretopress.inputs import Inputs, feeds, outputs_of, tensors
 from paretopress.onnx_graph import OPSET, onnx_graph_in
+from paretopress.weighted import Weighted
 
 # stands between the name of a layer and the number of a further call of it
 CALL = "#"
+_LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _PARITY_TOLERANCE = 1e-3
 
@@ -81,11 +84,12 @@ def export_onnx(
         check_parity(plain, path, example)
 
 
-def _fused(module: nn.Module) -> nn.Module:
+def _fused(module: nn.Module) -> fx.GraphModule:
     traced = fx.symbolic_trace(module)
     _unshare(traced)
-    fused: nn.Module = fuse(traced, no_trace=True)
-    return fused.eval()
+    fused = fuse(traced, no_trace=True).eval()
+    assert isinstance(fused, fx.GraphModule)
+    return fused
 
 
 def _unshare(module: fx.GraphModule) -> None:
@@ -130,26 +134,49 @@ def _inline_identities(graph: onnx.GraphProto) -> None:
         graph.initializer.remove(tensor)
 
 
-def _name_nodes(graph: onnx.GraphProto, module: nn.Module) -> None:
-    """Name the nodes by their layers; a Linear on more than two axes is a MatMul with transposed weights, which the exporter renames."""
-    linears = {_key(part.weight.detach().t().numpy()): name for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-    products = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    names = {t.name: linears.get(_key(numpy_helper.to_array(t)), "") for t in graph.initializer if t.name in products and len(t.dims) == 2}
-    names |= {t.name: t.name.removesuffix(".weight") for t in graph.initializer if t.name.endswith(".weight")}
+def _name_nodes(graph: onnx.GraphProto, module: fx.GraphModule) -> None:
+    """Name the nodes by their layers.
+
+    The exporter renames the weights of a Linear on more than two axes, and shares those of layers that have the same: a node's layer is
+    the next in the order of the calls whose weights are its own.
+    """
+    layers = _calls_by_weights(module)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
     recurrent = _recurrent_calls(module)
     taken: set[str] = set()
     for node in graph.node:
-        name = names.get(node.input[1], "") if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1 else ""
-        if node.op_type in _RECURRENT:
-            name = next(recurrent, "")
+        name = next(recurrent, "") if node.op_type in _RECURRENT else ""
+        if node.op_type in _LAYER_OPS and len(node.input) > 1 and node.input[1] in weights:
+            called = layers.get(_key(_as_in_the_layer(node, numpy_helper.to_array(weights[node.input[1]]))))
+            name = called.popleft() if called else _before_weight(node.input[1])
         if name:
             node.name = name if name not in taken else f"{name}{CALL}{len(taken)}"  # a reused layer is called more than once
             taken.add(node.name)
 
 
-def _recurrent_calls(module: nn.Module) -> Iterator[str]:
+def _calls_by_weights(module: fx.GraphModule) -> dict[object, deque[str]]:
+    """Return weights -> the layers that hold them, in the order of their calls."""
+    found: dict[object, deque[str]] = {}
+    for node in module.graph.nodes:
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Weighted):
+            found.setdefault(_key(layer.weight.detach().numpy()), deque()).append(str(node.target))
+    return found
+
+
+def _as_in_the_layer(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray:
+    """Return a node's weights as a layer of PyTorch holds them: (outputs, inputs) of a Linear."""
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return weight if node.op_type == "Conv" or transposed else weight.swapaxes(-1, -2) if weight.ndim > 1 else weight
+
+
+def _before_weight(name: str) -> str:
+    return name.removesuffix(".weight") if name.endswith(".weight") else ""
+
+
+def _recurrent_calls(module: fx.GraphModule) -> Iterator[str]:
     """Yield the name of a recurrent layer for each node that it becomes, in their order: one for each of its own layers."""
-    for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+    for node in module.graph.nodes:
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, nn.RNNBase):
             yield from [str(node.target)] * layer.num_layers

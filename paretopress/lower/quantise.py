@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from paretopress.atomic import write_bytes
 from paretopress.errors import LoweringError, typed_line
+from paretopress.inputs import pieces
 from paretopress.lower.export import CALL
 from paretopress.lower.halves import store_in_16_bits
 from paretopress.quiet_logger import quiet_logger
@@ -71,6 +72,7 @@ def quantise_onnx(
     """
     model = onnx.load(source)
     nodes = {level: _layer_nodes(model.graph, [name for name, b in bits.items() if b == level]) for level in (8, 4)}
+    _own_weights(model.graph, nodes)
     ops = {node.name: node.op_type for node in model.graph.node}
     lstms = [name for name in nodes[8] if ops[name] == _LSTM]
     linears = [name for name in nodes[8] if formats.dynamic and ops[name] in _LINEAR_OPS]
@@ -102,6 +104,32 @@ def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
     return found
 
 
+def _own_weights(graph: onnx.GraphProto, nodes: Mapping[int, Sequence[str]]) -> None:
+    """Give the nodes of each number of bits weights of their own, where tied layers share them: a float layer must keep float weights."""
+    level_of = {name: level for level, names in nodes.items() for name in names}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    levels: dict[str, list[int | None]] = {}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name not in weights:
+                continue
+            level = level_of.get(node.name) if place == 1 else None
+            seen = levels.setdefault(name, [])
+            if level not in seen:
+                seen.append(level)
+                if len(seen) > 1:
+                    twin = onnx.TensorProto()
+                    twin.CopyFrom(weights[name])
+                    twin.name = _twin(name, seen.index(level))
+                    graph.initializer.append(twin)
+            if seen.index(level):
+                node.input[place] = _twin(name, seen.index(level))
+
+
+def _twin(name: str, index: int) -> str:
+    return f"{name}{CALL}{index}"
+
+
 class CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     """Hands batches to the quantiser, one after another."""
 
@@ -122,7 +150,7 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
         quantize_static(
             source,
             target,
-            CalibrationBatches(calibration),
+            CalibrationBatches(list(_in_pieces(model.graph, calibration))),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=sorted(_LAYER_OPS | _ACTIVATIONS | _FOLLOWERS),
             nodes_to_quantize=_with_followers(model.graph, set(layers)),
@@ -135,6 +163,15 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         return onnx.load(target)
+
+
+def _in_pieces(graph: onnx.GraphProto, batches: Sequence[Feed]) -> Iterator[Feed]:
+    """Yield the batches in the size that the file takes, where that is fixed."""
+    shapes = {value.name: [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in graph.input}
+    for batch in batches:
+        shape = shapes[next(iter(batch))]
+        for parts in pieces(list(batch.values()), shape):
+            yield dict(zip(batch, parts, strict=True))
 
 
 def _dynamic_8_bits(model: onnx.ModelProto, nodes: Sequence[str], op: str, reduce_range: bool) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from paretopress.measurement import DISTURBED_CORES, Outcome
+from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.racing import Agreement
 from paretopress.search.records import Counts
@@ -15,12 +16,25 @@ from paretopress.search.stopping import Stall
 FRONT_SCHEMA = 1
 
 
-def point_json(trial: int | None, plan: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """Return the baseline's or one point's object."""
+def point_json(candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
+    """Return the object of a candidate: its figures, whether it is `within` every bound, and which it `misses`, with both figures."""
+    missed = bounds.misses(candidate.outcome)
+    return _figures_json(candidate.number, candidate.plan, candidate.outcome) | {
+        "within": not missed and not candidate.outcome.rejected,
+        "misses": [asdict(miss) | {"said": miss.describe(bounds.metric)} for miss in missed],
+    }
+
+
+def baseline_json(outcome: Outcome) -> dict[str, Any]:
+    """Return the object of the unchanged model."""
+    return _figures_json(None, Plan(), outcome)
+
+
+def _figures_json(trial: int | None, plan: Plan, outcome: Outcome) -> dict[str, Any]:
     latency = outcome.latency
     return {
         "trial": trial,
-        "plan": dict(plan),
+        "plan": plan.to_json(),
         "rung": int(outcome.rung),
         "val_accuracy": outcome.val_accuracy,
         "test_accuracy": outcome.test_accuracy,
@@ -46,11 +60,13 @@ def point_json(trial: int | None, plan: Mapping[str, Any], outcome: Outcome) -> 
 def front_json(
     baseline: Mapping[str, Any],
     points: Sequence[Mapping[str, Any]],
+    nearest: Sequence[Mapping[str, Any]],
     evaluated: Sequence[Candidate],
     bounds: Bounds,
     counts: Counts,
     *,
     agreements: Sequence[Agreement],
+    left_out: Mapping[int, str],
     stall: Stall | None,
     best: int | None,
     seed: int,
@@ -59,13 +75,20 @@ def front_json(
     elapsed_s: float,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`."""
+    """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`.
+
+    Args:
+        points: within every bound. nearest: where there are none, those that miss the bounds by least, nearest first.
+        left_out: trial -> why it is not among them though its figures say so.
+    """
     budget = bounds.budget
     return {
         "schema": FRONT_SCHEMA,
         "metric": asdict(bounds.metric),
         "baseline": dict(baseline),
         "points": [dict(point) for point in points],
+        "nearest": [dict(point) for point in nearest],
+        "left_out": [{"trial": number, "reason": reason} for number, reason in sorted(left_out.items())],
         "best": best,
         "budget": {
             "latency_ms": budget.latency_ms,

@@ -20,6 +20,7 @@ from paretopress.report.labels import Label, place_labels
 
 # Okabe and Ito 2008, "Color Universal Design": these stay apart under every common colour blindness; the shapes differ as well
 FRONT, BASELINE, BEST, BUDGET, FAINT, INK = "#0072B2", "#D55E00", "#E69F00", "#4D4D4D", "#B0B0B0", "#222222"
+OUTSIDE = "#CC79A7"
 SPEEDUPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
 MIN_TICK_GAP = 0.06
 MARKER_RADIUS_PT, BEST_RADIUS_PT = 4.0, 8.5
@@ -50,8 +51,8 @@ def _as_read(front: Mapping[str, Any]) -> Mapping[str, Any]:
         scores = {key: row.get(key) for key in ("val_accuracy", "test_accuracy")}
         return dict(row) | {key: metric.value(score) for key, score in scores.items() if score is not None}
 
-    rows = {"baseline": read(front["baseline"]), "points": [read(row) for row in front["points"]]}
-    return dict(front) | rows | {"evaluated": [read(row) for row in front.get("evaluated") or ()]}
+    lists = {key: [read(row) for row in front.get(key) or ()] for key in ("points", "nearest", "evaluated")}
+    return dict(front) | lists | {"baseline": read(front["baseline"])}
 
 
 def draw_front(front: Mapping[str, Any]) -> Figure:
@@ -66,6 +67,7 @@ def draw_front(front: Mapping[str, Any]) -> Figure:
     axes = figure.add_subplot()
     _set_limits(axes, front)
     _draw_rows(axes, front["points"], FRONT, "o", "front")  # the order of the calls is that of the legend
+    _draw_rows(axes, front.get("nearest", ()), OUTSIDE, "X", "outside the budget")
     _draw_rows(axes, [front["baseline"]], BASELINE, "s", "baseline")
     _draw_best(axes, front)
     _draw_evaluated(axes, front)
@@ -77,7 +79,7 @@ def draw_front(front: Mapping[str, Any]) -> Figure:
 
 
 def _rows(front: Mapping[str, Any]) -> list[Row]:
-    return [front["baseline"], *front["points"]]
+    return [front["baseline"], *front["points"], *front.get("nearest", ())]
 
 
 def _name(metric: Metric) -> str:
@@ -184,7 +186,8 @@ def _speedup_axis(axes: Axes, baseline_ms: float, fastest_ms: float) -> None:
 
 def _labels(front: Mapping[str, Any]) -> list[Label]:
     best = _best(front)
-    labels = [Label(row["latency_ms"], row["val_accuracy"], str(row["trial"]), FRONT) for row in front["points"] if row is not best]
+    rows = [*((row, FRONT) for row in front["points"] if row is not best), *((row, OUTSIDE) for row in front.get("nearest", ()))]
+    labels = [Label(row["latency_ms"], row["val_accuracy"], str(row["trial"]), colour) for row, colour in rows]
     if best:  # first, so that it gets the place it likes most
         labels.insert(0, Label(best["latency_ms"], best["val_accuracy"], f"{best['trial']} (best)", INK, "bold"))
     baseline = front["baseline"]

@@ -75,10 +75,12 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
 def front_table(front: Mapping[str, Any]) -> Table:
     """Return the table of a front.json object (schema 1): the baseline, then the points from the fastest to the slowest.
 
-    The best point is starred. The drop is in points of test accuracy if every row has one, else of validation accuracy.
+    The best point is starred; where no point is within every bound, the nearest are shown, marked with "!". The drop is in points of test
+    accuracy if every row has one, else of validation accuracy.
     """
     baseline, metric = front["baseline"], Metric(**front.get("metric", {}))
-    points = sorted(front["points"], key=lambda point: point["latency_ms"])
+    nearest = front.get("nearest", ())
+    points = sorted([*front["points"], *nearest], key=lambda point: point["latency_ms"])
     split = "test" if all(row["test_accuracy"] is not None for row in (baseline, *points)) else "val"
     table = Table(
         title=f"Pareto front, {metric.name}",
@@ -99,7 +101,8 @@ def front_table(front: Mapping[str, Any]) -> Table:
     table.add_row(*_cells(baseline, baseline, metric, split), style="dim", end_section=True)
     for point in points:
         best = point["trial"] == front["best"]
-        table.add_row(*_cells(point, baseline, metric, split, "*" if best else ""), style="bold green" if best else "")
+        mark, style = ("*", "bold green") if best else ("!", "yellow") if point in nearest else ("", "")
+        table.add_row(*_cells(point, baseline, metric, split, mark), style=style)
     return table
 
 
@@ -174,6 +177,10 @@ def _caption(front: Mapping[str, Any]) -> Text:
         lines.append("* the best point within the budget.")
     if not front["points"]:
         lines.append("No plan met the budget.")
+    for left_out in front.get("left_out", ()):
+        lines.append(f"Left out: trial {left_out['trial']}, {left_out['reason']}")
+    for point in front.get("nearest", ()):
+        lines.append(f"! trial {point['trial']}: {' and '.join(miss['said'] for miss in point['misses'])}.")
     return Text("\n".join(lines))
 
 

@@ -1,4 +1,4 @@
-"""Evaluated candidates: what the budget says of them, and which are on the front."""
+"""Evaluated candidates: which bounds of the budget they meet, and which are on the front."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from paretopress.measurement import Budget, Latency, Metric, Outcome, Rung, drop_between
+from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between
 from paretopress.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 from paretopress.plan import Plan
 from paretopress.search.scale import Scale
@@ -91,9 +91,9 @@ class Bounds:
         return drop_between(self.baseline_accuracy, accuracy)
 
     def constraints(self, outcome: Outcome) -> Mapping[str, float]:
-        """Return constraint -> violation, relative to the bound; feasible where none is above 0.
+        """Return constraint -> violation, relative to the bound, as the search is steered by.
 
-        The bound on the drop is `DROP_FACTORS` times as wide below the final rung.
+        The bound on the drop is `DROP_FACTORS` times as wide below the final rung; what is reported must be `feasible`.
         """
         violations = {"latency_ms": outcome.latency.latency_ci_ms[1] / self.limit_ms - 1.0}
         if self.budget.size_bytes is not None:
@@ -106,25 +106,39 @@ class Bounds:
         """Return what of the score may be lost at a rung; infinite without a bound."""
         return math.inf if self.budget.max_drop is None else DROP_FACTORS[rung] * self.budget.max_drop
 
-    def straddles(self, outcome: Outcome) -> bool:
-        """Return whether a recovered candidate's latency interval holds the bound: a repeated measurement can tell."""
+    def undecided(self, outcome: Outcome) -> bool:
+        """Return whether a recovered candidate's latency interval holds the bound, and it meets the others: further occasions can tell."""
         low, high = outcome.latency.latency_ci_ms
-        return not outcome.rejected and low <= self.limit_ms < high
+        others = (violation for name, violation in self.constraints(outcome).items() if name != "latency_ms")
+        return not outcome.rejected and low <= self.limit_ms < high and all(violation <= 0.0 for violation in others)
 
     def within_costs(self, outcome: Outcome) -> bool:
         """Return whether the outcome meets every bound but that on the drop."""
         return all(violation <= 0.0 for name, violation in self.constraints(outcome).items() if name != "max_drop")
 
-    def feasible(self, outcome: Outcome) -> bool:
-        """Return whether the outcome was recovered and meets every bound."""
+    def promising(self, outcome: Outcome) -> bool:
+        """Return whether the outcome was recovered and meets the bounds that steer the search at its rung."""
         return not outcome.rejected and all(violation <= 0.0 for violation in self.constraints(outcome).values())
 
+    def misses(self, outcome: Outcome) -> tuple[Miss, ...]:
+        """Return which of the user's own bounds the outcome's figures miss, whatever rung they are from."""
+        pairs = [
+            ("latency_ms", outcome.latency.latency_ci_ms[1], self.limit_ms),
+            ("size_bytes", float(outcome.size_bytes), self.budget.size_bytes),
+            ("max_drop", self.drop(outcome), self.budget.max_drop),
+        ]
+        return tuple(Miss(name, value, float(limit)) for name, value, limit in pairs if limit is not None and not value <= limit)
+
+    def feasible(self, outcome: Outcome) -> bool:
+        """Return whether the outcome was recovered and meets every one of the user's own bounds."""
+        return not outcome.rejected and not self.misses(outcome)
+
     def hypervolume(self, candidates: Sequence[Candidate]) -> float:
-        """Return the area (drop of the score x share of the baseline's latency) dominated by the feasible candidates.
+        """Return the area (drop of the score x share of the baseline's latency) dominated by the promising candidates.
 
         Reference: the baseline's latency, at `worst_drop` below the baseline's accuracy.
         """
-        points = [(c.outcome.latency.latency_ms / self.baseline_ms, self.drop(c.outcome)) for c in candidates if self.feasible(c.outcome)]
+        points = [(c.outcome.latency.latency_ms / self.baseline_ms, self.drop(c.outcome)) for c in candidates if self.promising(c.outcome)]
         return hypervolume_2d(points, (1.0, self.worst_drop))
 
     def hypervolumes(self, candidates: Sequence[Candidate | None]) -> list[float]:
@@ -135,10 +149,19 @@ class Bounds:
 
 
 def front(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candidate]:
-    """Return the feasible candidates that no other dominates in (accuracy, MACs, latency), fastest first."""
-    feasible = [c for c in candidates if bounds.feasible(c.outcome)]
-    points = [(-c.outcome.val_accuracy, float(c.outcome.macs), c.outcome.latency.latency_ms) for c in feasible]
-    return sorted((feasible[i] for i in non_dominated(points)), key=lambda c: c.outcome.latency.latency_ms)
+    """Return the feasible candidates that no other dominates in (accuracy, MACs, latency), fastest first: what is reported and exported."""
+    return undominated([c for c in candidates if bounds.feasible(c.outcome)])
+
+
+def promising_front(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candidate]:
+    """Return the promising candidates that no other dominates in (accuracy, MACs, latency), fastest first: what steers the search."""
+    return undominated([c for c in candidates if bounds.promising(c.outcome)])
+
+
+def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that no other dominates in (accuracy, MACs, latency), fastest first."""
+    points = [(-c.outcome.val_accuracy, float(c.outcome.macs), c.outcome.latency.latency_ms) for c in candidates]
+    return sorted((candidates[i] for i in non_dominated(points)), key=lambda c: c.outcome.latency.latency_ms)
 
 
 def selection_margin(noise: float, compared: int) -> float:
@@ -153,7 +176,7 @@ def selection_margin(noise: float, compared: int) -> float:
 
 
 def best(points: Sequence[Candidate], bounds: Bounds, images: int) -> Candidate | None:
-    """Return the point to ship, or None if there is none: a fully recovered one where there are any.
+    """Return the point of a front to ship, or None if there is none: a fully recovered one where there are any.
 
     With a bound on the drop: the fastest whose drop stays within it by the selection margin, else the one with the smallest drop.
     Without: the most accurate.

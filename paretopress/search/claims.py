@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ _MOMENT_S = 0.2
 
 @dataclass(slots=True)
 class Claims:
-    """Claims on finalists in a study's attributes; `worker` names this process. `clock` returns seconds that all hosts agree on.
+    """Claims on finalists in a study's attributes. `clock` returns seconds that all hosts agree on.
+
+    `worker` is given as a name for people to read and becomes this object's own: two containers can share their host's name and the
+    numbers of their processes, so a random part follows it.
 
     A claim that was not renewed for `grace_s` is nobody's: its process died.
 
@@ -33,6 +37,10 @@ class Claims:
     grace_s: float = GRACE_S
     clock: Callable[[], float] = time.time
     _mine: set[int] = field(init=False, default_factory=set)
+    _seen_since: dict[int, float] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.worker = f"{self.worker}#{secrets.token_hex(4)}"
 
     def take(self, number: int) -> bool:
         """Claim a trial's full recovery; return whether it is this process's."""
@@ -76,13 +84,17 @@ class Claims:
         lately = {name for name, at in words if name.startswith(_ALIVE) and at is not None and now - at < self.grace_s}
         return {name.removeprefix(_ALIVE) for name in lately} - {self.worker}
 
-    def silent(self) -> Callable[[str, float], bool]:
-        """Return whether (a worker, by name) has not said for `grace_s` that it lives; from (a moment) on, where it never did."""
+    def silent(self) -> Callable[[str, int], bool]:
+        """Return whether (a worker, by name) has not said for `grace_s` that it lives, while it was at (a trial, by number).
+
+        Where it never did, time counts from when this process first asked for that trial. A trial's own moment would not do: behind
+        Optuna's proxy it is the local time of the proxy's host, without its zone.
+        """
         now, attributes = self.clock(), self.study.user_attrs
 
-        def is_silent(worker: str, since: float) -> bool:
+        def is_silent(worker: str, trial: int) -> bool:
             at = attributes.get(f"{_ALIVE}{worker}")
-            return now - (since if at is None else float(at)) >= self.grace_s
+            return now - (self._seen_since.setdefault(trial, now) if at is None else float(at)) >= self.grace_s
 
         return is_silent
 

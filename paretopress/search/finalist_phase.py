@@ -13,12 +13,15 @@ from paretopress.search import records as keys
 from paretopress.search.candidates import Candidate, front
 from paretopress.search.climbing import Evaluate
 from paretopress.search.finalists import next_finalist
+from paretopress.search.nearest import nearest_points
 from paretopress.search.repeats import FINAL_OCCASIONS, OCCASIONS
 from paretopress.search.session import Session
 from paretopress.search.telling import describe, fields_of
 
 # a finalist may get less than its full recovery where the time ends, but not less than this share of it
 _LEAST_SHARE = 0.3
+# files measured again after each finalist: a few seconds beside the half minute and more that it takes, and occasions apart in time
+_REPEATED_AFTER_EACH = 3
 
 
 @dataclass(slots=True)
@@ -40,18 +43,25 @@ class FinalistPhase:
             self._recover(finalist, share)
             del session.under_way[finalist.number]
             session.times.note()
-            session.repeat_a_latency(OCCASIONS)
+            for _ in range(_REPEATED_AFTER_EACH):
+                session.repeat_a_latency(OCCASIONS)
 
     def repeat_latencies(self) -> None:
-        """Measure the final files again until each was seen on occasions enough."""
-        while self.session.repeat_a_latency(FINAL_OCCASIONS, final=True):
+        """Measure the final files again until each was seen on occasions enough; those astride the budget until that is decided, or
+        the time is over.
+        """
+        session = self.session
+        while session.repeat_a_latency(FINAL_OCCASIONS, final=True):
+            pass
+        while session.times.left_s > 0.0 and session.decide_a_latency():
             pass
 
     def _take(self) -> tuple[Candidate, float] | None:
         """Return the next candidate to recover in full, and the share of its recovery that there is time for; None when that is over."""
         session = self.session
         with session.lock:
-            session.times.closing_s = self.closing_s(front(session.records.candidates(), session.bounds))
+            candidates = session.records.candidates()
+            session.times.closing_s = self.closing_s(front(candidates, session.bounds) or nearest_points(candidates, session.bounds))
             left_s = session.times.left_s
             share = min(left_s / self._slowest_s, 1.0) if self._slowest_s else 1.0
             if session.stopping or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):

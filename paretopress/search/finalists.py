@@ -1,44 +1,56 @@
-"""Who gets the full recovery, one after another while the time lasts."""
+"""Which candidate is recovered in full next, while the time lasts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 from paretopress.measurement import Outcome, Rung
-from paretopress.search.candidates import Bounds, Candidate, front, selection_margin
+from paretopress.search.candidates import Bounds, Candidate, promising_front, selection_margin
+from paretopress.search.occasions import chance_within
+from paretopress.search.repeats import OCCASIONS
 
 # before a finalist from that rung is back: full recovery leaves about half of the drop that a longer one left, a quarter of a short one's
 _FIRST_GUESS = {Rung.SHORT: 0.25, Rung.LONG: 0.5}
 _UNIT_SHARE = 0.1
 # the first finalist of so many is the fastest that can be hoped to stay within the bound; the others are spread along the drop
 _AT_THE_BOUND_EVERY = 4
+# what is expected of a drop is taken to err by a quarter of it and of the bound, a guess on the wide side; a candidate that ends within
+# the bounds with this chance is as good as certain to
+_DROP_ERROR, _CERTAIN = 0.25, 0.8
 
 
 def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome], bounds: Bounds, images: int) -> Candidate | None:
-    """Return the candidate whose full recovery promises most, or None if nobody is left.
+    """Return the candidate whose full recovery promises most, or None if none is left.
 
-    With a bound on the drop: now and then the fastest whose drop is expected to end within it, from the second time on by the selection
-    margin; else the one whose drop is expected to end farthest, as a ratio, from all that are there, the baseline included: the user
-    picks from a front, not from copies of one point, and asks for half a point, one or two rather than for three or three and a half. The
-    expectation is a line through what the finalists before it from the same rung showed.
+    While no candidate is within every bound: the one that most probably ends there, see `_safest`; those whose latency interval holds
+    the bound count too.
+    Then, with a bound on the drop: now and then the fastest whose drop is expected to end within it, from the second time on by the
+    selection margin; else the one whose drop is expected to end farthest, as a ratio, from all that are there, the baseline included: the
+    user picks from a front, not from copies of one point, and asks for half a point, one or two rather than for three or three and a half.
+    The expectation is a line through what the finalists before it from the same rung showed.
     Without a bound: the one that adds most hypervolume to the finalists.
 
     Args:
         candidates: evaluated at a short rung. finals: trial number -> outcome of those already recovered in full.
         images: size of the validation split.
     """
-    pool = front([c for c in candidates if c.number not in finals], bounds)
+    left = [c for c in candidates if c.number not in finals]
+    outcomes = [*finals.values(), *(c.outcome for c in left)]
+    by_number = {c.number: c for c in candidates}
+    lines = {rung: _line(rung, [by_number[n].outcome for n in finals], list(finals.values()), bounds) for rung in _FIRST_GUESS}
+    expected = {c.number: _at(bounds.drop(c.outcome), *lines.get(c.outcome.rung, (1.0, 0.0))) for c in left}
+    pool = promising_front(left, bounds)
+    if not any(bounds.feasible(outcome) for outcome in outcomes):
+        return _safest([c for c in left if bounds.promising(c.outcome) or bounds.undecided(c.outcome)], expected, bounds)
     if not pool:
         return None
     limit = bounds.budget.max_drop
     if limit is None:
         return _most_volume(pool, candidates, finals, bounds)
-    by_number = {c.number: c for c in candidates}
-    lines = {rung: _line(rung, [by_number[n].outcome for n in finals], list(finals.values()), bounds) for rung in _FIRST_GUESS}
-    expected = {c.number: _at(bounds.drop(c.outcome), *lines[c.outcome.rung]) for c in pool}
     if len(finals) % _AT_THE_BOUND_EVERY == 0:
         aim = limit - (selection_margin(bounds.noise(finals.values(), images), len(finals) + 2) if finals else 0.0)
         hopeful = [c for c in pool if expected[c.number] <= aim]
@@ -46,6 +58,31 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     there = [0.0, *(bounds.drop(final) for final in finals.values())]
     within = [c for c in pool if expected[c.number] <= limit] or pool
     return max(within, key=lambda c: min(abs(math.log(_apart(expected[c.number], bounds) / _apart(drop, bounds))) for drop in there))
+
+
+def _safest(pool: Sequence[Candidate], expected: Mapping[int, float], bounds: Bounds) -> Candidate | None:
+    """Return the candidate that most probably ends within every bound; of those that are as good as certain the fastest, without a bound
+    on the drop the most accurate.
+
+    Args:
+        expected: trial number -> drop to expect after full recovery.
+    """
+    limit = bounds.budget.max_drop
+
+    def chance(candidate: Candidate) -> float:
+        latency = chance_within(candidate.outcome.latency, bounds.limit_ms, OCCASIONS)
+        if limit is None:
+            return latency
+        drop = expected[candidate.number]
+        return latency * NormalDist(drop, _DROP_ERROR * (limit + abs(drop))).cdf(limit)
+
+    chances = {c.number: chance(c) for c in pool}
+    certain = [c for c in pool if chances[c.number] >= _CERTAIN]
+    if not certain:
+        return max(pool, key=lambda c: chances[c.number], default=None)
+    if limit is None:
+        return max(certain, key=lambda c: c.outcome.val_accuracy)
+    return min(certain, key=lambda c: c.outcome.latency.latency_ms)
 
 
 def _apart(drop: float, bounds: Bounds) -> float:

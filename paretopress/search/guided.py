@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from paretopress.pareto import non_dominated
 from paretopress.plan import Plan
 from paretopress.search.predictor import Known, Measured
+from paretopress.search.repeats import OCCASIONS
 from paretopress.search.screening import Screen, Seen
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.spaces.variables import Value
@@ -23,6 +24,8 @@ _PROPOSALS = 96
 _RANDOM_SHARE = 0.1
 _SOLVED_SHARE = 0.3
 _MIN_TRIALS_TO_FIT = 12
+# how far a latency's interval reaches above it is taken from so many trials, the newest
+_WIDTHS_FROM = 50
 # a plan that misses the bounds by less than this share can be a parent, and so many of them
 _NEAR_MISS, _NEAR_MISSES = 0.2, 6
 
@@ -36,8 +39,8 @@ Point = tuple[float, float]
 class _Ended:
     """What is used of a completed trial: it does not change, and of thousands of trials takes long to derive.
 
-    `accuracy` is measured, or predicted where the trial was stopped before its training, or None. `seen` is None where the
-    baseline's is not known.
+    `accuracy` is measured, or predicted where the trial was stopped before its training, or None. `over_limit` is the upper end of the
+    latency interval as a multiple of the limit, None where it was not told. `seen` is None where the baseline's accuracy is not known.
     """
 
     plan: Plan
@@ -46,13 +49,15 @@ class _Ended:
     accuracy: float | None
     trained: bool
     violation: float
+    over_limit: float | None
     seen: Seen | None
 
     @classmethod
     def of(cls, trial: FrozenTrial, plan: Plan, baseline: float | None) -> Self:
         trained, violation = _trained(trial), sum(max(0.0, value) for value in trial.constraints.values())
         accuracy = trial.values[0] if trained else trial.user_attrs.get(PREDICTED_ACCURACY)
-        found = cls(plan, trial.params, trial.values[2], accuracy, trained, violation, None)
+        over_limit = 1.0 + trial.constraints["latency_ms"] if "latency_ms" in trial.constraints else None
+        found = cls(plan, trial.params, trial.values[2], accuracy, trained, violation, over_limit, None)
         return found if baseline is None else replace(found, seen=found.against(baseline))
 
     @property
@@ -112,7 +117,7 @@ class GuidedSampler(BaseSampler):
             return {variable.name: variable.sample(rng) for variable in self._variables}
         if sum(t.trained for t in done) < _MIN_TRIALS_TO_FIT or rng.random() < _RANDOM_SHARE:
             return proposals[0][0]
-        promises = self._screen.promises([plan for _, plan in proposals], self._seen(done))
+        promises = self._screen.promises([plan for _, plan in proposals], self._seen(done), self._aim_ms(done))
         return proposals[int(np.argmax(promises))][0]
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
@@ -123,11 +128,26 @@ class GuidedSampler(BaseSampler):
     def _solved(self, known: Known, done: Sequence[_Ended], parents: Sequence[Params], rng: np.random.Generator) -> Params | None:
         """Return the solution of the refitted programme at a random budget, with the distillation and importance of a parent."""
         trials = [Measured(t.params, t.latency_ms, t.accuracy if t.trained else None) for t in done]
-        fastest = min((t.latency_ms for t in done if t.violation <= 0.0), default=known.limit_ms)
-        low, high = np.log(0.85 * min(fastest, known.limit_ms)), np.log(known.limit_ms)
+        aim_ms = self._aim_ms(done) or known.limit_ms
+        fastest = min((t.latency_ms for t in done if t.violation <= 0.0), default=aim_ms)
+        low, high = np.log(0.85 * min(fastest, aim_ms)), np.log(aim_ms)
         programme = known.predictor.programme(trials, known.baseline_accuracy)
         parent = parents[int(rng.integers(len(parents)))]
         return known.predictor.params(programme, float(np.exp(rng.uniform(low, high))), self._space.unpriced(parent))
+
+    def _aim_ms(self, done: Sequence[_Ended]) -> float | None:
+        """Return the latency that plans are to be below, None where the limit is not known: the limit, less the reserve for the interval.
+
+        A trial's interval covers the sampling of one occasion and the drift between occasions that the run has seen so far; it will have
+        shrunk with the root of `OCCASIONS` by the time that the point is reported.
+        """
+        if self._known is None:
+            return None
+        limit_ms = self._known.limit_ms
+        # one that was over the limit was measured once, and its interval leaves the drift out
+        told = [t for t in done if t.trained and t.over_limit is not None]
+        widths = [np.log((t.over_limit or 1.0) * limit_ms / t.latency_ms) for t in told[-_WIDTHS_FROM:]]
+        return limit_ms * float(np.exp(-max(float(np.median(widths)), 0.0) / np.sqrt(OCCASIONS))) if widths else limit_ms
 
     def _parents(self, done: Sequence[_Ended]) -> list[Params]:
         """Return the parameters of the front and of the nearest misses; of the four nearest, however far, if there are neither."""

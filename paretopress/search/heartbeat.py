@@ -6,14 +6,15 @@ done here, because `warnings.catch_warnings` is not for threads.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
-from optuna.storages._heartbeat import get_heartbeat_thread, is_heartbeat_enabled
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from paretopress.repeating import repeating
 from paretopress.search.claims import Claims
 from paretopress.search.records import WORKER, retry_once
 
@@ -23,24 +24,43 @@ KNOWN_WARNINGS = (
 )
 
 
-def heartbeat(study: optuna.Study, trial: Trial) -> AbstractContextManager[None]:
-    """Return a block in which the storage is told that the trial's process lives; nothing where the storage keeps no heartbeat."""
-    return get_heartbeat_thread(trial._trial_id, study._storage)  # type: ignore[return-value]  # what Study.optimize itself uses
+@contextmanager
+def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
+    """Tell the storage within the block that the trial's process lives; do nothing where the storage keeps no heartbeat."""
+    every_s = _every_s(study)
+    if every_s is None:
+        yield
+        return
+
+    def beat() -> None:
+        with suppress(StorageInternalError):  # the database was out of reach for a moment: the next word counts
+            study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]  # as RDBStorage documents it
+
+    beat()
+    with repeating(beat, every_s):
+        yield
 
 
 def fail_stale(study: optuna.Study, claims: Claims) -> None:
     """End the trials whose processes have not been heard of for long; their plans are tried once more, see `records.retry_once`.
 
-    Where the storage keeps no heartbeat, as behind Optuna's gRPC proxy, the workers' own words in the study's attributes count.
+    Where the storage keeps no heartbeat, as behind Optuna's gRPC proxy, the workers' own words in the study's attributes count. A trial
+    that names no worker for so long has none, and had none before its heart began to beat.
     """
-    if is_heartbeat_enabled(study._storage):
+    beats = _every_s(study) is not None
+    if beats:
         fail_stale_trials(study)
-        return
     silent = claims.silent()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-        if silent(str(trial.user_attrs.get(WORKER)), began) and _failed(study, trial):
+        worker = trial.user_attrs.get(WORKER)
+        if (worker is None or not beats) and silent(str(worker), trial.number) and _failed(study, trial):
             retry_once(study, trial)
+
+
+def _every_s(study: optuna.Study) -> float | None:
+    """Return the seconds between two words to a storage that keeps a heartbeat, else None."""
+    interval = getattr(study._storage, "get_heartbeat_interval", None)
+    return None if interval is None else interval()
 
 
 def _failed(study: optuna.Study, trial: FrozenTrial) -> bool:

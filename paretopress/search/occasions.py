@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Self
 
 from paretopress.measurement import Z95, Latency, small_sample_factor
@@ -56,6 +56,26 @@ def drift_of(spreads: Iterable[Spread]) -> float:
         occasions += spread.occasions
     excess = max(squares - degrees * within / occasions, 0.0) if occasions else 0.0
     return math.sqrt((_PRIOR_DEGREES * _PRIOR_DRIFT**2 + excess) / (_PRIOR_DEGREES + degrees))
+
+
+def reserve(between: float, occasions: int) -> float:
+    """Return the factor by which a latency has to be below a bound for its interval to be within after so many occasions.
+
+    Args:
+        between: standard deviation of the log ratio between occasions, from `drift`.
+    """
+    return math.exp(_Z95 * between / math.sqrt(occasions))
+
+
+def chance_within(latency: Latency, limit_ms: float, occasions: int) -> float:
+    """Return the chance that the whole interval of a file that is measured on `occasions` in all will be within the limit.
+
+    The interval shrinks with the root of the number of occasions, and what is known of its centre so far has the error of now.
+    """
+    error = max(math.log(latency.latency_ci_ms[1] / latency.latency_ms) / _Z95, 1e-9)
+    later = error * math.sqrt(latency.occasions / max(occasions, latency.occasions))
+    room = math.log(limit_ms / latency.latency_ms) - _Z95 * later
+    return NormalDist(0.0, math.hypot(error, later)).cdf(room)
 
 
 def pooled(latencies: Sequence[Latency], between: float) -> Latency:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import heapq
+import itertools
 import threading
 import time
 from collections.abc import Mapping
@@ -10,22 +11,31 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from paretopress.errors import ForeignDataError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
+from paretopress.received import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.occasions import Spread, drift_of, pooled
+from paretopress.search.slots import CUT_OFF as CUT_OFF
+from paretopress.search.slots import ERROR as ERROR
+from paretopress.search.slots import PLAN as PLAN
+from paretopress.search.slots import RETRY_OF as RETRY_OF
+from paretopress.search.slots import Slots
+from paretopress.search.slots import retry_once as retry_once
 from paretopress.search.stopping import Stall
 
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another
 _FINAL, LATENCY = "final/", "latency/"
 _STALL = "stopped_early"
-# attributes of a trial
-PLAN, OUTCOME, ACCURACIES, VOLUME = "plan", "outcome", "accuracies", "hypervolume"
-REJECTED, OUTRACED, COPY_OF, ERROR, RETRY_OF = "rejected_early", "outraced", "copy_of", "error", "retry_of"
+# attributes of a trial, beside those of `slots`
+OUTCOME, ACCURACIES, VOLUME = "outcome", "accuracies", "hypervolume"
+REJECTED, OUTRACED, COPY_OF = "rejected_early", "outraced", "copy_of"
 DURATION, WORKER = "duration_s", "worker"
+_CUT_OFF_TWICE = "its process ended, and that of its second try too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +84,6 @@ class _Pooling:
         return len(self.repeated.get(outcome.onnx_sha256, ())), self.between
 
 
-def retry_once(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
-    """Have the parameters of a trial that was cut off tried once more; return whether that is to be."""
-    if RETRY_OF in trial.user_attrs:
-        return False
-    study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: trial.number})
-    return True
-
-
 @dataclass(slots=True)
 class _Reading:
     """A study at one moment; what it takes long to derive is kept beside it."""
@@ -91,6 +93,15 @@ class _Reading:
     evaluated: list[_Evaluated] | None = None
     pooling: _Pooling | None = None
     candidates: list[Candidate] | None = None
+    slots: Slots | None = None
+
+
+def _attributes(study: optuna.Study) -> dict[str, Any]:
+    """Return Study.user_attrs, but not copied in depth: of a long run that takes longer than to read them."""
+    try:
+        return dict(study._storage.get_study_user_attrs(study._study_id))
+    except AttributeError:  # these two are not of Optuna's public interface
+        return study.user_attrs
 
 
 class Records:
@@ -104,6 +115,8 @@ class Records:
         self.study = study
         self._evaluated: dict[int, _Evaluated] = {}
         self._number_of: dict[Plan, int] = {}
+        self._begun_plans: dict[int, Plan] = {}  # of trials that failed or are under way
+        self._refused: dict[str, str] = {}  # what the study holds in the place of figures, and why it is left out
         self._first: dict[str, Latency] = {}  # by file, as the trial's evaluation measured it
         self._again: dict[str, dict[str, Latency]] = {}  # by file and name, those of later occasions
         self._spreads: dict[str, Spread] = {}
@@ -117,8 +130,7 @@ class Records:
             trials: dict[TrialState, list[FrozenTrial]] = {}
             for trial in self.study.get_trials(deepcopy=False):
                 trials.setdefault(trial.state, []).append(trial)
-            # as Study.user_attrs, which copies all of them in depth: of a long run that takes longer than to read them
-            self._last = _Reading(trials, dict(self.study._storage.get_study_user_attrs(self.study._study_id)))
+            self._last = _Reading(trials, _attributes(self.study))
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -142,9 +154,34 @@ class Records:
             others[trial.state] = [*others.get(trial.state, []), trial]
             self._last = _Reading(others, reading.attributes)
 
-    def running(self, below: float = math.inf) -> int:
-        """Return how many trials with a lower number are being evaluated."""
-        return sum(trial.number < below for trial in self._trials(TrialState.RUNNING))
+    def slots(self) -> Slots:
+        """Return which trials take a place of a limited number."""
+        with self._lock:
+            reading = self._reading()
+            if reading.slots is None:
+                reading.slots = Slots.of(reading.trials)
+            return reading.slots
+
+    def left_running(self) -> bool:
+        """Return whether trials are under way that a process has named as its own."""
+        return any(WORKER in trial.user_attrs for trial in self._trials(TrialState.RUNNING))
+
+    def tried(self) -> int:
+        """Return how many trials began that were not given up for a retry: at least as many as there are plans that were tried."""
+        slots = self.slots()
+        return len(slots.ended) + len(slots.begun)
+
+    def plans(self) -> set[Plan]:
+        """Return the plans that were evaluated, failed for good, or are under way."""
+        with self._lock:
+            self._read()
+            others = [t for t in (*self.slots().ended, *self._trials(TrialState.RUNNING)) if t.state is not TrialState.COMPLETE]
+            return {*self._number_of, *(self._begun_plan(t) for t in others if PLAN in t.user_attrs)}
+
+    def copies_in_a_row(self, most: int) -> int:
+        """Return how many of the trials that ended last, looking at `most`, told nothing new: copies, and plans that failed before."""
+        last = heapq.nlargest(most, self.slots().ended, key=lambda trial: trial.number)
+        return len(list(itertools.takewhile(self._told_nothing, last)))
 
     def trial_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
@@ -162,8 +199,8 @@ class Records:
 
     def finals(self) -> dict[int, Outcome]:
         """Return trial number -> outcome of its full recovery, latencies pooled over all occasions."""
-        pooling, stored = self._pooling(), sorted(self._stored_finals().items())
-        return {number: pooling(Outcome.from_json(value)) for number, value in stored if ERROR not in value}
+        pooling = self._pooling()
+        return {number: pooling(outcome) for number, outcome in self._final_outcomes().items()}
 
     def finals_tried(self) -> set[int]:
         """Return the trials whose full recovery was tried, also those where it failed."""
@@ -180,8 +217,8 @@ class Records:
             for name, value in self.attributes.items():
                 if name.startswith(LATENCY):
                     occasions = self._again.setdefault(name.removeprefix(LATENCY).partition("/")[0], {})
-                    if name not in occasions:
-                        occasions[name] = Latency.from_json(value)
+                    if name not in occasions and name not in self._refused and (again := self._received(name, value)) is not None:
+                        occasions[name] = again
             known = ((sha256, occasions) for sha256, occasions in self._again.items() if sha256 in first)
             return {sha256: [first[sha256], *(again for _, again in sorted(occasions.items()))] for sha256, occasions in known}
 
@@ -234,13 +271,26 @@ class Records:
         return Counts(len(complete) - untrained, untrained - outraced, failed, outraced)
 
     def failure_reasons(self) -> list[str]:
-        """Return the reasons of the failed trials, in order; those that were tried again have none."""
-        return [t.user_attrs[ERROR] for t in self._trials(TrialState.FAIL) if ERROR in t.user_attrs]
+        """Return the reasons of the failed trials, in order; those that were tried again have none. Then why others were not taken in."""
+        self._read()
+        failed = [t.user_attrs for t in self.slots().ended if t.state is TrialState.FAIL]
+        reasons = [attributes.get(ERROR, _CUT_OFF_TWICE) for attributes in failed if ERROR in attributes or RETRY_OF in attributes]
+        return reasons + list(self._refused.values())
 
     def durations(self) -> list[float | None]:
         """Return the seconds of every trial that counts against a limit: completed, or failed for good; None where it is not known."""
-        ended = [*self._trials(TrialState.COMPLETE), *self._trials(TrialState.FAIL)]
-        return [t.user_attrs.get(DURATION) for t in ended if t.state is TrialState.COMPLETE or ERROR in t.user_attrs]
+        return [trial.user_attrs.get(DURATION) for trial in self.slots().ended]
+
+    def _begun_plan(self, trial: FrozenTrial) -> Plan:
+        if trial.number not in self._begun_plans:
+            self._begun_plans[trial.number] = plan_received(trial.user_attrs[PLAN], f"trial {trial.number}")
+        return self._begun_plans[trial.number]
+
+    def _told_nothing(self, trial: FrozenTrial) -> bool:
+        if trial.state is TrialState.COMPLETE:
+            return COPY_OF in trial.user_attrs
+        earlier = (t for t in self.slots().ended if t.state is TrialState.FAIL and t.number < trial.number)
+        return PLAN in trial.user_attrs and any(t.user_attrs.get(PLAN) == trial.user_attrs[PLAN] for t in earlier)
 
     def _reading(self) -> _Reading:
         with self._lock:
@@ -259,22 +309,52 @@ class Records:
             if reading.evaluated is None:
                 for t in self._trials(TrialState.COMPLETE):
                     if t.number not in self._evaluated and COPY_OF not in t.user_attrs:
-                        plan, outcome = Plan.from_json(t.user_attrs[PLAN]), Outcome.from_json(t.user_attrs[OUTCOME])
-                        accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
-                        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
-                        self._number_of.setdefault(plan, t.number)
-                        self._first[outcome.onnx_sha256] = outcome.latency
+                        self._take_in(t)
                 reading.evaluated = [found for _, found in sorted(self._evaluated.items())]
             return reading.evaluated
 
+    def _take_in(self, t: FrozenTrial) -> None:
+        """Keep what an evaluated trial holds; one that holds something else is as if it had failed, and its reason is kept."""
+        name = f"trial {t.number}"
+        if name in self._refused:
+            return
+        try:
+            plan, outcome = plan_received(t.user_attrs.get(PLAN), name), outcome_received(t.user_attrs.get(OUTCOME), name)
+            accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
+            demand(all(map(is_number, accuracies.values())), f"the accuracies of {name}", accuracies)
+        except (ForeignDataError, TypeError, ValueError, AttributeError) as error:
+            self._refused[name] = str(error)
+            return
+        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
+        self._number_of.setdefault(plan, t.number)
+        self._first[outcome.onnx_sha256] = outcome.latency
+
+    def _received(self, name: str, value: object) -> Latency | None:
+        try:
+            return latency_received(value, name)
+        except ForeignDataError as error:
+            self._refused[name] = str(error)
+            return None
+
     def _stored_finals(self) -> dict[int, Mapping[str, Any]]:
-        return {int(name.removeprefix(_FINAL)): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
+        stored = {name.removeprefix(_FINAL): value for name, value in self.attributes.items() if name.startswith(_FINAL)}
+        return {int(number): value for number, value in stored.items() if number.isdecimal() and isinstance(value, Mapping)}
+
+    def _final_outcomes(self) -> dict[int, Outcome]:
+        """Return trial number -> outcome of its full recovery as it was measured; one that holds something else is as if it had failed."""
+        found = {}
+        for number, value in sorted(self._stored_finals().items()):
+            if ERROR not in value:
+                try:
+                    found[number] = outcome_received(value, f"finalist {number}")
+                except ForeignDataError as error:
+                    self._refused[f"finalist {number}"] = str(error)
+        return found
 
     def _first_latencies(self) -> dict[str, Latency]:
         """Return sha256 -> latency, as the evaluation measured it."""
-        finals = [Outcome.from_json(value) for value in self._stored_finals().values() if ERROR not in value]
         self._read()
-        return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in finals}}
+        return {**self._first, **{outcome.onnx_sha256: outcome.latency for outcome in self._final_outcomes().values()}}
 
     def _pooled_candidate(self, candidate: Candidate, pooling: _Pooling) -> Candidate:
         now = pooling.depends_on(candidate.outcome)

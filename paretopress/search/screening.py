@@ -58,18 +58,19 @@ class Screen:
         self._proposed: dict[Plan, tuple[Floats, Floats]] = {}
         self._pools = ThreadpoolController()
 
-    def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen]) -> Floats:
+    def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen], aim_ms: float | None = None) -> Floats:
         """Return for each proposal (P,) the hypervolume it would add; where that is nothing, less than 0, the least dominated highest.
 
         The hypervolume is that of (drop, latency), from the known scale's worst drop (or just below the best known one, if that is more)
-        and the latency bound, as a share of both.
+        and the latency `aim_ms`, by default the limit, or 1.05 times the slowest where none is known; as a share of both.
         """
         self._proposed = {}  # most of them are never tried: their features are kept for this call alone
         judged = [s for s in seen if s.drop is not None]
         newest, newest_judged = seen[-_MOST_FITTED:], judged[-_MOST_FITTED:]
         self._features |= {s.plan: self._of(s.plan) for s in [*newest, *newest_judged] if s.plan not in self._features}
         points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
-        limit_ms = self._known.limit_ms if self._known is not None else 1.05 * max(ms for _, ms in points)
+        slowest_ms = 1.05 * max(ms for _, ms in points)
+        limit_ms = aim_ms or (self._known.limit_ms if self._known is not None else slowest_ms)
         most = self._known.worst_drop if self._known is not None else _BEYOND_WORST * max(drop for drop, _ in points)
         most = most if most > 0.0 else 1.0  # nothing lost anything
         unit = _UNIT_SHARE * most

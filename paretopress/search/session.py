@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from paretopress.measurement import Latency, Outcome
-from paretopress.search.candidates import Bounds
+from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.claims import Claims
 from paretopress.search.limits import Limits
 from paretopress.search.records import Records, retry_once
@@ -53,16 +53,28 @@ class Session:
         """Tell of an event."""
         self.on_event(name, fields)
 
+    def within_all_bounds(self) -> bool:
+        """Return whether a candidate is within every bound of the user's."""
+        return any(self.bounds.feasible(c.outcome) for c in self.records.candidates())
+
     def repeat_a_latency(self, occasions: int, *, final: bool = False) -> bool:
-        """Measure the file again that was seen on the fewest occasions, if on fewer than that; return whether that was done."""
-        taken = None if self.measure_again is None or self.stopping else self._repeats.take(occasions, final=final)
+        """Measure the file again that was seen on the fewest occasions, if on fewer than that; return whether there was one."""
+        return self._repeat(lambda: self._repeats.take(occasions, final=final))
+
+    def decide_a_latency(self) -> bool:
+        """Measure a file again whose interval holds the bound, where that alone keeps it off the front; return whether there was one."""
+        return self._repeat(self._repeats.take_undecided)
+
+    def _repeat(self, take: Callable[[], Candidate | None]) -> bool:
+        taken = None if self.measure_again is None or self.stopping else take()
         if taken is None or self.measure_again is None:
             return False
         again = self._repeats.measure(taken, self.measure_again)
         if isinstance(again, str):
             self.on_change(f"trial {taken.number}: its latency was not measured again, {again}")
-            return False
-        self.event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
+            self.event("latency not again", trial=taken.number, reason=again)
+        else:
+            self.event("latency again", trial=taken.number, seconds=again.duration_s, latency_ms=again.latency_ms)
         return True
 
     def give_back(self) -> None:

@@ -18,6 +18,7 @@ from paretopress.search.claims import Claims, renewed
 from paretopress.search.climbing import RUNGS, Evaluate, climb_pairs
 from paretopress.search.crew import crew
 from paretopress.search.finalist_phase import FinalistPhase
+from paretopress.search.heartbeat import fail_stale
 from paretopress.search.limits import Limits
 from paretopress.search.racing import Agreement, agreement
 from paretopress.search.records import Counts, Records, retry_once
@@ -25,7 +26,7 @@ from paretopress.search.session import Session
 from paretopress.search.spent import seconds_by_stage
 from paretopress.search.stopping import Stall
 from paretopress.search.timetable import Timetable
-from paretopress.search.trial_phase import TrialPhase
+from paretopress.search.trial_phase import TrialPhase, retry_is_due
 from paretopress.spaces.space import SearchSpace
 
 _LOOKS_EVERY_S = 1.0
@@ -78,8 +79,8 @@ class Search:
         """
         self._queue(seeds)
         self.work()
-        while self.claims is not None and self.claims.at_work() and self.times.left_s > 0.0:
-            time.sleep(_LOOKS_EVERY_S)  # other processes are at their last finalists, or measure them again
+        if self.claims is not None:
+            self._wait_for_others(self.claims)
         self.records.refresh()
 
     def work(self) -> None:
@@ -100,6 +101,7 @@ class Search:
         )
         trials = TrialPhase(session, self.space, self.evaluate, self.ladder, self.workers)
         finalists = FinalistPhase(session, self.evaluate, self.recover_in_part, self.val_images, self.closing_s)
+        self.times.satisfied = session.within_all_bounds
 
         def stop() -> None:
             session.stopping = True
@@ -151,6 +153,21 @@ class Search:
         """
         setup = {"setup": self.setup_s - sum(self.setup_stages_s.values())}
         return seconds_by_stage(self.records, self.times.elapsed_s, setup, self.setup_stages_s, closing)
+
+    def _wait_for_others(self, claims: Claims) -> None:
+        """Return when no other process is at work; what one that died meanwhile had under way is tried once more here."""
+        until = claims.clock() + 2.0 * claims.grace_s
+        while self.times.left_s > 0.0:
+            at_work = claims.at_work()
+            fail_stale(self.study, claims)
+            self.records.refresh()
+            if retry_is_due(self.records, self.times):
+                self.work()
+            elif at_work:  # they are at their last finalists, or measure them again
+                until = claims.clock() + 2.0 * claims.grace_s
+            elif not self.records.left_running() or claims.clock() >= until:
+                return
+            time.sleep(_LOOKS_EVERY_S)
 
     def _queue(self, seeds: Sequence[Plan]) -> None:
         if self.claims is not None:

@@ -21,6 +21,7 @@ class Timetable:
 
     `setup_s` passed before the first trial; `closing_s` are kept for what follows the last finalist. `clock` returns seconds. Where
     several processes work on the study, `shared`, time passes for all of them from the moment that one began: the clock is the wall's.
+    `satisfied` returns whether a candidate is within every bound: without one all of the time is used.
     """
 
     records: Records
@@ -29,6 +30,7 @@ class Timetable:
     closing_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
     shared: bool = False
+    satisfied: Callable[[], bool] = lambda: True
     _started: float = field(init=False)
     _before: float = field(init=False)
 
@@ -57,11 +59,12 @@ class Timetable:
     def end_s(self) -> float:
         """The elapsed seconds at which the run ends; infinite where only the number of trials bounds it.
 
-        Where the trials ended early, finalists get the share that they would have had, and the run ends that much sooner.
+        Where the trials ended early, finalists get the share that they would have had, and the run ends that much sooner; not while no
+        candidate is within every bound.
         """
         if self.limits.seconds is None:
             return math.inf
-        if not self.in_finalists or self.records.stall() is None:
+        if not self.in_finalists or self.records.stall() is None or not self.satisfied():
             return self.limits.seconds
         return min(float(self.records.attributes[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds, self.limits.seconds)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
 from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError, typed_line
@@ -15,14 +18,17 @@ from paretopress.plan import Plan
 from paretopress.search import records as keys
 from paretopress.search.candidates import Candidate
 from paretopress.search.climbing import Climber, Evaluate
+from paretopress.search.fresh_plans import USED_UP, FreshPlans
 from paretopress.search.guided import PREDICTED_ACCURACY
 from paretopress.search.heartbeat import fail_stale, heartbeat
 from paretopress.search.places import WORDS
-from paretopress.search.records import retry_once
+from paretopress.search.records import Records, retry_once
 from paretopress.search.repeats import OCCASIONS
 from paretopress.search.session import Session
+from paretopress.search.slots import queued, rank
 from paretopress.search.stopping import stalled
 from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe, fields_of
+from paretopress.search.timetable import Timetable
 from paretopress.spaces.space import SearchSpace
 
 _SAME_FAILURES = 10
@@ -38,6 +44,10 @@ class TrialPhase:
     ladder: Sequence[Rung]
     workers: int
     _next_look_s: float = field(init=False, default=0.0)
+    _fresh: FreshPlans = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._fresh = FreshPlans(self.space)
 
     def work(self) -> None:
         """Evaluate trials until they are over: the loop of each thread.
@@ -46,8 +56,11 @@ class TrialPhase:
         """
         session = self.session
         while (trial := self._ask()) is not None:
-            with heartbeat(session.study, trial):
-                self._evaluate(trial)
+            try:
+                with nullcontext() if session.claims is None else heartbeat(session.study, trial):
+                    self._evaluate(trial)
+            except UpdateFinishedTrialError:  # this process was not heard of for so long that the trial was given to another
+                session.on_change(f"trial {trial.number}: another process had ended it meanwhile, and its result is left out")
             del session.under_way[trial.number]  # not in a `finally`: what a process that is told to leave was at is given back
             session.repeat_a_latency(OCCASIONS)
             session.times.note()
@@ -60,31 +73,74 @@ class TrialPhase:
                 self._next_look_s = time.monotonic() + session.claims.grace_s / WORDS
                 fail_stale(session.study, session.claims)
             session.records.refresh()
-            rest = 0.0 if session.stopping or session.times.in_finalists else self._rest()
-            if rest < 1.0 or self._has_stalled(rest):
+            if session.stopping:
                 return None
-            started = session.clock()
-            trial = session.study.ask(fixed_distributions=self.space.distributions())
-            if self._was_taken(trial):
-                session.study.tell(trial, state=TrialState.FAIL)
+            started, rest = session.clock(), 0.0 if session.times.in_finalists else rest_trials(session.records, session.times)
+            if rest < 1.0 or self._has_stalled(rest) or self._is_used_up():
+                trial = self._asked_retry()
+            else:
+                trial = session.study.ask(fixed_distributions=self.space.distributions())
+            if trial is None or self._was_taken(trial):
                 return None
             session.under_way[trial.number] = trial
             session.event("asked", trial=trial.number, seconds=session.clock() - started)
             return trial
 
-    def _rest(self) -> float:
-        """Return how many more trials the limits allow."""
-        records = self.session.records
-        under_way = len(self.session.under_way) if self.session.claims is None else records.running()
-        return self.session.times.rest_trials(records.durations(), under_way)
+    def _asked_retry(self) -> Trial | None:
+        """Return a trial that tries a cut off one again, whose place it has; None if none waits for it, or time is over.
+
+        Optuna gives out what was queued first: what is before the retry is queued again behind it.
+        """
+        session = self.session
+        if not retry_is_due(session.records, session.times):
+            return None
+        for _ in range(session.records.slots().others + 1):
+            trial = session.study.ask(fixed_distributions=self.space.distributions())
+            if keys.RETRY_OF in trial.user_attrs:
+                return trial
+            self._put_back(trial)
+        return None
+
+    def _put_back(self, trial: Trial) -> None:
+        """Queue a trial that was asked for again, behind what is queued."""
+        queued(self.session.study, trial, trial.user_attrs)
+        self.session.study.tell(trial, state=TrialState.FAIL)
 
     def _was_taken(self, trial: Trial) -> bool:
-        """Return whether other processes asked for the last trials at the same moment; of those the lowest numbers are evaluated."""
+        """Return whether to give a trial up, because other processes asked for the last ones at the same moment.
+
+        Of those the ones with the lowest ranks are evaluated; a retry has that of what it retries, which had its place before them.
+        """
         session = self.session
         if session.claims is None or session.limits.trials is None or trial.number < session.limits.trials:
             return False
         session.records.refresh()
-        return session.times.rest_trials(session.records.durations(), session.records.running(below=trial.number)) < 1.0
+        if rest_trials(session.records, session.times, below=rank(trial)) >= 1.0:
+            return False
+        if keys.RETRY_OF in trial.user_attrs:
+            self._put_back(trial)
+        else:
+            session.study.tell(trial, state=TrialState.FAIL)
+        return True
+
+    def _is_used_up(self) -> bool:
+        """Return whether nothing is left to try, which is kept and told; queue a plan where the sampler proposes copies alone."""
+        session, records = self.session, self.session.records
+        if USED_UP in records.attributes:
+            return True
+        slots = records.slots()
+        if slots.others or slots.retries:
+            return False
+        # of the study alone, so that a resumed one goes on alike; processes beside one another draw apart
+        rng = np.random.default_rng(None if session.claims is not None else len(slots.ended))
+        proposal = self._fresh.proposal(records, rng)
+        if isinstance(proposal, str):
+            records.add_attribute(USED_UP, proposal)
+            session.on_change(proposal)
+            session.event(STOPPED_EARLY, reason=proposal)
+        elif proposal is not None:
+            session.study.enqueue_trial(dict(proposal))
+        return isinstance(proposal, str)
 
     def _has_stalled(self, rest: float) -> bool:
         """Return whether to end the trials early; the reason is kept and told."""
@@ -94,7 +150,7 @@ class TrialPhase:
         if session.records.stall() is not None:
             return True
         stall = stalled(session.records.volumes(session.bounds), int(rest * self.workers))
-        if stall is None:
+        if stall is None or not session.within_all_bounds():
             return False
         session.records.add_stall(stall)
         session.on_change(stall.describe())
@@ -154,7 +210,9 @@ class TrialPhase:
         session, reason = self.session, typed_line(error)
         cut_off = isinstance(error, OutOfTimeError)
         again = isinstance(error, WorkerDiedError) and retry_once(session.study, trial)
-        if not cut_off and not again:
+        if cut_off:
+            trial.set_user_attr(keys.CUT_OFF, True)
+        elif not again:
             trial.set_user_attr(keys.ERROR, reason)
             trial.set_user_attr(keys.DURATION, session.clock() - started)
         session.study.tell(trial, state=TrialState.FAIL)
@@ -167,6 +225,17 @@ class TrialPhase:
                 f"the first {len(failures)} trials all failed for the same reason: {reason}",
                 "Nothing in the search space gets round it; mend the cause, then `paretopress resume`.",
             ) from error
+
+
+def rest_trials(records: Records, times: Timetable, below: float = math.inf) -> float:
+    """Return how many more trials the limits allow beside those that have a place with a lower rank."""
+    return times.rest_trials(records.durations(), records.slots().open(below))
+
+
+def retry_is_due(records: Records, times: Timetable) -> bool:
+    """Return whether a queued trial that tries a cut off one again is to be evaluated, though the trials may be over otherwise."""
+    retries = records.slots().retries
+    return bool(retries) and records.stall() is None and rest_trials(records, times, below=min(map(rank, retries))) >= 1.0
 
 
 def _told(accuracies: Mapping[Rung, float]) -> float:

@@ -7,13 +7,13 @@ doing, and the folder.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import queue
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -23,8 +23,10 @@ import onnxruntime as ort
 
 from paretopress.errors import LatencyError, ParetopressError, first_line
 from paretopress.targets.environment import environment
+from paretopress.targets.file_facts import file_facts
 from paretopress.targets.frames import Frame, pack_arrays, read_frame, unpack_arrays, write_frame
 from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.targets.target import OpenFile
 
 FOLDER_PREFIX = "paretopress-"
 # a network that was cut without a word leaves the connection open for hours; the host starts another agent where it finds none
@@ -33,18 +35,40 @@ IDLE_S = 1800.0
 Head = Mapping[str, Any]
 
 
+class Held:
+    """The files that are open here between two requests, by their hashes; before anything is measured they are all shut."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[OpenFile, ExitStack]] = {}
+
+    def file(self, head: Head, place: Path) -> OpenFile:
+        """Return the file that a request is about; one that is not open is opened: another agent had it open, and was lost."""
+        sha256: str = head["candidate"]
+        if sha256 not in self._files:
+            with ExitStack() as stack:
+                file = stack.enter_context(_target(head).opened(_file(place, sha256), beside_others=head["beside_others"]))
+                self._files[sha256] = file, stack.pop_all()
+        return self._files[sha256][0]
+
+    def shut(self, sha256: str | None = None) -> None:
+        """Shut one file, or all of them."""
+        for name in [held for held in self._files if sha256 in (None, held)]:
+            self._files.pop(name)[1].close()
+
+
 def main(folder: str) -> NoReturn:
     """Answer requests until standard input ends or nothing came for half an hour, then remove `folder` and end the process."""
     place = Path(folder)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not stand between the replies
     requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+    held = Held()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests, place), daemon=True).start()
     try:
         with contextlib.suppress(queue.Empty, BrokenPipeError):
             while True:
                 head, payload = requests.get(timeout=IDLE_S)
-                write_frame(replies.write, *answer(head, payload, place))
+                write_frame(replies.write, *answer(head, payload, place, held))
                 replies.flush()
     finally:
         _end(place)
@@ -64,11 +88,13 @@ def _end(place: Path) -> NoReturn:
     os._exit(0)  # the other thread may be inside the runtime, or hold standard input
 
 
-def answer(head: Head, payload: bytes, place: Path) -> Frame:
+def answer(head: Head, payload: bytes, place: Path, held: Held) -> Frame:
     """Return the reply to one request; what goes wrong is told as `error` and `hint`, and ends neither process nor connection."""
     command = head["command"]
     try:
-        return _COMMANDS[command](head, payload, place)
+        if command in _TIMED:
+            held.shut()
+        return _COMMANDS[command](head, payload, place, held)
     except ParetopressError as error:
         return {"error": error.message, "hint": error.hint}, b""
     except OSError as error:
@@ -78,13 +104,13 @@ def answer(head: Head, payload: bytes, place: Path) -> Frame:
         return {"error": f"the target must carry out {command}, but got {type(error).__name__}: {first_line(error)}", "hint": ""}, b""
 
 
-def _environment(head: Head, _: bytes, place: Path) -> Frame:
+def _environment(head: Head, _: bytes, place: Path, __: Held) -> Frame:
     for token in head["remove"]:  # of agents that were killed
         shutil.rmtree(place.with_name(FOLDER_PREFIX + token), ignore_errors=True)
     return {"environment": environment(), "runtime": ort.__version__}, b""
 
 
-def _put(head: Head, payload: bytes, place: Path) -> Frame:
+def _put(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
     """Keep a file, and of those before it the ones that are still needed."""
     for old in place.glob("*.onnx"):
         if old.stem not in head["keep"]:
@@ -98,7 +124,7 @@ def _put(head: Head, payload: bytes, place: Path) -> Frame:
     return {}, b""
 
 
-def _measure(head: Head, payload: bytes, place: Path) -> Frame:
+def _measure(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
     latency = _target(head).measure(
         _file(place, head["candidate"]),
         _file(place, head["reference"]),
@@ -110,13 +136,27 @@ def _measure(head: Head, payload: bytes, place: Path) -> Frame:
     return {"latency": latency.to_json()}, b""
 
 
-def _measure_baseline(head: Head, payload: bytes, place: Path) -> Frame:
+def _measure_baseline(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
     path, rng = _file(place, head["candidate"]), np.random.default_rng(head["seed"])
     return {"latency": _target(head).measure_baseline(path, feed=_feed(head, payload), rng=rng).to_json()}, b""
 
 
-def _run(head: Head, payload: bytes, place: Path) -> Frame:
+def _run(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
     return {}, pack_arrays(_target(head).run(_file(place, head["candidate"]), _feed(head, payload)))
+
+
+def _open(head: Head, _: bytes, place: Path, held: Held) -> Frame:
+    """Keep a file open until it is shut, and tell its inputs."""
+    return {"inputs": [[name, list(shape)] for name, shape in held.file(head, place).inputs]}, b""
+
+
+def _feed_open(head: Head, payload: bytes, place: Path, held: Held) -> Frame:
+    return {}, pack_arrays(held.file(head, place).run(_feed(head, payload)))
+
+
+def _shut(head: Head, _: bytes, __: Path, held: Held) -> Frame:
+    held.shut(head["candidate"])
+    return {}, b""
 
 
 def _target(head: Head) -> LocalTarget:
@@ -131,16 +171,20 @@ def _feed(head: Head, payload: bytes) -> dict[str, npt.NDArray[Any]]:
 def _file(place: Path, sha256: str) -> Path:
     """Return a file that was put; the host reads its own name for the hash in errors."""
     path = place / f"{sha256}.onnx"
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_facts(path)[1]
     if found != sha256:
         raise LatencyError(f"a file must lie on the target as it was sent, but got sha256={found} at {path.name}")
     return path
 
 
-_COMMANDS: dict[str, Callable[[Head, bytes, Path], Frame]] = {
+_COMMANDS: dict[str, Callable[[Head, bytes, Path, Held], Frame]] = {
     "environment": _environment,
     "put": _put,
     "measure": _measure,
     "measure_baseline": _measure_baseline,
     "run": _run,
+    "open": _open,
+    "feed": _feed_open,
+    "shut": _shut,
 }
+_TIMED = ("measure", "measure_baseline")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
+from paretopress.received import printable
 from paretopress.targets.frames import Frame, read_frame, write_frame
 from paretopress.targets.ssh_address import SshAddress
 from paretopress.targets.ssh_connection import connect
@@ -24,6 +25,7 @@ RUNTIME_AT_LEAST = (1, 24)
 _REPLY_TIMEOUT_S = 900.0
 _CLOSE_TIMEOUT_S = 5.0
 _SETTLE_S = 0.5
+_LAST_WORDS_BYTES = 2**20
 
 # One line of statements, so that every shell takes it; arguments: token of the folder, bytes of the archive that follows.
 BOOTSTRAP = "; ".join(
@@ -79,7 +81,7 @@ class AgentProcess:
         except TimeoutError as error:
             raise TargetLostError(f"the target must answer within {_REPLY_TIMEOUT_S:.0f} s, but got nothing at {self._name}") from error
         except Exception as error:  # of the socket or of paramiko, which have no base class in common
-            raise self._broken(str(error)) from error
+            raise self._broken(printable(error)) from error
         if reply is None:
             raise self._broken("the end of its replies")
         return reply
@@ -94,8 +96,8 @@ class AgentProcess:
 
     def last_words(self) -> str:
         """Return the last line of what an ended agent wrote to standard error, or its exit status."""
-        lines = self._channel.makefile_stderr("rb").read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self._channel.recv_exit_status()}"
+        lines = self._channel.makefile_stderr("rb").read(_LAST_WORDS_BYTES).decode(errors="replace").strip().splitlines()
+        return printable(lines[-1]) if lines else f"exit status {self._channel.recv_exit_status()}"
 
     def close(self) -> None:
         """End the agent, wait until its folder is gone, and close the connection."""
@@ -123,7 +125,7 @@ def start_agent(address: SshAddress, remove: Sequence[str] = ()) -> AgentProcess
                 f"It needs Python 3.11, numpy and onnxruntime: `{address.python} -m pip install numpy onnxruntime` there, "
                 "or name another interpreter with ?python=PATH.",
             ) from error
-        _check_runtime(reply["runtime"], address)
+        _check_runtime(printable(reply.get("runtime")), address)
         undo.pop_all()
     return agent
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ try:
 except ImportError:  # a device that an agent measures on need not have it
     psutil = None  # type: ignore[assignment]
 
+from paretopress.targets.machine_limits import machine_limits
 from paretopress.targets.machine_state import clock_state
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -40,13 +42,34 @@ ISA_FLAGS = (
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return (model name or "", those of `ISA_FLAGS` that the first processor has, in that order) from the text of /proc/cpuinfo."""
+    """Return (name or "", those of `ISA_FLAGS` that the first processor has, in that order) from the text of /proc/cpuinfo.
+
+    The name is the "model name" of x86. ARM boards have none: there it is made of the kinds of core, "0x41/0xd08 r0p3" for implementer,
+    part, variant and revision, and of the board's model where the kernel names it.
+    """
+    fields = _first_values(text)
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return fields.get("model name", "") or _arm_name(text, fields), tuple(flag for flag in ISA_FLAGS if flag in flags)
+
+
+def _first_values(text: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
-    return fields.get("model name", ""), tuple(flag for flag in ISA_FLAGS if flag in flags)
+    return fields
+
+
+def _arm_name(text: str, fields: Mapping[str, str]) -> str:
+    """Return the kinds of core in the order of the processors, because a big.LITTLE board has several, and the board's model."""
+    kinds: dict[str, None] = {}
+    for processor in text.split("\n\n"):
+        core = _first_values(processor)
+        if "CPU part" in core:
+            variant, revision = core.get("CPU variant", "?").removeprefix("0x"), core.get("CPU revision", "?")
+            kinds[f"{core.get('CPU implementer', '?')}/{core['CPU part']} r{variant}p{revision}"] = None
+    board = fields.get("Model") or fields.get("Hardware") or ""
+    return ", ".join(part for part in (" + ".join(kinds), board) if part)
 
 
 def _text(path: Path) -> str:
@@ -72,16 +95,19 @@ def timer_resolution_ns() -> int | None:
 def environment() -> dict[str, Any]:
     """Return what this host is, as JSON values; a fact that the system does not show is None or empty.
 
-    Keys: cpu, machine, isa (kernel names, only those of `ISA_FLAGS`), cores_logical, cores_physical, those of `clock_state`,
-    load_average (1, 5 and 15 minutes), platform, timer_ns (smallest step of the clock), versions (python, onnxruntime, onnx, numpy).
+    Keys: cpu, machine, isa (kernel names, only those of `ISA_FLAGS`), cores_logical, cores_physical, those of `machine_limits` and of
+    `clock_state`, load_average (1, 5 and 15 minutes), platform, timer_ns (smallest step of the clock), versions (python, onnxruntime,
+    onnx, numpy).
     """
-    model, isa = parse_cpuinfo(_text(CPUINFO))
+    cpuinfo = _text(CPUINFO)
+    model, isa = parse_cpuinfo(cpuinfo)
     return {
         "cpu": model or platform.processor() or platform.machine(),
         "machine": platform.machine(),
         "isa": list(isa),
         "cores_logical": os.cpu_count(),
         "cores_physical": psutil.cpu_count(logical=False) if psutil else None,
+        **machine_limits(_first_values(cpuinfo)),
         **clock_state(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,12 +23,14 @@ from paretopress.targets.lock import sole_measurement
 from paretopress.targets.machine_state import cpu_times, disturbance
 from paretopress.targets.rounds import measure_in_rounds
 from paretopress.targets.sampling import Run, SamplingRules
-from paretopress.targets.target import Feed
+from paretopress.targets.target import Feed, OpenFile
 
 PROVIDERS = ("CPUExecutionProvider",)
 LOG_ERRORS_ONLY = 3
 BLOCKS, BASELINE_BLOCKS = 4, 8
 SETTLE_RUNS = 3
+_FLOATS: dict[str, npt.DTypeLike] = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+_WHOLE: dict[str, npt.DTypeLike] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,17 @@ def pinned(cores: tuple[int, ...]) -> Iterator[None]:
 
 
 def open_session(
-    path: Path, settings: SessionSettings, *, profile_prefix: Path | None = None, optimised: Path | None = None
+    path: Path,
+    settings: SessionSettings,
+    *,
+    profile_prefix: Path | None = None,
+    optimised: Path | None = None,
+    beside_others: bool = False,
 ) -> ort.InferenceSession:
     """Return a new session on the CPU provider.
 
-    With `profile_prefix` it writes a profile to files of that name; with `optimised` it writes the graph that it runs there.
+    With `profile_prefix` it writes a profile to files of that name; with `optimised` it writes the graph that it runs there. One that
+    is `beside_others` leaves them the cores and the memory between two runs: it is slower, and never timed.
     Raises: LatencyError: the runtime does not load the file.
     """
     options = ort.SessionOptions()
@@ -96,24 +104,37 @@ def open_session(
         options.profile_file_prefix = str(profile_prefix)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+    if beside_others:
+        options.enable_cpu_mem_arena = False  # an arena keeps what the largest run took: for 128 photos, gigabytes
+        for pool in ("intra_op", "inter_op"):
+            options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     try:
         return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
     except Exception as error:  # the runtime's exceptions share no base class but Exception
         raise LatencyError(f"ONNX Runtime must load the file, but got: {first_line(error)} at {path.name}") from error
 
 
-def random_feed(source: Path | ort.InferenceSession, rng: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
-    """Return standard normal float32 arrays for every input of a file or session; dynamic dimensions become 1.
+def random_feed(source: Path | ort.InferenceSession, rng: np.random.Generator, rows: Mapping[str, int] | None = None) -> Feed:
+    """Return random arrays for every input of a file or session; dynamic dimensions become 1.
 
-    Raises: LatencyError: an input is not float32, or the file does not load.
+    Floats are standard normal. Whole numbers are below `rows`, input -> rows of the table that it is looked up in, and 1 for an input
+    that is not named there, as a mask that leaves everything.
+    Raises: LatencyError: an input is neither, or the file does not load.
     """
     session = open_session(source, SessionSettings()) if isinstance(source, Path) else source
-    feed: dict[str, npt.NDArray[np.float32]] = {}
+    feed: dict[str, npt.NDArray[Any]] = {}
     for node in session.get_inputs():
-        if node.type != "tensor(float)":
-            raise LatencyError(f"a random feed needs float32 inputs, but got {node.type} at {node.name}", "Pass a feed of real inputs.")
         shape = [size if isinstance(size, int) and size > 0 else 1 for size in node.shape]
-        feed[node.name] = rng.standard_normal(shape, dtype=np.float32)
+        if node.type in _FLOATS:
+            feed[node.name] = rng.standard_normal(shape, dtype=np.float32).astype(_FLOATS[node.type])
+        elif node.type in _WHOLE:
+            bound = (rows or {}).get(node.name)
+            drawn = np.ones(shape) if bound is None else rng.integers(bound, size=shape)
+            feed[node.name] = drawn.astype(_WHOLE[node.type])
+        else:
+            raise LatencyError(
+                f"a random feed needs inputs of floats or whole numbers, but got {node.type} at {node.name}", "Pass a feed of real inputs."
+            )
     return feed
 
 
@@ -123,6 +144,12 @@ def run_session(session: ort.InferenceSession, feed: dict[str, npt.NDArray[Any]]
         return list(session.run(None, feed))
     except Exception as error:  # the runtime's exceptions share no base class but Exception
         raise LatencyError(f"a session must run its feed, but got: {first_line(error)} at {file}") from error
+
+
+def open_file(session: ort.InferenceSession, file: str) -> OpenFile:
+    """Return a session as a file that is open on a target; `file` is its name in errors."""
+    inputs = tuple((node.name, tuple(node.shape)) for node in session.get_inputs())
+    return OpenFile(inputs, lambda feed: run_session(session, dict(feed), file))
 
 
 def _runner(path: Path, settings: SessionSettings, feed: Feed) -> Run:
@@ -233,6 +260,11 @@ class LocalTarget:
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
         return run_session(open_session(path, self.settings), dict(feed), path.name)
+
+    @contextmanager
+    def opened(self, path: Path, *, beside_others: bool = False) -> Iterator[OpenFile]:
+        """Yield a file in one session; see `Target.opened`."""
+        yield open_file(open_session(path, self.settings, beside_others=beside_others), path.name)
 
     def measure(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paretopress.errors import ConfigError
+from paretopress.masking import masked
 from paretopress.targets.local import LocalTarget, SessionSettings
 from paretopress.targets.ssh import SshTarget
 from paretopress.targets.ssh_address import parse_address
@@ -28,4 +29,4 @@ def _named(spec: str, measuring: LocalTarget) -> Target:
         return measuring
     if spec.startswith("ssh://"):
         return SshTarget(parse_address(spec), measuring)
-    raise ConfigError(f"a target must be local or ssh://user@host[:port], but got target={spec}")
+    raise ConfigError(f"a target must be local or ssh://user@host[:port], but got target={masked(spec)}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root
-from paretopress.errors import RunError
+from paretopress.errors import RunError, first_line
 from paretopress.targets.probe_report import ProbeReport, fingerprint_digest
+
+_LOG = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -21,7 +24,10 @@ def read_report(fingerprint: Mapping[str, Any]) -> ProbeReport | None:
     """Return the report with that fingerprint; None if there is none, or its file is damaged, which a new probe replaces."""
     try:
         report = ProbeReport.from_json(_path(fingerprint).read_bytes())
-    except (OSError, ValueError):
+    except OSError:
+        return None
+    except ValueError as error:
+        _LOG.warning("the probe at %s is damaged or another version's, and is made again: %s", _path(fingerprint), first_line(error))
         return None
     return report if report.fingerprint == fingerprint else None
 

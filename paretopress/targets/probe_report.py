@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -14,13 +17,30 @@ from paretopress.targets.capabilities import Capabilities, Family, detect
 
 # a choice alone may lose a little of what it gains beside its neighbours; what loses clearly more is not worth a trial
 TOLERATED_SLOWDOWN = 1.1
+_DEPENDED_ON = (
+    *("cpu", "machine", "isa", "cores_logical", "threads", "pinned"),
+    *("processor", "microcode", "virtual", "board", "caches", "memory_gib", "cores_allowed", "cpu_quota", "memory_limit_mib"),
+)
 
 
 def probe_fingerprint(target_name: str, env: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a probe's findings depend on, from a target's name and its environment."""
+    """Return what a probe's findings and a latency depend on: a target's name and environment, and this package, which measures."""
     versions = env.get("versions") or {}
-    known = {key: env.get(key) for key in ("cpu", "machine", "isa", "cores_logical", "threads", "pinned")}
-    return {"target": target_name, **known, "onnxruntime": versions.get("onnxruntime")}
+    known = {key: env.get(key) for key in _DEPENDED_ON}
+    return {"target": target_name, **known, "onnxruntime": versions.get("onnxruntime"), "paretopress": _measured_by()}
+
+
+@functools.cache
+def _measured_by() -> str:
+    """Return this package's version and, because a checkout changes without it, a hash of the sources that measure."""
+    try:
+        version = importlib.metadata.version("paretopress")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+        version = "?"
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).resolve().parent.glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return f"{version}+{digest.hexdigest()[:12]}"
 
 
 def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from paretopress.errors import LatencyError
 from paretopress.measurement import Latency
+from paretopress.targets.file_facts import file_facts
 from paretopress.targets.local import LocalTarget
-from paretopress.targets.target import Feed
+from paretopress.targets.target import Feed, OpenFile
 
 
 class ReplayTarget:
@@ -40,12 +41,16 @@ class ReplayTarget:
         """See `Target`."""
         return self._here.run(path, feed)
 
+    def opened(self, path: Path, *, beside_others: bool = False) -> AbstractContextManager[OpenFile]:
+        """See `Target`."""
+        return self._here.opened(path, beside_others=beside_others)
+
     def measure(self, candidate: Path, reference: Path, **_: Any) -> Latency:
         """Return the next latency that was recorded of the file, the last one again when they are used up.
 
         Raises: LatencyError: the file was not measured in the recorded run.
         """
-        left = self._left.get(hashlib.sha256(candidate.read_bytes()).hexdigest())
+        left = self._left.get(file_facts(candidate)[1])
         if not left:
             raise LatencyError(
                 "a replayed latency must have been recorded, but this file was not measured then",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
+from paretopress.errors import ConfigError, ForeignDataError, LatencyError, ParetopressError, TargetLostError, first_line
 from paretopress.measurement import Latency
+from paretopress.received import environment_received, latency_received, printable
 from paretopress.targets.agent_process import AgentProcess, start_agent
+from paretopress.targets.file_facts import file_facts
 from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.ssh_address import SshAddress
-from paretopress.targets.target import Feed
+from paretopress.targets.target import Feed, OpenFile
 
 Start = Callable[[SshAddress, Sequence[str]], AgentProcess]
 
@@ -29,19 +30,31 @@ BACKOFF_S = (1.0, 5.0, 25.0)
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An ONNX file as it is sent; on the device it is called by its hash."""
+    """An ONNX file; on the device it is called by its hash, and looked at again before it is used."""
 
-    name: str
-    data: bytes
+    path: Path
     sha256: str
 
     @classmethod
-    def read(cls, path: Path) -> _File:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise LatencyError(f"the file must be readable, but got {error.strerror} at {path.name}") from error
-        return cls(path.name, data, hashlib.sha256(data).hexdigest())
+    def at(cls, path: Path) -> _File:
+        with _readable(path):
+            return cls(path, file_facts(path)[1])
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def data(self) -> bytes:
+        with _readable(self.path):
+            return self.path.read_bytes()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LatencyError(f"the file must be readable, but got {error.strerror} at {path.name}") from error
 
 
 class SshTarget:
@@ -51,7 +64,8 @@ class SshTarget:
         measuring: this host's protocol and session settings, which the agent takes over.
         start: returns a running agent; the second argument names folders of killed ones to remove.
         backoff_s: waits before a request is tried again, over a new connection, after the connection or the agent was lost.
-    Invariant: a request is answered as a whole or not at all; on the device lie at most the agent, the reference and one candidate.
+    Invariant: a request is answered as a whole or not at all; on the device lie at most the agent, the reference, one candidate and the
+    files that are open.
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class SshTarget:
         self._reached = False
         self._killed: list[str] = []
         self._reference = ""
+        self._open: list[str] = []
 
     @property
     def name(self) -> str:
@@ -77,14 +92,36 @@ class SshTarget:
     def environment(self) -> dict[str, Any]:
         """Return what the device is; see `targets.environment`. Raises: ConfigError, TargetLostError: as `start_agent`."""
         reply, _ = self._ask({"command": "environment", "remove": []})
-        found: dict[str, Any] = reply["environment"]
+        found = environment_received(reply.get("environment"), self.name)
         settings = self._measuring.settings
         return found | settings.conditions()
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file there. Raises: LatencyError: the file or the feed fails. TargetLostError."""
-        _, payload = self._ask({"command": "run"}, [_File.read(path)], feed)
-        return unpack_arrays(payload)
+        _, payload = self._ask({"command": "run"}, [_File.at(path)], feed)
+        try:
+            return unpack_arrays(payload)
+        except ValueError as error:
+            raise ForeignDataError(f"a target must answer with arrays, but got: {first_line(error)} at {self.name}") from error
+
+    @contextlib.contextmanager
+    def opened(self, path: Path, *, beside_others: bool = False) -> Iterator[OpenFile]:
+        """Yield a file that is sent and opened once; see `Target.opened`. Raises: LatencyError. TargetLostError."""
+        file = _File.at(path)
+        about = {"candidate": file.sha256, "target": asdict(self._measuring), "beside_others": beside_others}
+
+        def run(feed: Feed) -> list[npt.NDArray[Any]]:
+            return unpack_arrays(self._ask({"command": "feed", **about}, [file], feed)[1])
+
+        self._open.append(file.sha256)
+        try:
+            reply, _ = self._ask({"command": "open", **about}, [file])
+            yield OpenFile(tuple((name, tuple(shape)) for name, shape in reply["inputs"]), run)
+        finally:
+            self._open.remove(file.sha256)
+            if self._agent is not None and file.sha256 not in self._open:
+                with contextlib.suppress(ParetopressError):  # an agent that is lost has shut it, too
+                    self._agent.ask({"command": "shut", **about})
 
     def measure(
         self,
@@ -97,7 +134,7 @@ class SshTarget:
         rng: np.random.Generator,
     ) -> Latency:
         """Return the latency of `candidate` there; see `Target.measure`. Raises: LatencyError. TargetLostError."""
-        files = [_File.read(candidate), _File.read(reference)]
+        files = [_File.at(candidate), _File.at(reference)]
         self._reference = files[1].sha256
         head = {
             "command": "measure",
@@ -106,13 +143,14 @@ class SshTarget:
             "limit_ms": limit_ms,
             "seed": _seed(rng),
         }
-        return Latency.from_json(self._ask(head, files, feed)[0]["latency"])
+        return latency_received(self._ask(head, files, feed)[0].get("latency"), self.name)
 
     def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
         """Return the latency of the baseline there; see `Target.measure_baseline`. Raises: LatencyError. TargetLostError."""
-        file = _File.read(path)
+        file = _File.at(path)
         self._reference = file.sha256
-        return Latency.from_json(self._ask({"command": "measure_baseline", "seed": _seed(rng)}, [file], feed)[0]["latency"])
+        reply, _ = self._ask({"command": "measure_baseline", "seed": _seed(rng)}, [file], feed)
+        return latency_received(reply.get("latency"), self.name)
 
     def close(self) -> None:
         """End the agent and remove all that lies on the device; a later request would start anew."""
@@ -128,10 +166,10 @@ class SshTarget:
         reply, payload = self._persist(head, files, pack_arrays(list(feed.values())) if feed is not None else b"")
         if "error" not in reply:
             return reply, payload
-        message = reply["error"]
+        message = printable(reply["error"])
         for file in files:
             message = message.replace(f"{file.sha256}.onnx", file.name)
-        raise LatencyError(f"{message} on {self.name}", reply["hint"])
+        raise LatencyError(f"{message} on {self.name}", printable(reply.get("hint", "")))
 
     def _persist(self, head: Mapping[str, Any], files: Sequence[_File], payload: bytes) -> Frame:
         """Ask again, over a new connection, after one that broke. What is wrong from the start is said at once."""
@@ -140,7 +178,7 @@ class SshTarget:
             time.sleep(wait_s)
             try:
                 self._agent = self._started()
-                return _converse(self._agent, head, files, payload, keep={self._reference})
+                return _converse(self._agent, head, files, payload, keep={self._reference, *self._open})
             except (TargetLostError, LatencyError, ConfigError) as error:
                 if not self._reached:
                     raise
@@ -171,7 +209,7 @@ def _converse(agent: AgentProcess, head: Mapping[str, Any], files: Sequence[_Fil
     keep = keep | {file.sha256 for file in files}
     for file in files:
         if file.sha256 not in agent.files:
-            refused = agent.ask({"command": "put", "sha256": file.sha256, "keep": sorted(keep)}, file.data)
+            refused = agent.ask({"command": "put", "sha256": file.sha256, "keep": sorted(keep)}, file.data())
             if "error" in refused[0]:
                 return refused
             agent.files = agent.files & keep | {file.sha256}

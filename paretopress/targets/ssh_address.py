@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from paretopress.errors import ConfigError
+from paretopress.masking import masked
 
 OPTIONS = ("key", "known_hosts", "python")
 _FORM = f"Give ssh://user@host[:port], with ?{'=...&'.join(OPTIONS)}=... where needed."
@@ -47,11 +48,11 @@ def parse_address(spec: str) -> SshAddress:
         parts = urlsplit(spec)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"an SSH target must be a URL, but got: {error} in {spec}", _FORM) from error
+        raise ConfigError(f"an SSH target must be a URL, but got: {masked(str(error), spec)} in {masked(spec)}", _FORM) from None
     if parts.password is not None:
         raise ConfigError("an SSH target must not hold a password, but got one before the @", "Use a key: `ssh-copy-id` puts it there.")
     if parts.scheme != "ssh" or not parts.hostname or parts.path or parts.fragment:
-        raise ConfigError(f"an SSH target must be a user and a host, but got target={spec}", _FORM)
+        raise ConfigError(f"an SSH target must be a user and a host, but got target={masked(spec)}", _FORM)
     options = _options(parts)
     return SshAddress(
         _checked("host", parts.hostname, _HOST),

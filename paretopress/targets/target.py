@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +14,19 @@ import numpy.typing as npt
 from paretopress.measurement import Latency
 
 Feed = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file in a session of a target.
+
+    Attributes:
+        inputs: (name, shape) of each input, in order; a dynamic axis is a string or None.
+        run: feed -> outputs in the order of the file's. Raises LatencyError: the feed fails.
+    """
+
+    inputs: tuple[tuple[str, tuple[int | str | None, ...]], ...]
+    run: Callable[[Feed], list[npt.NDArray[Any]]]
 
 
 class Target(Protocol):
@@ -32,6 +47,15 @@ class Target(Protocol):
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
+        ...
+
+    def opened(self, path: Path, *, beside_others: bool = False) -> AbstractContextManager[OpenFile]:
+        """Return a block in which a file is open in one session, for many runs; the target measures nothing meanwhile.
+
+        Args:
+            beside_others: other files are open too: the session leaves them cores and memory between two runs.
+        Raises: LatencyError: the runtime does not load the file.
+        """
         ...
 
     def measure(

@@ -90,6 +90,14 @@ def data():
     return split(128), split(64), split(64)
 
 
+def own_outputs():
+    def labelled(images):
+        x = torch.stack([image for image, _ in images])
+        with torch.no_grad():
+            return torch.utils.data.TensorDataset(x, make()(x))
+    return tuple(map(labelled, data()))
+
+
 def three_channels():
     x = torch.randn(8, 3, 8, 8)
     return (torch.utils.data.TensorDataset(x, torch.zeros(8, dtype=torch.long)),) * 3

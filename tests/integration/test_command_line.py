@@ -41,6 +41,30 @@ def test_search_leads_to_a_verified_bundle_when_all_goes_well(workplace: Path) -
     assert "Traceback" not in again.stderr
 
 
+def test_search_shows_the_nearest_and_ships_one_by_its_trial_when_no_model_is_within(workplace: Path) -> None:
+    # the targets are what the model puts out: whatever is faster is not as exact
+    settings = quick(workplace / "quick.toml", trials=4, data="own_outputs", more='[metric]\nname = "R2"\n')
+    settings.write_text(settings.read_text().replace("speedup = 1.05", "speedup = 1.05\nmax_drop = 0.0001"))
+    done = typed(workplace, "search", settings, "--run", "run")
+    assert done.returncode == 1
+    assert "no model is within every bound; the nearest is trial" in " ".join(done.stderr.split())
+    front = json.loads((workplace / "run/front.json").read_text())
+    assert front["points"] == []
+    assert front["best"] is None
+    nearest = front["nearest"][0]
+    assert nearest["within"] is False
+    assert [miss["bound"] for miss in nearest["misses"]] == ["max_drop"]
+    refused = typed_here(workplace, "export", "run", "--to", "bundle")
+    assert refused.returncode == 1
+    assert not (workplace / "bundle").exists()
+    shipped = typed_here(workplace, "export", "run", "--to", "bundle", "--trial", str(nearest["trial"]))
+    assert shipped.returncode == 0, shipped.stderr
+    conditions = json.loads((workplace / "bundle/manifest.json").read_text())["conditions"]
+    assert conditions["within_budget"] is False
+    assert "more than the 0.0001 allowed" in conditions["missed_bounds"][0]
+    assert "outside the budget" in (workplace / "bundle/README.md").read_text()
+
+
 def test_search_says_what_is_near_when_a_feature_is_of_no_layer(workplace: Path) -> None:
     done = typed_here(workplace, "search", quick(workplace / "quick.toml", features=["3.conv9"]), "--run", "run")
     assert done.returncode == 2

@@ -56,6 +56,40 @@ def run(tmp_path: Path) -> Path:
     return folder.root
 
 
+def write_tokens(path: Path, batch: int | str = "n") -> Path:
+    """Write an embedding of 20 words, a product with a matrix and the mean over 8 positions: (n, 8) int64 -> (n, 32)."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gather", ["words", "tokens"], ["x"]),
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        helper.make_node("ReduceMean", ["h"], ["y"], axes=[1], keepdims=0),
+    ]
+    weights = {"words": (20, 64), "w": (64, 32)}
+    kept = [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in weights.items()]
+    tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, [batch, 8])
+    graph = helper.make_graph(nodes, "tokens", [tokens], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 32])], kept)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("batch", ["n", 4])
+def test_explain_runs_a_model_of_tokens(tmp_path: Path, batch: int | str) -> None:
+    done = typed_here(tmp_path, "explain", write_tokens(tmp_path / "tokens.onnx", batch), "--runs", 5)
+    assert done.returncode == 0, done.stderr
+    assert "first" in done.stdout
+
+
+def test_explain_takes_the_items_that_a_run_keeps(run: Path) -> None:
+    folder = RunFolder(run)
+    for path in (folder.baseline, folder.candidate(0, final=True) / MODEL_FILE):
+        write_tokens(path)
+    np.savez(folder.samples, tokens=np.full((3, 8), 19))
+    done = typed_here(run.parent, "explain", run, "--trial", 0, "--runs", 5)
+    assert done.returncode == 0, done.stderr
+    np.savez(folder.samples, tokens=np.full((3, 8), 20))  # beyond the table: that it fails shows that these are what it runs
+    assert "out of data bounds" in typed_here(run.parent, "explain", run, "--trial", 0, "--runs", 5).stderr
+
+
 def test_explain_names_the_odd_channels_when_a_file_has_them(tmp_path: Path) -> None:
     done = typed_here(tmp_path, "explain", write(tmp_path / "odd.onnx", channels=31), "--runs", 5)
     assert done.returncode == 0, done.stderr

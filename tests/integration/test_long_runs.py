@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,21 @@ def test_search_takes_several_trials_at_a_time_when_it_has_workers(workplace: Pa
     assert front["points"]
     asked = [event["trial"] for event in read_events(folder.log) if event["event"] == "asked"]
     assert asked == list(range(6))
+
+
+def test_resume_ends_with_the_front_that_is_left_when_the_file_of_a_point_is_gone(first: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(first.root.parent, tmp_path / "work")
+    folder = RunFolder(tmp_path / "work" / first.root.name)
+    before = json.loads(folder.front.read_text())["points"]
+    gone = before[0]
+    (folder.root / gone["onnx"]["path"]).unlink()
+    folder.front.unlink()
+    done = typed(tmp_path / "work", "resume", folder.root.name)
+    after = json.loads(folder.front.read_text())
+    assert [left["trial"] for left in after["left_out"]] == [gone["trial"]]
+    assert f"trial {gone['trial']} is left out of the front: RunError: a candidate's file must be readable" in done.stdout + done.stderr
+    assert {p["trial"] for p in after["points"]} >= {p["trial"] for p in before[1:]}
+    assert all(point["test_accuracy"] is not None for point in after["points"])
 
 
 def test_rerun_comes_to_the_recorded_figures(first: RunFolder) -> None:

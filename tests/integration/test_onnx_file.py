@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -19,7 +24,11 @@ from paretopress.search.journal import open_study
 from paretopress.search.records import Records
 
 
-def test_search_leads_from_a_file_that_does_not_convert_to_a_verified_bundle(odd_file: Callable[[Path], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", ["N", 1, 3])
+def test_search_leads_from_a_file_that_does_not_convert_to_a_verified_bundle(
+    odd_file: Callable[[Path], Path], tmp_path: Path, batch: int | str
+) -> None:
+    """Whatever batch the file takes: its items are no multiple of 3."""
     pytest.importorskip("onnx2torch")
     generator = torch.Generator().manual_seed(0)
     data = [TensorDataset(torch.randn(n, 3, 8, 8, generator=generator), torch.arange(n) % 4) for n in (32, 16, 16)]
@@ -33,10 +42,31 @@ def test_search_leads_from_a_file_that_does_not_convert_to_a_verified_bundle(odd
         },
         "a test",
     )
-    model = load_model(odd_file(tmp_path).name, base=tmp_path)
+    file = odd_file(tmp_path)
+    _take_batch(file, batch)
+    model = load_model(file.name, base=tmp_path)
     result = start_run(config, tmp_path / "run", SilentReporter(), model=model, data=tuple(data))
     plans = [candidate.plan for candidate in Records(open_study(RunFolder(tmp_path / "run").journal)).candidates()]
     assert all(not plan.kept and not plan.rank for plan in plans)
     assert any(plan.bits for plan in plans)
     assert result.front["points"]
     assert verify_bundle(result.export(tmp_path / "bundle")).max_difference < 1e-3
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert manifest["conditions"]["batch"] == manifest["conditions"]["session"]["batch"] == (batch if isinstance(batch, int) else 1)
+    np.save(tmp_path / "in.npy", np.zeros((5, 3, 8, 8), np.float32))
+    done = subprocess.run(
+        [sys.executable, "-I", str(tmp_path / "bundle" / "run.py"), "--predict", str(tmp_path / "in.npy")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 5
+
+
+def _take_batch(path: Path, batch: int | str) -> None:
+    """Have a file take this batch and no other."""
+    model = onnx.load(path)
+    if isinstance(batch, int):
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, path)

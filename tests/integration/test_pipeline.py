@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from paretopress import atomic
+from paretopress import atomic, pipeline, plan_evaluator
 from paretopress.compress.recover import Recipe, Recovery
 from paretopress.compress.students import Students
 from paretopress.errors import RunError
+from paretopress.evaluators import accuracy
 from paretopress.evaluators.accuracy import onnx_scorer
 from paretopress.evaluators.size import file_facts
+from paretopress.intake import batches
 from paretopress.intake.data import Data
 from paretopress.intake.trace import take_in
 from paretopress.measurement import Budget, Latency, Rung
@@ -28,6 +33,7 @@ from paretopress.plan import Criterion, Plan
 from paretopress.plan_evaluator import STUDENT_FILE, Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.search.candidates import Bounds
+from paretopress.targets import file_facts as file_facts_module
 from paretopress.tasks.spread import item_scores
 
 
@@ -130,6 +136,45 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert final.macs == short.macs
     assert "reconstruct" not in final.stages_s  # it goes on from weights that were solved for and trained
     assert (folder.root / short.onnx_path).is_file()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another structure"])
+def test_evaluate_starts_from_the_original_weights_when_those_of_the_trial_are_damaged(
+    tiny: nn.Module, folder: RunFolder, damage: str
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    plan = Plan(kept={"block2.conv1": 8})
+    evaluate(plan, Rung.SHORT, 1)
+    student = folder.root / "trials/0001/student.safetensors"
+    student.write_bytes(student.read_bytes()[:-8] if damage == "truncated" else save({"weight": torch.zeros(4)}))
+    final = evaluate(plan, Rung.FINAL, 1)
+    assert "reconstruct" in final.stages_s
+    assert any("starts from the original ones" in note for note in final.notes)
+    assert file_facts(folder.root / final.onnx_path) == (final.size_bytes, final.onnx_sha256)
+
+
+@pytest.mark.parametrize("rung", [Rung.COSTS, Rung.SHORT])
+def test_evaluate_names_the_score_when_the_metric_gives_none(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, rung: Rung
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    monkeypatch.setattr(type(evaluate.pipeline.data.task.scorer()), "score", lambda _: float("nan"))
+    with pytest.raises(RunError, match=r"a score must be a finite number, but got val_accuracy=nan"):
+        evaluate(Plan(), rung, 1)
+    assert not folder.candidate(1, final=False).exists()
+
+
+def test_demand_measured_refuses_a_file_that_is_gone_or_another(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    outcome = evaluate(Plan(), Rung.SHORT, 1)
+    evaluate.pipeline.demand_measured(outcome)
+    path = folder.root / outcome.onnx_path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match="another hash"):
+        evaluate.pipeline.demand_measured(outcome)
+    path.unlink()
+    with pytest.raises(RunError, match="must be readable, but got No such file"):
+        evaluate.pipeline.demand_measured(outcome)
 
 
 def test_evaluate_goes_on_from_the_trial_when_two_layers_share_their_weights(tiny: nn.Module, folder: RunFolder) -> None:
@@ -239,3 +284,106 @@ def test_evaluator_keeps_the_channels_of_the_plans_criterion_when_it_thins(tiny:
         outcome = evaluate(Plan(kept={"block1.conv1": 4}, importance=criterion), Rung.FINAL, number)
         kept = load_file(folder.root / Path(outcome.onnx_path).with_name(STUDENT_FILE))["block1.conv1.weight"]
         assert torch.equal(kept, by_scale) is (criterion is Criterion.BN_SCALE)
+
+
+class CountedItems(TensorDataset):
+    """Counts the items that are read."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def counted(evaluate: PlanEvaluator, folder: RunFolder) -> tuple[Pipeline, CountedItems]:
+    """Return a new pipeline over the same model whose test split counts its reads, and that split."""
+    old = evaluate.pipeline
+    test = CountedItems(*old.data.test.tensors)  # type: ignore[attr-defined]
+    data = replace(old.data, test=test)
+    return Pipeline(old.intake, data, old.target, folder, reduce_range=False, scoring_threads=1, seed=0), test
+
+
+def two_files(evaluate: PlanEvaluator) -> list[str]:
+    """Return the baseline's file, a candidate's, and a copy of it."""
+    outcome = evaluate(Plan(kept={"block2.conv1": 8}), Rung.SHORT, 1)
+    root = evaluate.pipeline.folder.root
+    shutil.copy(root / outcome.onnx_path, root / "copy.onnx")
+    return ["baseline.onnx", outcome.onnx_path, "copy.onnx"]
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 1000], ids=["kept", "streamed"])
+def test_test_accuracies_read_the_items_once_and_score_equal_bytes_once_when_a_front_is_scored(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, memory_bytes: int
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    files = two_files(evaluate)
+    monkeypatch.setattr(batches, "MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr(batches, "DISK_BYTES", 0)
+    alone = [counted(evaluate, folder)[0].test_accuracy(path) for path in files]
+    made, test = counted(evaluate, folder)
+    opened, real = list[str](), accuracy.open_session
+    monkeypatch.setattr(accuracy, "open_session", lambda path, *args, **options: opened.append(path.name) or real(path, *args, **options))
+    found = made.test_accuracies([*files, "absent.onnx"])
+    assert [found[path] for path in files] == alone
+    assert "must be readable" in str(found["absent.onnx"])
+    assert test.reads == 32
+    assert opened == ["baseline.onnx", "model.onnx"]
+    made.test_accuracies(files)
+    assert (test.reads, len(opened)) == (32, 2)
+
+
+def test_groups_hold_at_most_so_many_bytes_when_files_are_scored_together(tmp_path: Path) -> None:
+    files = []
+    for name, size in (("a", 3), ("b", 4), ("c", 5), ("d", 20), ("e", 1)):
+        (tmp_path / name).write_bytes(bytes(size))
+        files.append((name, tmp_path / name))
+    names = [[name for name, _ in group] for group in pipeline._groups(files, 8)]
+    assert names == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert len(pipeline._groups(files, 0)) == 5
+
+
+def test_evaluate_scores_every_file_of_a_finalist_once_when_it_trains_with_rounding(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate.effort = Effort(2, 4, 5, 1)
+    scored, real = list[str](), pipeline.onnx_scorer
+    monkeypatch.setattr(pipeline, "onnx_scorer", lambda path, *args, **options: scored.append(path.name) or real(path, *args, **options))
+    monkeypatch.setattr(Pipeline, "float_accuracy", lambda self, module: 200.0)  # int8 costs much, whatever it scores
+    final = evaluate(Plan(bits={"stem": 8}), Rung.FINAL, 1)
+    assert scored == ["model.onnx", "rounded-model.onnx"]
+    assert final.val_accuracy == real(folder.root / final.onnx_path, evaluate.pipeline._val, threads=1).score()
+
+
+def test_latency_again_reads_no_file_when_it_was_read_before(tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    outcome = evaluate(Plan(), Rung.SHORT, 1)
+    read, real = list[Path](), file_facts_module._read
+    monkeypatch.setattr(file_facts_module, "_read", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(file_facts_module, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 10**10))
+    for _ in range(3):
+        evaluate.latency_again(outcome)
+    assert len(read) <= 1
+
+
+def test_pipeline_reads_its_splits_again_when_an_earlier_one_read_them(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    made, test = counted(evaluate, folder)
+    before = made.test_accuracy("baseline.onnx")
+    with torch.no_grad():
+        test.tensors[1].add_(1).remainder_(4)  # a user who mends labels in the session
+    again = Pipeline(made.intake, made.data, made.target, folder, reduce_range=False, scoring_threads=1, seed=0)
+    assert again.test_accuracy("baseline.onnx") != before
+    assert test.reads == 64
+
+
+def test_evaluator_reads_the_judged_items_once_when_plans_differ_in_their_criteria(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=6.0)
+    stacked, real = list[int](), plan_evaluator.stack
+    monkeypatch.setattr(plan_evaluator, "stack", lambda split, count, seed: stacked.append(count) or real(split, count, seed))
+    for number, criterion in enumerate(Criterion):
+        evaluate(Plan(kept={"block1.conv1": 4}, importance=criterion), Rung.COSTS, number)
+    assert len(stacked) == 1

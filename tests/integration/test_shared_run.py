@@ -89,7 +89,7 @@ def workers(workplace: Path) -> dict[str, int]:
 def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, bucket: str) -> None:
     search, url = shared(workplace, database, trials=10, artifacts=bucket)
     other = elsewhere(workplace)
-    worker = started(other, "worker", url, "--model", "user.py:make", "--data", "user.py:data")
+    worker = started(other, "worker", url, "--model", "user.py:make", "--data", "user.py:data", "--artifacts", bucket)
     said = worker.communicate(timeout=300)[0]
     told = search.communicate(timeout=300)[0]
     assert (search.returncode, worker.returncode) == (0, 0), f"{told}\n{said}"
@@ -110,7 +110,7 @@ def test_workers_share_a_run_when_a_proxy_stands_before_the_database(workplace: 
     proxy = started(workplace, "proxy", database, "--port", port)
     try:
         search, url = shared(workplace, f"grpc://127.0.0.1:{port}", trials=6, steps=20)
-        worker = started(workplace, "worker", url)
+        worker = started(workplace, "worker", url, "--trust")
         said, told = worker.communicate(timeout=300)[0], search.communicate(timeout=300)[0]
         assert (search.returncode, worker.returncode) == (0, 0), f"{told}\n{said}"
         second = typed(workplace, "proxy", database, "--port", str(port))
@@ -135,18 +135,18 @@ def test_worker_is_refused_with_the_difference_when_its_model_is_another(workpla
     other = elsewhere(workplace)
     text = (other / "user.py").read_text()
     (other / "user.py").write_text(text.replace("torch.manual_seed(0)", "torch.manual_seed(1)"))
-    worker = typed(other, "worker", url, "--model", "user.py:make", "--data", "user.py:data")
+    worker = typed(other, "worker", url, "--model", "user.py:make", "--data", "user.py:data", "--artifacts", str(workplace / "artifacts"))
     told = search.communicate(timeout=300)[0]
     assert search.returncode == 0, told
     assert worker.returncode == 2
-    assert "weights: " in worker.stderr
-    assert "data: " not in worker.stderr
+    assert "model weights (" in worker.stderr
+    assert "data items" not in worker.stderr
 
 
 def test_a_workers_trial_goes_to_another_when_it_leaves_or_dies(workplace: Path, database: str) -> None:
     search, url = shared(workplace, database, trials=12, steps=60)
     for count, how in enumerate((signal.SIGTERM, signal.SIGKILL), start=2):
-        worker = started(workplace, "worker", url)
+        worker = started(workplace, "worker", url, "--trust")
         deadline = time.monotonic() + 120.0
         while len(workers(workplace)) < count:
             assert search.poll() is None, "the search ended before the worker had a trial"

@@ -3,10 +3,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from paretopress.artifact_shelf import ArtifactShelf, SharedFiles, open_store
+from paretopress.artifact_shelf import ArtifactShelf, ArtifactStore, SharedFiles, open_store
 from paretopress.errors import ConfigError, RunError
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
@@ -47,7 +48,7 @@ def host(tmp_path: Path, name: str) -> tuple[Host, SharedFiles]:
     root = tmp_path / name
     root.mkdir()
     inner = Host(RunFolder(root))
-    return inner, SharedFiles(inner, ArtifactShelf(open_store(str(tmp_path / "artifacts")), "night"), inner.folder)
+    return inner, SharedFiles(inner, ArtifactShelf(open_store(str(tmp_path / "artifacts")), "night", waits_s=()), inner.folder)
 
 
 def test_a_finalist_goes_on_where_another_host_left_its_trial(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_fetch_refuses_a_file_that_is_not_the_measured_one(tmp_path: Path) -> No
 
 
 def test_an_s3_bucket_is_a_shelf_too(tmp_path: Path, bucket: str) -> None:
-    shelf, file, copy = ArtifactShelf(open_store(bucket), "night"), tmp_path / "model.onnx", tmp_path / "copy.onnx"
+    shelf, file, copy = ArtifactShelf(open_store(bucket), "night", waits_s=()), tmp_path / "model.onnx", tmp_path / "copy.onnx"
     file.write_bytes(b"model")
     shelf.push("trials/0003/model.onnx", file)
     shelf.pull("trials/0003/model.onnx", copy, hashlib.sha256(b"model").hexdigest())
@@ -88,10 +89,63 @@ def test_an_s3_bucket_is_a_shelf_too(tmp_path: Path, bucket: str) -> None:
     with pytest.raises(RunError, match="must be there"):
         shelf.pull("trials/0009/model.onnx", copy)
     with pytest.raises(RunError, match="must be writable, but got NoSuchBucket"):
-        ArtifactShelf(open_store("s3://nowhere"), "night").push("trials/0003/model.onnx", file)
+        ArtifactShelf(open_store("s3://nowhere"), "night", waits_s=()).push("trials/0003/model.onnx", file)
 
 
 def test_open_store_says_what_is_wrong_when_the_folder_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="writable"):
         open_store(str(tmp_path / "file" / "artifacts"))
+
+
+@dataclass
+class Busy:
+    """A store that fails so many times before it answers."""
+
+    store: ArtifactStore
+    failures: int
+    asked: int = 0
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise OSError("503 slow down")
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        self._answer()
+        return self.store.open_reader(artifact_id)
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        self._answer()
+        self.store.write(artifact_id, content_body)
+
+
+def test_push_and_pull_try_again_when_the_store_is_busy(tmp_path: Path) -> None:
+    store, file, copy = open_store(str(tmp_path / "artifacts")), tmp_path / "model.onnx", tmp_path / "copy.onnx"
+    file.write_bytes(b"model")
+    for action in ("push", "pull"):
+        busy = Busy(store, failures=2)
+        getattr(ArtifactShelf(busy, "night", waits_s=(0.0, 0.0)), action)("model.onnx", file if action == "push" else copy)
+        assert busy.asked == 3
+    assert copy.read_bytes() == b"model"
+    down = Busy(store, failures=9)
+    with pytest.raises(RunError, match="must be readable, but got OSError: 503 slow down"):
+        ArtifactShelf(down, "night", waits_s=(0.0, 0.0)).pull("model.onnx", copy)
+    assert down.asked == 3
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_pull_does_not_wait_for_what_is_not_there(tmp_path: Path) -> None:
+    store = Busy(open_store(str(tmp_path / "artifacts")), failures=0)
+    with pytest.raises(RunError, match="must be there"):
+        ArtifactShelf(store, "night", waits_s=(60.0,)).pull("model.onnx", tmp_path / "copy.onnx")
+    assert store.asked == 1
+
+
+def test_a_finalist_starts_from_the_original_weights_when_this_host_has_the_model_of_its_trial_alone(tmp_path: Path) -> None:
+    (_, there), (inner, here) = host(tmp_path, "there"), host(tmp_path, "here")
+    here.latency_again(there(Plan(), Rung.SHORT, 3))
+    for file in (tmp_path / "artifacts").glob("*student*"):
+        file.unlink()
+    here(Plan(), Rung.FINAL, 3)
+    assert inner.started_from == ["original"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,18 +52,6 @@ def test_put_keeps_nothing_and_says_nothing_when_the_disk_is_full(tmp_path: Path
     assert cache.get("setup", {}) is None
 
 
-def test_read_finds_nothing_when_the_folder_is_damaged(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, {})
-    cache.put("setup", {}, lambda place: (place / "found.json").write_text('{"learning_rate": 0.1}'))
-    assert cache.read("setup", {}, lambda place: json.loads((place / "found.json").read_text())) == {"learning_rate": 0.1}
-    kept = cache.get("setup", {})
-    assert kept is not None
-    (kept / "found.json").write_text('{"learn')
-    assert cache.read("setup", {}, lambda place: json.loads((place / "found.json").read_text())) is None
-    (kept / "found.json").unlink()
-    assert cache.read("setup", {}, lambda place: json.loads((place / "found.json").read_text())) is None
-
-
 def test_put_keeps_the_first_when_two_write_the_same(tmp_path: Path) -> None:
     cache = Cache(tmp_path, {})
     cache.put("student", {}, lambda place: (place / "file").write_text("first"))
@@ -107,3 +96,58 @@ def test_cache_root_follows_the_environment(tmp_path: Path, monkeypatch: pytest.
 def test_code_version_names_the_sources() -> None:
     assert len(code_version()) == 16
     assert code_version() == code_version.__wrapped__()
+
+
+def remove_the_file(place: Path) -> None:
+    (place / "found.json").unlink()
+
+
+def put_a_folder_in_its_place(place: Path) -> None:
+    remove_the_file(place)
+    (place / "found.json").mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda place: (place / "found.json").write_text('{"rate": 0.'),
+        lambda place: (place / "found.json").write_bytes(b"\xff\xfe"),
+        lambda place: (place / "found.json").write_text('{"schema": 9}'),
+        remove_the_file,
+        put_a_folder_in_its_place,
+    ],
+    ids=["truncated", "not text", "another schema", "a missing file", "a folder"],
+)
+def test_read_says_once_that_an_entry_is_damaged_and_put_replaces_it(
+    tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(place: Path) -> float:
+        return float(json.loads((place / "found.json").read_text())["rate"])
+
+    cache = Cache(tmp_path, {})
+    cache.put("setup", {}, lambda place: (place / "found.json").write_text('{"rate": 0.1}'))
+    place = cache.get("setup", {})
+    assert place is not None
+    damage(place)
+    assert [cache.read("setup", {}, read) for _ in range(2)] == [None, None]
+    assert [record.getMessage().startswith(f"the cache's {place} is damaged") for record in caplog.records] == [True]
+    cache.put("setup", {}, lambda place: (place / "found.json").write_text('{"rate": 0.2}'))
+    assert cache.read("setup", {}, read) == 0.2
+    assert [path.name for path in (tmp_path / "setup").iterdir()] == [place.name]
+
+
+@pytest.mark.parametrize("is_folder", [True, False], ids=["a folder without its parts", "a file"])
+def test_put_replaces_what_was_not_kept_whole(tmp_path: Path, is_folder: bool) -> None:
+    cache = Cache(tmp_path, {})
+    cache.put("setup", {}, lambda place: (place / "file").write_text("first"))
+    place = cache.get("setup", {})
+    assert place is not None
+    (place / "parts.json").unlink()
+    if not is_folder:
+        (place / "file").unlink()
+        place.rmdir()
+        place.write_text("")
+    assert cache.get("setup", {}) is None
+    cache.put("setup", {}, lambda place: (place / "file").write_text("second"))
+    assert cache.get("setup", {}) == place
+    assert (place / "file").read_text() == "second"

@@ -52,3 +52,17 @@ def test_drop_dominated_keeps_what_the_next_finalist_comes_from(tmp_path: Path) 
     for number, (accuracy, ms) in ((0, (89.5, 5.0)), (3, (86.0, 4.0))):
         records.add_final(number, outcome(accuracy, ms, Rung.FINAL).to_json())
     assert drop_dominated(folder, records, BOUNDS, 0) == [1, 4]
+
+
+def test_drop_dominated_keeps_what_is_astride_the_budget(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    # half of the baseline's 10 ms are allowed; 1 is dominated, but its interval holds the 5 ms: it is measured again
+    records = studied(folder, [(89.0, 4.0), (80.0, 4.9), (70.0, 4.2), (95.0, 9.0)])
+    assert drop_dominated(folder, records, Bounds(Budget(speedup=2.0), 10.0, 90.0), 0) == [2, 3]
+
+
+def test_drop_dominated_keeps_the_trial_of_a_finalist_that_is_astride_the_budget(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    records = studied(folder, [(89.0, 4.0), (80.0, 4.2)])
+    records.add_final(1, outcome(85.0, 4.9, Rung.FINAL).to_json())
+    assert drop_dominated(folder, records, Bounds(Budget(speedup=2.0), 10.0, 90.0), 0) == []

@@ -11,13 +11,20 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
-VALUES |= {"kept", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
+VALUES |= {"content_hash", "kept", "onnx_graph", "quiet_logger", "repeating", "same_run", "seeding", "stopwatch", "weighted", "worked"}
+VALUES |= {"masking", "confined", "received"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "fetch": {"inputs"},
     "inputs": {"graph"},
+    "content_hash": set(),
     "kept": set(),
+    "masking": set(),
+    "confined": {"errors"},
+    "received": {"confined", "errors", "measurement", "plan"},
     "repeating": set(),
+    "same_run": {"errors"},
+    "seeding": set(),
     "onnx_graph": {"errors", "graph", "inputs"},
     "stopwatch": set(),
     "weighted": set(),
@@ -27,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "pareto": set(),
     "atomic": {"errors"},
     "cache": {"errors"},
-    "event_log": set(),
+    "event_log": {"masking"},
     "plan": {"errors"},
     "graph": {"errors"},
     "measurement": {"errors"},
@@ -66,16 +73,20 @@ ALLOWED: dict[str, set[str]] = {
     }
     | {"tasks"},
     "isolation": VALUES | {"targets"},
-    "evaluator_process": VALUES | {"compress", "plan_evaluator", "run_folder", "run_parts", "run_study", "setup_run", "targets"},
+    "evaluator_process": VALUES
+    | {"compress", "isolation", "plan_evaluator", "run_folder", "run_parts", "run_study", "setup_run", "targets"},
     "run_study": VALUES | {"config", "run_folder", "search"},
-    "artifact_shelf": VALUES | {"plan_evaluator", "run_folder"},
-    "shared_run": VALUES | {"artifact_shelf", "intake", "run_folder", "run_parts"},
-    "worker": VALUES | {"config", "report", "run_parts", "run_search", "search", "setup_run", "shared_run", "targets"},
+    "folder_store": VALUES,
+    "artifact_shelf": VALUES | {"deploy", "folder_store", "plan_evaluator", "run_folder"},
+    "shared_run": VALUES | {"artifact_shelf", "config", "run_folder", "run_study"},
+    "worker": VALUES
+    | {"config", "report", "run_parts", "run_search", "search", "setup_run", "shared_run", "targets"}
+    | {"intake", "run_folder"},
     "ray_workers": VALUES | {"config", "report", "worker"},
     "housekeeping": VALUES | {"run_folder", "search"},
     "run_search": VALUES
     | {"artifact_shelf", "config", "housekeeping", "isolation", "pipeline", "report", "run_folder", "run_parts", "run_study", "search"}
-    | {"setup_run", "shared_run", "spaces"},
+    | {"intake", "setup_run", "shared_run", "spaces"},
     "predicted_plan": VALUES | {"config", "run_folder", "run_study", "search", "setup_run", "spaces", "targets"},
     "rerun": VALUES | {"config", "plan_evaluator", "run_folder", "run_parts", "run_study", "search", "setup_run", "targets"},
     "status": VALUES | {"config", "run_folder", "run_study", "search", "setup_run"},

@@ -23,10 +23,12 @@ class Bench:
     report: ProbeReport
     runtime: str = "1.31.0"
     probes: int = 0
+    asked: int = 0
     said: list[str] = field(default_factory=list)
     name: str = LOCAL
 
     def environment(self) -> dict[str, Any]:
+        self.asked += 1
         facts = {"cpu": "Testor", "machine": "x86_64", "isa": ["avx2"], "cores_logical": 2, "threads": 1, "load_average": [self.probes]}
         return facts | {"versions": {"onnxruntime": self.runtime}}
 
@@ -91,6 +93,13 @@ def test_target_facts_record_the_probe_when_there_is_one(bench: Bench) -> None:
     assert (facts["target"], facts["cpu"]) == ("local", "Testor")
     assert "host" not in facts
     assert bench.probes == 1
+
+
+def test_target_facts_ask_the_target_once_when_its_probe_is_known(bench: Bench) -> None:
+    bench.probe()
+    before = bench.asked
+    target_facts(bench, bench.open, bench.said.append, probe=True)
+    assert bench.asked == before + 1
 
 
 def test_target_facts_follow_the_flags_when_no_probe_is_wanted(bench: Bench) -> None:

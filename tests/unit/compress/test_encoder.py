@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from paretopress.compress.encoder import Encoder
+from paretopress.compress.encoder import Encoder, plain_encoder
+from paretopress.errors import RewriteError
 from paretopress.intake.rewrites import explicit
 from paretopress.intake.trace import take_in
 
@@ -65,3 +68,39 @@ def test_take_in_offers_heads_widths_and_blocks_of_an_encoder(classifier: nn.Mod
     assert len(intake.graph.branches) == 4  # attention and the two Linear layers of each
     with torch.inference_mode():
         torch.testing.assert_close(intake.module(*sentences), classifier(*sentences), rtol=1e-4, atol=1e-5)
+
+
+class Placed(nn.Module):
+    """Gives the encoder positions of its own, and says how."""
+
+    def __init__(self, encoder: nn.Module, by: str) -> None:
+        super().__init__()
+        self.encoder, self.fc, self.by = encoder, nn.Linear(32, 3), by
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        arguments = (None, None, position_ids) if self.by == "position" else ()
+        named = {"position_ids": position_ids} if self.by == "name" else {}
+        return self.fc(self.encoder(input_ids, *arguments, **named).last_hidden_state[:, 0])
+
+
+@pytest.mark.parametrize("make", [bert, distilbert])
+@pytest.mark.parametrize("by", ["name", "position"])
+def test_take_in_keeps_the_positions_that_an_encoder_is_given(make: Callable[[], nn.Module], by: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Placed(make(), by).eval()
+    with torch.no_grad():
+        model.encoder.embeddings.position_embeddings.weight.mul_(30)
+    inputs = torch.randint(0, 50, (4, 6)), torch.arange(10, 16).repeat(4, 1)
+    intake = take_in(model, inputs, ("input_ids", "position_ids"))
+    assert "encoder.layers.0.first" in {layer.name for layer in intake.graph.layers}
+    with torch.inference_mode():
+        torch.testing.assert_close(intake.module(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["inputs_embeds", "encoder_hidden_states"])
+@pytest.mark.parametrize("make", [bert, distilbert])
+def test_plain_encoder_refuses_an_argument_that_it_does_not_carry_out(make: Callable[[], nn.Module], name: str) -> None:
+    encoder = plain_encoder(make())
+    with pytest.raises((RewriteError, TypeError), match=name):
+        encoder(torch.zeros(2, 6, dtype=torch.long), **{name: torch.zeros(2, 6, 32)})

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,24 @@ def test_lessons_are_the_same_when_asked_again_whatever_was_drawn_between() -> N
     torch.rand(7)
     two = first(made(Augmented(), Counting()), 5)
     assert all(torch.equal(a, b) for left, right in zip(one, two, strict=True) for a, b in zip(left, right, strict=True))
+
+
+class AugmentedByOthers(Augmented):
+    """The same, with noise from numpy's and Python's generators."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((1, 2, 2), index + 0.1 * random.random() + 0.1 * float(np.random.rand())), index % 3
+
+
+def test_lessons_are_the_same_when_augmentation_draws_from_numpy_and_python() -> None:
+    random.seed(1), np.random.seed(1)
+    expected = (random.random(), float(np.random.rand()))
+    random.seed(1), np.random.seed(1)
+    one = first(made(AugmentedByOthers(), Counting()), 5)
+    assert (random.random(), float(np.random.rand())) == expected
+    two = first(made(AugmentedByOthers(), Counting()), 5)
+    assert all(torch.equal(a, b) for left, right in zip(one, two, strict=True) for a, b in zip(left, right, strict=True))
+    assert not torch.equal(one[0][0], one[1][0])
 
 
 def test_lessons_read_and_teach_once_when_two_students_learn() -> None:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
-from paretopress.compress.students import Students
+from paretopress.cache import Cache
+from paretopress.compress.students import Shelf, Students
 from paretopress.measurement import Rung
 from paretopress.plan import Plan
 
@@ -53,3 +59,34 @@ def test_keep_forgets_what_was_not_used_for_longest_when_memory_is_bounded() -> 
     students.load(weight(0.0), plans[0], Rung.SHORT)
     students.keep(weight(1.0), plans[2], Rung.SHORT)
     assert [students.load(weight(0.0), plan, Rung.SHORT) for plan in plans] == [True, False, True]
+
+
+def save_other(names: dict[str, torch.Tensor]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(save(names))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        save_other({"bias": torch.zeros(4)}),
+        save_other({"weight": torch.zeros(4, 2)}),
+        save_other({"weight": torch.zeros(4, 4, dtype=torch.float64)}),
+        lambda path: path.write_bytes(path.read_bytes()[:-8]),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["another tensor", "another shape", "another type", "truncated", "empty"],
+)
+def test_load_knows_nothing_and_keep_replaces_it_when_what_was_shelved_is_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    def students() -> Students:
+        return Students(shelf=Shelf(Cache(tmp_path, {}), {}))
+
+    students().keep(weight(2.0), Plan(), Rung.SHORT)
+    (file,) = tmp_path.rglob("*.safetensors")
+    damage(file)
+    student = weight(0.0)
+    again = students()
+    assert not again.load(student, Plan(), Rung.SHORT)
+    assert torch.equal(student.weight, weight(0.0).weight)
+    again.keep(weight(3.0), Plan(), Rung.SHORT)
+    assert students().load(student, Plan(), Rung.SHORT)
+    assert torch.equal(student.weight, weight(3.0).weight)

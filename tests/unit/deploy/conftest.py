@@ -35,6 +35,26 @@ def linear_model(path: Path, batch: int | str = "N", dtype: int = TensorProto.FL
     return path
 
 
+def pixel_model(path: Path) -> Path:
+    """Write (N, 1, H, W) -> scores (N, 3, H, W) of pixels: 1 - x, x and x - 1, so that class 0 is highest up to 0.5, else class 1."""
+    weights = np.array([-1.0, 1.0, 1.0], dtype=np.float32).reshape(3, 1, 1, 1)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["scores"])],
+        "pixels",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 2, 2])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3, 2, 2])],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([1.0, 0.0, -1.0], dtype=np.float32), "b")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def make_pixel_model(tmp_path: Path) -> Callable[[], Path]:
+    """Return a function that writes the model of pixels."""
+    return lambda: pixel_model(tmp_path / "measured.onnx")
+
+
 @pytest.fixture
 def make_model(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes the linear model; its keywords are those of `linear_model`."""

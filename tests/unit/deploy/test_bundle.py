@@ -174,7 +174,7 @@ def test_write_bundle_leaves_nothing_when_interrupted(write: Write, tmp_path: Pa
         (lambda array: array.astype(np.float64), "must be float32, but got float64"),
         (lambda array: array[:, :, :1], "must have shape"),
         (lambda array: array[0], "must have shape"),
-        (lambda array: array[:0], "positive multiple"),
+        (lambda array: array[:0], "must be positive"),
         (lambda array: array * np.float32("nan"), "finite"),
     ],
     ids=["dtype", "size", "rank", "none", "nan"],
@@ -195,9 +195,26 @@ def test_write_bundle_runs_the_fixed_batch_when_the_model_has_one(write: Write, 
         assert arrays["expected_0"].shape == (10, 3)
 
 
-def test_write_bundle_refuses_when_samples_are_no_multiple_of_the_batch(write: Write, make_model: Write) -> None:
-    with pytest.raises(DataError, match="positive multiple of the model's batch 4"):
-        write(onnx=make_model(batch=4))
+@pytest.mark.parametrize("batch", [4, 32])
+def test_write_bundle_fills_up_the_last_batch_when_the_samples_are_no_multiple(write: Write, make_model: Write, batch: int) -> None:
+    folder = write(onnx=make_model(batch=batch))
+    assert manifest_of(folder)["selfcheck"]["batch"] == batch
+    with np.load(folder / "selfcheck.npz") as arrays:
+        assert arrays["expected_0"].argmax(axis=1).tolist() == [index % 3 for index in range(10)]
+
+
+def test_write_bundle_takes_a_class_name_for_each_channel_when_pixels_are_scored(write: Write, make_pixel_model: Write) -> None:
+    folder = write(onnx=make_pixel_model())
+    assert "in the order of axis 1 of the first output: cat, dog, owl" in (folder / "README.md").read_text()
+
+
+def test_write_bundle_refuses_when_class_names_do_not_match_the_channels(write: Write, make_pixel_model: Write, make_facts: Facts) -> None:
+    with pytest.raises(BundleError, match=r"a value for each of 2 class names, but got shape \(10, 3, 2, 2\)"):
+        write(onnx=make_pixel_model(), facts=make_facts(classes=("cat", "dog")))
+
+
+def test_write_bundle_calls_no_model_an_image_classifier(bundle: Path) -> None:
+    assert "classifier" not in (bundle / "README.md").read_text()
 
 
 def test_write_bundle_takes_half_floats_when_the_model_does(write: Write, make_model: Write, samples: Array) -> None:
@@ -206,7 +223,7 @@ def test_write_bundle_takes_half_floats_when_the_model_does(write: Write, make_m
 
 
 def test_write_bundle_refuses_when_class_names_do_not_match_the_outputs(write: Write, make_facts: Facts) -> None:
-    with pytest.raises(BundleError, match=r"\(10, 2\), a column for each class name"):
+    with pytest.raises(BundleError, match=r"a value for each of 2 class names, but got shape \(10, 3\)"):
         write(facts=make_facts(classes=("cat", "dog")))
 
 

@@ -230,3 +230,24 @@ def test_manifest_digest_ignores_itself_and_order_when_computed() -> None:
     first, second = {"a": 1, "b": [2.5], "manifest_sha256": "x"}, {"b": [2.5], "a": 1}
     assert bundle_run.manifest_digest(first) == bundle_run.manifest_digest(second)
     assert bundle_run.manifest_digest(json.loads(json.dumps(second))) != bundle_run.manifest_digest({"a": 1, "b": [2.0]})
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_predict_takes_any_number_of_items_when_the_batch_is_fixed(
+    write: Callable[..., Path], make_model: Callable[..., Path], samples: Array, tmp_path: Path, batch: int
+) -> None:
+    folder = write(onnx=make_model(batch=batch))
+    np.save(tmp_path / "in.npy", samples[:6])
+    done = run_alone(folder, "--predict", str(tmp_path / "in.npy"))
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["cat", "dog", "owl", "cat", "dog", "owl"]
+    assert run_alone(folder, "--check").returncode == 0
+    assert f"batch {batch}," in run_alone(folder, "--time", "--runs", "5").stdout
+
+
+def test_main_prints_shares_of_pixels_when_pixels_are_scored(
+    write: Callable[..., Path], make_pixel_model: Callable[[], Path], tmp_path: Path
+) -> None:
+    folder = write(onnx=make_pixel_model())
+    np.save(tmp_path / "in.npy", np.array([0.0, 0.0, 1.0, 0.0], dtype=np.float32).reshape(1, 1, 2, 2))
+    done = run_alone(folder, "--predict", str(tmp_path / "in.npy"))
+    assert done.stdout == "0: cat (0) 0.7500, dog (1) 0.2500, owl (2) 0.0000\n"

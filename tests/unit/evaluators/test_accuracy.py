@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,9 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from paretopress.errors import DataError, RunError, TargetLostError
-from paretopress.evaluators.accuracy import Batch, module_accuracy, onnx_accuracy
+from paretopress.evaluators.accuracy import Batch, module_accuracy, onnx_accuracies, onnx_accuracy
 from paretopress.targets.local import LocalTarget
-from paretopress.targets.target import Feed
+from paretopress.targets.target import OpenFile
 
 
 def _write(path: Path, op: str = "Flatten", batch: int | str = "batch") -> Path:
@@ -31,7 +34,7 @@ def _batch(predicted: list[int], labels: list[int]) -> Batch:
     return np.eye(3, dtype=np.float32)[predicted].reshape(-1, 3, 1, 1), np.array(labels)
 
 
-@pytest.mark.parametrize("batch", ["batch", 1], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("batch", ["batch", 1, 2, 8])
 def test_onnx_accuracy_counts_images_when_batches_are_unequal(tmp_path: Path, batch: int | str) -> None:
     path = _write(tmp_path / "m.onnx", batch=batch)
     batches = [_batch([0, 1, 2], [0, 1, 1]), _batch([2], [2]), _batch([], []), _batch([0], [2])]
@@ -63,26 +66,59 @@ def test_onnx_accuracy_raises_when_images_do_not_fit(tmp_path: Path) -> None:
 
 
 class OffByOne(LocalTarget):
-    """A target whose kernels answer one class further on."""
+    """A target whose kernels answer one class further on; counts the files that it opens."""
 
-    def run(self, path: Path, feed: Feed) -> list[Any]:
-        return [np.roll(output, 1, axis=1) for output in super().run(path, feed)]
+    opens = 0
+
+    @contextmanager
+    def opened(self, path: Path, *, beside_others: bool = False) -> Iterator[OpenFile]:
+        type(self).opens += 1
+        with super().opened(path, beside_others=beside_others) as file:
+            yield replace(file, run=lambda feed: [np.roll(output, 1, axis=1) for output in file.run(feed)])
 
 
-@pytest.mark.parametrize("batch", ["batch", 1], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("batch", ["batch", 1, 2, 8])
 def test_onnx_accuracy_counts_the_targets_answers_when_scored_there(tmp_path: Path, batch: int | str) -> None:
     path = _write(tmp_path / "m.onnx", batch=batch)
-    batches = [_batch([0, 1, 2], [1, 2, 2]), _batch([2], [0])]
+    batches, before = [_batch([0, 1, 2], [1, 2, 2]), _batch([2], [0])], OffByOne.opens
     assert onnx_accuracy(path, batches, threads=1, target=OffByOne()) == pytest.approx(75.0)
+    assert OffByOne.opens == before + 1
 
 
 def test_onnx_accuracy_lets_the_loss_of_a_target_pass_when_scored_there(tmp_path: Path) -> None:
     class Lost(LocalTarget):
-        def run(self, path: Path, feed: Feed) -> list[Any]:
+        def opened(self, path: Path, *, beside_others: bool = False) -> Any:
             raise TargetLostError("the target must be in reach")
 
+    path = _write(tmp_path / "m.onnx")
     with pytest.raises(TargetLostError):
-        onnx_accuracy(_write(tmp_path / "m.onnx"), [_batch([0], [0])], threads=1, target=Lost())
+        onnx_accuracy(path, [_batch([0], [0])], threads=1, target=Lost())
+    with pytest.raises(TargetLostError):
+        onnx_accuracies([path], [_batch([0], [0])], threads=1, target=Lost())
+
+
+def test_onnx_accuracies_read_the_batches_once_when_there_are_several_files(tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    def batches() -> Iterator[Batch]:
+        for labels in ([1, 1, 1], [2, 2, 2]):
+            reads.append(len(labels))
+            yield _batch([0, 1, 2], labels)
+
+    plain, fixed = _write(tmp_path / "plain.onnx"), _write(tmp_path / "fixed.onnx", batch=1)
+    negated = _write(tmp_path / "negated.onnx", op="Neg")  # the first of the two other classes
+    assert onnx_accuracies([plain, negated, fixed], batches(), threads=1) == pytest.approx([100 / 3, 100 / 6, 100 / 3])
+    assert reads == [3, 3]
+
+
+def test_onnx_accuracies_tell_why_one_file_has_none_and_score_the_others(tmp_path: Path) -> None:
+    images, labels = _batch([0, 1], [0, 1])
+    (tmp_path / "junk.onnx").write_bytes(b"no protobuf")
+    files = [_write(tmp_path / "log.onnx", op="Log"), tmp_path / "junk.onnx", _write(tmp_path / "m.onnx")]
+    nan, junk, score = onnx_accuracies(files, [(images, labels), (images - 0.5, labels)], threads=1)
+    assert "must not be NaN" in str(nan)
+    assert "INVALID_PROTOBUF" in str(junk)
+    assert score == 100.0
 
 
 def test_module_accuracy_agrees_with_the_file_of_the_same_function(tmp_path: Path) -> None:

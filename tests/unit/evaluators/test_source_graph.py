@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from paretopress.evaluators.source_graph import EightBits, Format, SourceLayer, source_layers
+from paretopress.evaluators.source_graph import EightBits, Format, SourceLayer, source_layers, table_rows
 
 CHANNELS = 16
 
@@ -90,3 +90,17 @@ def test_macs_counts_the_layers_own_channels_when_the_kernel_pads(shape: tuple[i
 def test_macs_counts_rows_when_the_layer_is_linear() -> None:
     assert SourceLayer("fc", "Gemm", (10, 64), 10).macs((2, 10), channels_last=False) == 2 * 640
     assert SourceLayer("fc", "Gemm", (10, 64), 10).macs((), channels_last=False) == 0
+
+
+def test_table_rows_are_those_of_the_smallest_table_that_an_input_is_looked_up_in() -> None:
+    """The mask is looked up nowhere; tokens in two tables, once as int32."""
+    tables = [numpy_helper.from_array(np.zeros((rows, 4), np.float32), f"table{rows}") for rows in (20, 7)]
+    nodes = [
+        helper.make_node("Gather", ["table20", "tokens"], ["a"]),
+        helper.make_node("Cast", ["tokens"], ["short"], to=TensorProto.INT32),
+        helper.make_node("Gather", ["table7", "short"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["N", 8]) for name in ("tokens", "mask")]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8, 4])]
+    assert table_rows(helper.make_graph(nodes, "tokens", inputs, outputs, tables)) == {"tokens": 7}

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.errors import DataError, ModelError
-from paretopress.intake.checks import check_data, check_model
+from paretopress.intake.checks import check_data, check_model, has_class_axis
 from paretopress.intake.data import Data, Split
+from paretopress.tasks.regression import Regression
+from paretopress.tasks.segmentation import Segmentation
 
 IMAGE = torch.zeros(1, 4, 4)
 
@@ -185,3 +187,25 @@ def test_check_data_takes_tokens_and_several_inputs() -> None:
 def test_check_data_raises_when_the_output_is_nan() -> None:
     with pytest.raises(ModelError, match="output must be finite"):
         check_data(Data(items(), items(), items()), lambda x: torch.full((len(x), 3), float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(("cat", "dog"), "3, but got 2 names: cat, dog"), (("a", "b", "c", "d"), "got 4 names: a, b, c, ...")]
+)
+def test_check_data_raises_when_class_names_do_not_fit_the_output(names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_data(Data(items(), items(), items(), names), network())
+    check_data(Data(items(), items(), items(), ("cat", "dog", "owl")), network())
+
+
+def test_check_data_counts_class_names_along_the_channels_when_pixels_are_scored() -> None:
+    pixels = cast(Split, [(IMAGE, torch.zeros(4, 4, dtype=torch.int64)) for _ in range(4)])
+    model = nn.Conv2d(1, 3, 1)
+    check_data(Data(pixels, pixels, pixels, ("road", "car", "sky"), task=Segmentation()), model)
+    with pytest.raises(DataError, match="4 names"):
+        check_data(Data(pixels, pixels, pixels, ("road", "car", "sky", "tree"), task=Segmentation()), model)
+
+
+def test_has_class_axis_is_false_when_outputs_are_no_classes() -> None:
+    assert not has_class_axis(Regression("R2"))
+    assert has_class_axis(Segmentation())

@@ -6,19 +6,22 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from paretopress.errors import ModelError
 from paretopress.evaluators.macs import count_macs
 from paretopress.graph import LayerKind, ModelGraph
+from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.model_spec import load_model
 from paretopress.intake.trace import take_in
 from paretopress.lower.export import export_onnx
-from paretopress.onnx_graph import OnnxGraph, onnx_graph_in
+from paretopress.lower.quantise import quantise_onnx
+from paretopress.onnx_graph import OnnxGraph, onnx_graph_in, timed_feed
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 
@@ -89,3 +92,67 @@ def test_inputs_go_by_their_names_in_whatever_order_the_data_gives_them(batch: i
     assert (layer.name, layer.in_channels, layer.out_channels, layer.macs) == ("MatMul_0", 3, 2, 6)
     with pytest.raises(ModelError, match="the data must give what the file takes, a, b, but got a, c"):
         take_in(model, (a, b), ("a", "c"))
+
+
+def convolutions(batch: int | str, channels: int = 16) -> onnx.ModelProto:
+    """Return two convolutions, a mean over the map and a reshape that names the batch, (N, 1, 8, 8) -> (N, 3)."""
+    numbers = np.random.default_rng(0)
+    weights = {"first": (channels, 1, 3, 3), "second": (3, channels, 1, 1)}
+    kept = [numpy_helper.from_array(numbers.standard_normal(shape).astype(np.float32), name) for name, shape in weights.items()]
+    kept.append(numpy_helper.from_array(np.array([batch if isinstance(batch, int) else -1, 3]), "shape"))
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["h"], name="c1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("Conv", ["a", "second"], ["g"], name="c2"),
+        helper.make_node("GlobalAveragePool", ["g"], ["p"]),
+        helper.make_node("Reshape", ["p", "shape"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])
+    graph = helper.make_graph(nodes, "convolutions", [x], [y], kept)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_file_of_fixed_batch_size_is_run_in_pieces_and_quantised(tmp_path: Path, batch: int) -> None:
+    fixed, free = OnnxGraph(convolutions(batch), "for a test"), OnnxGraph(convolutions("N"), "for a test")
+    x = torch.randn(6, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(fixed(x)[0], free(x)[0])
+    intake = take_in(fixed, x)
+    assert [layer.macs for layer in intake.graph.layers] == [layer.macs for layer in take_in(free, x).graph.layers]
+    feed = timed_feed(["x"], x[:4], intake.module)
+    assert feed["x"].shape == (batch, 1, 8, 8)
+    files = [tmp_path / f"{name}.onnx" for name in ("fixed", "fixed8", "free", "free8")]
+    for file, source, target in ((fixed, files[0], files[1]), (free, files[2], files[3])):
+        source.write_bytes(file.bytes())
+        quantise_onnx(source, target, {"c1": 8, "c2": 8}, [{"x": x.numpy()}], reduce_range=True)
+    rounded = [OnnxGraph(onnx.load(file), "for a test") for file in (files[1], files[3])]
+    with torch.inference_mode():
+        torch.testing.assert_close(rounded[0](x)[0], rounded[1](x)[0])
+
+
+@pytest.mark.parametrize(("batch", "converts"), [("N", True), (1, False), (4, False)])
+def test_conversion_that_computes_something_else_leaves_the_file_as_it_is(tmp_path: Path, batch: int | str, converts: bool) -> None:
+    """A file of fixed batch size names it in its reshapes, which the converted model keeps."""
+    pytest.importorskip("onnx2torch")
+    onnx.save(convolutions(batch), tmp_path / "m.onnx")
+    model = load_model("m.onnx", base=tmp_path)
+    assert not isinstance(model, OnnxGraph)
+    items = torch.randn(6, 1, 8, 8)
+    found = faithful_conversion(model, tmp_path / "m.onnx", None, items)
+    assert (found is model) is converts
+    if isinstance(found, OnnxGraph):
+        assert found(items)[0].shape == (6, 3)
+        assert "the converted model" in take_in(found, items).graph.frozen[0].reason
+
+
+def test_conversion_with_other_weights_is_found(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    onnx.save(convolutions("N"), tmp_path / "m.onnx")
+    model = load_model("m.onnx", base=tmp_path)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.01)
+    found = faithful_conversion(model, tmp_path / "m.onnx", None, torch.randn(6, 1, 8, 8))
+    assert isinstance(found, OnnxGraph)
+    assert "computes something else" in found.reason

@@ -258,3 +258,53 @@ def test_quantise_onnx_stays_near_when_a_layer_with_a_bias_is_called_more_than_o
     quantised = run(quantise(tmp_path / "float.onnx", {"shared": 8}, images), images)
     exact = run(tmp_path / "float.onnx", images)
     assert np.abs(quantised - exact).max() < 0.03 * np.ptp(exact)
+
+
+class Twins(nn.Module):
+    """Two layers of one weight, of the kind that is asked for, and a classifier: (N, ...) -> (N, 3)."""
+
+    def __init__(self, kind: str, *, tied: bool) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.a, self.b = (nn.Conv2d(16, 16, 1) if kind == "conv" else nn.Linear(16, 16) for _ in range(2))
+            self.fc = nn.Linear(16, 3)
+        self.axes = {"conv": (2, 3), "tokens": (1,), "rows": ()}[kind]
+        if tied:
+            self.b.weight = self.a.weight
+        else:
+            self.b.weight.data.copy_(self.a.weight.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.fc(x.mean(self.axes) if self.axes else x)
+
+
+SHAPES = {"conv": (6, 16, 4, 4), "tokens": (6, 5, 16), "rows": (6, 16)}
+
+
+@pytest.mark.parametrize("layer", ["a", "b"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_quantise_onnx_quantises_the_one_layer_that_is_named_when_another_has_its_weights(
+    kind: str, tied: bool, layer: str, tmp_path: Path
+) -> None:
+    x, path = torch.randn(SHAPES[kind], generator=torch.Generator().manual_seed(1)), tmp_path / "float.onnx"
+    module = take_in(Twins(kind, tied=tied).eval(), x).module
+    export_onnx(module, x, path)
+    assert [node.name for node in onnx.load(path).graph.node if node.op_type in ("Conv", "Gemm", "MatMul")] == ["a", "b", "fc"]
+    rounded = quantise(path, {layer: 8}, x)
+    found = {each.name: each.format for each in source_layers(onnx.load(rounded).graph).values()}
+    assert found == {"a": Format.FLOAT, "b": Format.FLOAT, "fc": Format.FLOAT} | {layer: Format.INT8}
+    assert np.abs(run(rounded, x) - run(path, x)).max() < 0.05
+
+
+def test_export_onnx_numbers_the_calls_of_a_layer_whose_weights_another_shares(tmp_path: Path) -> None:
+    class Again(Twins):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.relu(self.b(torch.relu(self.a(x)))))
+
+    x = torch.randn(SHAPES["tokens"])
+    export_onnx(take_in(Again("tokens", tied=True).eval(), x).module, x, tmp_path / "float.onnx")
+    names = [node.name.split("#")[0] for node in onnx.load(tmp_path / "float.onnx").graph.node if node.op_type == "MatMul"]
+    assert names == ["a", "b", "a", "b"]

@@ -97,3 +97,10 @@ def test_draw_front_shows_the_whole_budget_when_it_is_above_the_baseline(front: 
 def test_draw_front_leaves_no_figure_with_pyplot_when_drawn(front: dict[str, Any]) -> None:
     draw_front(front)
     assert pyplot.get_fignums() == []
+
+
+def test_draw_front_sets_the_nearest_apart_when_no_plan_met_the_budget(front: dict[str, Any]) -> None:
+    front |= {"nearest": front["points"], "points": [], "best": None}
+    labels = drawn(front).get_legend_handles_labels()[1]
+    assert "outside the budget, validation" in labels
+    assert "front, validation" not in labels

@@ -121,3 +121,11 @@ def test_profile_table_keeps_names_whole_when_80_columns_wide() -> None:
     row = ProfileRow("layer2.0.downsample.0", "conv", 115_610_000, 2_304, 13.67, 0.1234, -10.383, 10.401, 13.671)
     lines = rendered(profile_table([row], ProfileSums(14.0, 13.67, 13.7, 65.4)), width=80)
     assert line_with(lines, "layer2.0.downsample.0")[-1] == "+13.671"
+
+
+def test_front_table_marks_the_nearest_and_says_what_they_miss_when_none_is_within(front: dict[str, Any]) -> None:
+    nearest = front["points"][2] | {"within": False, "misses": [{"said": "it loses 3 points, 2 more than the 1 allowed"}]}
+    text = " ".join(" ".join(rendered(front_table(front | {"points": [], "nearest": [nearest], "best": None}))).split())
+    assert "!31" in text
+    assert "! trial 31: it loses 3 points, 2 more than the 1 allowed." in text
+    assert "No plan met the budget." in text

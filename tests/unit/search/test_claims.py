@@ -40,6 +40,18 @@ def test_take_is_the_first_ones_when_two_claim_in_the_same_moment(study: optuna.
     assert not two.take(7)
 
 
+def test_take_is_the_first_ones_when_both_have_one_name(study: optuna.Study) -> None:
+    now = [100.0]
+    one, two = claims(study, "worker-1", now), claims(study, "worker-1", now)
+    assert one.worker != two.worker
+    assert one.take(7)
+    assert not two.take(7)
+    one.renew()
+    assert two.at_work() == {one.worker}
+    two.leave()
+    assert not two.silent()(one.worker, 0.0)
+
+
 def test_claims_of_the_dead_lapse_and_those_of_the_living_do_not(study: optuna.Study) -> None:
     now = [0.0]
     dead, living, third = (claims(study, name, now) for name in ("dead", "living", "third"))
@@ -57,21 +69,25 @@ def test_at_work_are_those_that_live_and_have_not_left(study: optuna.Study) -> N
     dead, left, living = (claims(study, name, now) for name in ("dead", "left", "living"))
     for each in (dead, left, living):
         each.renew()
-    assert living.at_work() == {"dead", "left"}
+    assert living.at_work() == {dead.worker, left.worker}
     left.leave()
-    assert living.at_work() == {"dead"}
+    assert living.at_work() == {dead.worker}
     now[0] = 100.0
     living.renew()
-    assert (living.at_work(), left.at_work()) == (set(), {"living"})
+    assert (living.at_work(), left.at_work()) == (set(), {living.worker})
 
 
-def test_silent_is_who_left_when_its_trial_is_older_than_the_grace(study: optuna.Study) -> None:
+def test_silent_is_who_left_when_its_trial_was_there_for_the_grace(study: optuna.Study) -> None:
     now = [100.0]
-    left = claims(study, "left", now)
+    left, other = claims(study, "left", now), claims(study, "other", now)
     left.renew()
     left.leave()
-    assert left.silent()("left", 10.0)
-    assert not left.silent()("left", 20.0)
+    assert not other.silent()(left.worker, 3)
+    now[0] += 89.0
+    assert not other.silent()(left.worker, 3)
+    now[0] += 1.0
+    assert other.silent()(left.worker, 3)
+    assert not other.silent()(left.worker, 4)  # asked for meanwhile
 
 
 def test_renewed_needs_no_claims_when_nobody_shares() -> None:

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from paretopress.search.claims import Claims
-from paretopress.search.heartbeat import fail_stale
+from paretopress.search.heartbeat import fail_stale, heartbeat
 from paretopress.search.records import RETRY_OF, WORKER
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def test_fail_stale_tries_the_trials_of_the_silent_once_more_and_no_others(study
     dead, living = (Claims(study, name, 90.0, lambda: now[0]) for name in ("dead", "living"))
     for claims in (dead, living):
         claims.renew()
-    lost, _ = started(study, "dead"), started(study, "living")
+    lost, _ = started(study, dead.worker), started(study, living.worker)
     now[0] += 80.0
     living.renew()
     fail_stale(study, living)
@@ -57,17 +66,88 @@ def test_fail_stale_ends_a_trial_for_good_when_it_was_tried_again_before(study: 
     assert states(study) == [TrialState.FAIL] * 2
 
 
-def test_fail_stale_counts_from_the_start_when_a_worker_never_said_a_word(study: optuna.Study) -> None:
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets this process's time zone."""
+
+    def set_zone(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield set_zone
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("here", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_fail_stale_counts_from_the_first_look_when_a_worker_never_said_a_word(
+    study: optuna.Study, zone: Callable[[str], None], here: str
+) -> None:
+    zone("UTC")  # of the proxy's host, which notes when a trial began in its local time
     trial = started(study, None)
-    began = study.get_trials()[0].datetime_start
-    assert began is not None
-    now = [began.timestamp() + 89.0]
+    zone(here)
+    now = [time.time()]
     claims = Claims(study, "living", 90.0, lambda: now[0])
-    fail_stale(study, claims)
-    assert states(study) == [TrialState.RUNNING]
-    now[0] += 1.0
+    for _ in range(2):
+        fail_stale(study, claims)
+        assert states(study) == [TrialState.RUNNING]
+        now[0] += 89.0
+    now[0] -= 88.0
     fail_stale(study, claims)
     assert study.get_trials()[trial.number].state is TrialState.FAIL
+
+
+def test_fail_stale_tries_a_queued_plan_again_when_its_worker_died_before_it_wrote_a_parameter(study: optuna.Study) -> None:
+    now = [1_000.0]
+    claims = Claims(study, "living", 90.0, lambda: now[0])
+    study.enqueue_trial({"x": 0.25})
+    study.ask()
+    for _ in range(2):
+        fail_stale(study, claims)
+        now[0] += 90.0
+    assert states(study) == [TrialState.FAIL, TrialState.WAITING]
+    assert study.ask().suggest_float("x", 0.0, 1.0) == 0.25
+
+
+def test_fail_stale_ends_a_trial_that_names_no_worker_where_the_storage_keeps_a_heartbeat(tmp_path: Path) -> None:
+    storage = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}", heartbeat_interval=60, grace_period=120)
+    study = optuna.create_study(storage=storage)
+    now = [1_000.0]
+    claims = Claims(study, "living", 90.0, lambda: now[0])
+    started(study, None)
+    started(study, "another")  # of which the database's own clock tells
+    for _ in range(2):
+        fail_stale(study, claims)
+        now[0] += 90.0
+    assert states(study) == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+    storage.engine.dispose()
+
+
+def test_heartbeat_tells_the_storage_at_once_and_again_when_the_database_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}", heartbeat_interval=60, grace_period=120)
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    beats = threading.Semaphore(0)
+    said = []
+
+    def record(trial_id: int) -> None:
+        said.append(trial_id)
+        beats.release()
+        raise StorageInternalError("the database is away")
+
+    monkeypatch.setattr(study._storage, "record_heartbeat", record)
+    monkeypatch.setattr(study._storage, "get_heartbeat_interval", lambda: 0.01)
+    with heartbeat(study, trial):
+        for _ in range(3):
+            assert beats.acquire(timeout=10.0)
+    assert set(said) == {trial._trial_id}
+    storage.engine.dispose()
+
+
+def test_heartbeat_is_none_where_the_storage_keeps_none(study: optuna.Study) -> None:
+    before = threading.active_count()
+    with heartbeat(study, started(study, "one")):
+        assert threading.active_count() == before
 
 
 def test_fail_stale_leaves_a_trial_alone_when_its_own_process_was_first(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:

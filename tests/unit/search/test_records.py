@@ -30,10 +30,10 @@ def test_records_are_those_of_the_last_reading_until_they_are_refreshed() -> Non
     add(study, PLANS[1])
     study.ask()
     assert [c.plan for c in records.trial_candidates()] == PLANS[:1]
-    assert (records.counts().all, records.running(), len(records.durations())) == (1, 0, 1)
+    assert (records.counts().all, records.slots().open(), len(records.durations())) == (1, 0, 1)
     records.refresh()
     assert [c.plan for c in records.trial_candidates()] == PLANS[:2]
-    assert (records.counts().all, records.running(), len(records.durations())) == (2, 1, 2)
+    assert (records.counts().all, records.slots().open(), len(records.durations())) == (2, 1, 2)
 
 
 def test_what_is_added_through_the_records_is_there_at_once() -> None:
@@ -61,13 +61,26 @@ def test_a_trial_that_was_told_of_is_there_at_once() -> None:
     add(study, PLANS[0])
     trial = study.ask(fixed_distributions=SPACE.distributions())
     records.refresh()
-    assert (records.counts().all, records.running()) == (1, 1)
+    assert (records.counts().all, records.slots().open()) == (1, 1)
     trial.set_user_attr(keys.PLAN, PLANS[1].to_json())
     outcome = made_up(PLANS[1], Rung.SHORT, trial.number)
     trial.set_user_attr(keys.OUTCOME, outcome.to_json())
     records.add_ended(study.tell(trial, [outcome.val_accuracy, outcome.macs, outcome.latency.latency_ms]))
-    assert (records.counts().all, records.running()) == (2, 0)
+    assert (records.counts().all, records.slots().open()) == (2, 0)
     assert [c.plan for c in records.trial_candidates()] == PLANS[:2]
     before = records.trial_candidates()
     records.refresh()
     assert records.trial_candidates() == before
+
+
+def test_figures_without_a_number_are_passed_over_when_an_earlier_version_kept_them() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    for plan in PLANS[:2]:
+        add(study, plan)
+    records = Records(study)
+    outcome = records.trial_candidates()[0].outcome
+    for number, score in ((0, float("nan")), (1, 89.0)):
+        records.add_final(number, made_up(PLANS[number], Rung.FINAL, 2 + number).to_json() | {"val_accuracy": score})
+    records.add_attribute(f"latency/{outcome.onnx_sha256}/1", outcome.latency.to_json() | {"ratio": float("nan")})
+    assert list(Records(study).finals()) == [1]
+    assert [c.outcome.latency.occasions for c in Records(study).trial_candidates()] == [1, 1]

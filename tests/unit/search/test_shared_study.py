@@ -77,7 +77,7 @@ def test_searches_share_trials_and_finalists_when_they_share_a_study(place: Stud
     helper = threading.Thread(target=two.work)
     helper.start()
     # with four that meet the budget there are four finalists, whatever the two propose beyond them
-    met = [Plan(bits=dict.fromkeys(layers, 8)) for layers in ("ab", "cd", "abc", "abcd")]
+    met = [Plan(kept=dict.fromkeys(halved, 32), bits=dict.fromkeys("abcd", 8)) for halved in ("", "a", "ab", "abc")]
     one.run([Plan(), Plan(bits={"a": 8}), *met])
     helper.join(60.0)
     assert not helper.is_alive()

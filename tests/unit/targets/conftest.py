@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
+from paretopress.targets import file_facts as facts
+from paretopress.targets import local
 
 
 @pytest.fixture
@@ -17,3 +23,30 @@ def doubling(tmp_path: Path) -> Path:
     path = tmp_path / "doubling.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
     return path
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that sessions were opened of."""
+    opened, real = list[str](), local.open_session
+
+    def counted(path: Path, *args: Any, **options: Any) -> Any:
+        opened.append(path.name)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(local, "open_session", counted)
+    return opened
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read to be hashed; the clock stands ten seconds after what the test writes."""
+    names, real = list[str](), facts._read
+
+    def counted(path: Path) -> tuple[int, str]:
+        names.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(facts, "_read", counted)
+    monkeypatch.setattr(facts, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 10**10))
+    return names

@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from paretopress.targets.agent import answer
+from paretopress.inputs import pieces
+from paretopress.targets import agent as agent_module
+from paretopress.targets.agent import Held
 from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
 from paretopress.targets.local import LocalTarget
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def answer(head: dict[str, Any], payload: bytes, place: Path, held: Held | None = None) -> Frame:
+    return agent_module.answer(head, payload, place, held or Held())
 
 
 def put(place: Path, data: bytes, *keep: str) -> Frame:
@@ -84,3 +92,57 @@ def test_answer_removes_the_folders_of_killed_agents_when_told(place: Path) -> N
     reply, _ = answer({"command": "environment", "remove": ["1", "3"]}, b"", place)
     assert reply["environment"]["cores_logical"] >= 1
     assert sorted(path.name for path in place.parent.iterdir() if path.is_dir()) == ["paretopress-0", "paretopress-2"]
+
+
+def feed(place: Path, held: Held, name: str, x: Any) -> Any:
+    head = {"command": "feed", "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget()), "beside_others": False}
+    reply, payload = answer(head, pack_arrays([np.asarray(x, np.float32)]), place, held)
+    return reply or unpack_arrays(payload)[0].tolist()
+
+
+def test_answer_opens_one_session_when_a_file_is_fed_again_and_again(place: Path, doubling: Path, sessions: list[str]) -> None:
+    held, name = Held(), sha256(doubling.read_bytes())
+    put(place, doubling.read_bytes())
+    about = {"candidate": name, "target": asdict(LocalTarget()), "beside_others": False}
+    reply, _ = answer({"command": "open", **about}, b"", place, held)
+    assert reply == {"inputs": [["x", ["batch", 3]]]}
+    assert [feed(place, held, name, [[k, 2, 3]])[0][0] for k in range(5)] == [0, 2, 4, 6, 8]
+    assert len(sessions) == 1
+    answer({"command": "shut", **about}, b"", place, held)
+    assert feed(place, held, name, [[1, 2, 3]]) == [[2, 4, 6]]  # as a new agent must, whose forerunner was lost
+    assert len(sessions) == 2
+
+
+def test_answer_shuts_what_is_open_when_it_measures(place: Path, doubling: Path, sessions: list[str]) -> None:
+    held, name = Held(), sha256(doubling.read_bytes())
+    put(place, doubling.read_bytes())
+    feed(place, held, name, [[1, 2, 3]])
+    target = asdict(LocalTarget(blocks=2, baseline_blocks=2, max_rounds=1))
+    head = {"command": "measure_baseline", "candidate": name, "inputs": ["x"], "target": target, "seed": 0}
+    assert answer(head, pack_arrays([np.ones((1, 3), np.float32)]), place, held)[0]["latency"]["blocks"] == 8
+    before = len(sessions)
+    feed(place, held, name, [[1, 2, 3]])
+    assert len(sessions) == before + 1
+
+
+def test_answer_reads_a_file_once_when_it_is_used_again_and_again(place: Path, doubling: Path, hashed: list[str]) -> None:
+    name = sha256(doubling.read_bytes())
+    put(place, doubling.read_bytes())
+    for _ in range(5):
+        run(place, name, [[1, 2, 3]])
+    assert hashed == [f"{name}.onnx"]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_answer_runs_and_scores_a_file_of_fixed_batch_size(place: Path, tmp_path: Path, batch: int) -> None:
+    path = tmp_path / "fixed.onnx"
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "fixed", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    name = sha256(path.read_bytes())
+    put(place, path.read_bytes())
+    x = np.arange(18, dtype=np.float32).reshape(6, 3)
+    found = [unpack_arrays(run(place, name, part)[1])[0] for (part,) in pieces([x], [batch, 3])]
+    assert np.concatenate(found)[:6].tolist() == (2 * x).tolist()
+    head = {"command": "measure_baseline", "seed": 0, "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget(baseline_blocks=6))}
+    assert answer(head, pack_arrays([x[:1].repeat(batch, 0)]), place)[0]["latency"]["latency_ms"] > 0.0

@@ -19,6 +19,15 @@ processor\t: 1
 model name\t: Another
 flags\t\t: fpu amx_int8
 """
+PI_4 = (
+    "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n"
+    "CPU revision\t: 3\n\nHardware\t: BCM2711\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n"
+)
+PI_4_NAME = "0x41/0xd08 r0p3, Raspberry Pi 4 Model B Rev 1.4"
+BIG_LITTLE = "\n\n".join(
+    f"processor\t: {core}\nFeatures\t: asimd\nCPU implementer\t: 0x41\nCPU variant\t: 0x1\nCPU part\t: {part}"
+    for core, part in enumerate(("0xd05", "0xd05", "0xd0b"))
+)
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd asimddp\n"
 
 
@@ -27,6 +36,10 @@ ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd asimddp\n"
     [
         (X86, ("Example Xeon @ 2.00GHz", ("avx2", "avx512f", "avx512_vnni"))),
         (ARM, ("", ("asimd", "asimddp"))),
+        (PI_4, (PI_4_NAME, ("asimd",))),
+        (PI_4.replace("0xd08", "0xd03"), (PI_4_NAME.replace("0xd08", "0xd03"), ("asimd",))),
+        (PI_4.replace("Rev 1.4", "Rev 1.5"), (PI_4_NAME.replace("Rev 1.4", "Rev 1.5"), ("asimd",))),
+        (BIG_LITTLE, ("0x41/0xd05 r1p? + 0x41/0xd0b r1p?", ("asimd",))),
         ("", ("", ())),
     ],
 )

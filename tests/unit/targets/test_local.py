@@ -67,9 +67,17 @@ def test_random_feed_makes_batch_one_when_dimensions_are_dynamic(tiny: Path) -> 
     assert np.array_equal(feed["x"], again["x"])
 
 
-def test_random_feed_raises_when_an_input_is_an_integer(tmp_path: Path) -> None:
+def test_random_feed_stays_below_the_rows_of_a_table_when_an_input_is_whole_numbers(tmp_path: Path) -> None:
     path = _write(tmp_path / "ids.onnx", TensorProto.INT64)
-    with pytest.raises(LatencyError, match=r"tensor\(int64\) at x"):
+    feed = random_feed(path, np.random.default_rng(0), {"x": 5})
+    assert feed["x"].dtype == np.int64
+    assert set(feed["x"].ravel().tolist()) == {0, 1, 2, 3, 4}
+    assert set(random_feed(path, np.random.default_rng(0))["x"].ravel().tolist()) == {1}
+
+
+def test_random_feed_raises_when_an_input_is_of_another_type(tmp_path: Path) -> None:
+    path = _write(tmp_path / "bytes.onnx", TensorProto.UINT64)
+    with pytest.raises(LatencyError, match=r"tensor\(uint64\) at x"):
         random_feed(path, np.random.default_rng(0))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from dataclasses import replace
 
 import pytest
 
+from paretopress.targets import probe_report as module
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.probe_report import Finding, ProbeReport, fingerprint_digest, probe_fingerprint
 
@@ -121,3 +123,10 @@ def test_probe_fingerprint_changes_when_something_that_findings_depend_on_does()
         )
     }
     assert len(digests) == 7  # the load is no part of it
+
+
+def test_probe_fingerprint_changes_when_this_package_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = probe_fingerprint("local", {})
+    monkeypatch.setattr(module, "_measured_by", lambda: "0.2.0+0")
+    assert fingerprint_digest(probe_fingerprint("local", {})) != fingerprint_digest(before)
+    assert str(before["paretopress"]).startswith(importlib.metadata.version("paretopress"))

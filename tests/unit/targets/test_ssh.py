@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
-from paretopress.targets.agent import answer
+from paretopress.targets.agent import Held, answer
 from paretopress.targets.frames import Frame
 from paretopress.targets.local import LocalTarget, SessionSettings
 from paretopress.targets.ssh import SshTarget
@@ -46,13 +46,14 @@ class Agent:
         self.device, self.token, self.files = device, token, set[str]()
         self.place = device.folder / f"paretopress-{token}"
         self.place.mkdir()
+        self.held = Held()
 
     def ask(self, head: dict[str, Any], payload: bytes = b"") -> Frame:
         failure = self.device.at_work.pop(0) if self.device.at_work and head["command"] != "put" else None
         if failure is not None:
             raise failure
         self.device.commands.append(head["command"])
-        reply, data = answer(json.loads(json.dumps(head)), payload, self.place)
+        reply, data = answer(json.loads(json.dumps(head)), payload, self.place, self.held)
         return json.loads(json.dumps(reply)), data
 
     def close(self) -> None:
@@ -90,6 +91,50 @@ def test_measure_sends_the_baseline_once_when_candidates_follow(tmp_path: Path, 
 def test_run_returns_the_outputs_when_the_agent_answers(tmp_path: Path, doubling: Path) -> None:
     (output,) = target_on(Device(tmp_path)).run(doubling, FEED)
     assert output.tolist() == [[2.0, 2.0, 2.0]]
+
+
+def test_opened_sends_and_opens_a_file_once_when_many_batches_are_run(tmp_path: Path, doubling: Path, sessions: list[str]) -> None:
+    device = Device(tmp_path)
+    target: Target = target_on(device)
+    with target.opened(doubling) as file:
+        assert file.inputs == (("x", ("batch", 3)),)
+        outputs = [file.run({"x": np.full((1, 3), k, np.float32)})[0][0, 0] for k in range(4)]
+    assert outputs == [0.0, 2.0, 4.0, 6.0]
+    assert device.commands == ["put", "open", "feed", "feed", "feed", "feed", "shut"]
+    assert len(sessions) == 1
+
+
+def test_opened_goes_on_with_another_agent_when_the_first_is_lost(tmp_path: Path, doubling: Path) -> None:
+    device = Device(tmp_path, at_work=[None, None, LOST])
+    with target_on(device).opened(doubling) as file:
+        assert [file.run(FEED)[0].tolist() for _ in range(2)] == [[[2.0, 2.0, 2.0]]] * 2
+    assert device.commands == ["put", "open", "feed", "put", "feed", "shut"]
+
+
+def test_opened_keeps_the_files_that_are_open_when_others_are_sent(tmp_path: Path, doubling: Path) -> None:
+    device = Device(tmp_path)
+    target = target_on(device)
+    with target.opened(doubling, beside_others=True) as one, target.opened(another(doubling), beside_others=True) as two:
+        target.measure_baseline(another(doubling), feed=FEED, rng=rng())  # which shuts both there
+        assert one.run(FEED)[0].tolist() == two.run(FEED)[0].tolist() == [[2.0, 2.0, 2.0]]
+    assert device.commands.count("put") == 2
+
+
+def test_opened_says_so_when_the_runtime_cannot_load_the_file(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no protobuf")
+    with pytest.raises(LatencyError, match=r"INVALID_PROTOBUF.*broken\.onnx on ssh://pi@board"), target_on(Device(tmp_path)).opened(broken):
+        pass
+
+
+def test_measure_reads_the_baseline_once_when_candidates_follow(tmp_path: Path, doubling: Path, hashed: list[str]) -> None:
+    target = target_on(Device(tmp_path))
+    candidate = another(doubling)
+    target.measure_baseline(doubling, feed=FEED, rng=rng())
+    for _ in range(3):
+        target.measure(candidate, doubling, baseline_ms=4.0, limit_ms=None, feed=FEED, rng=rng())
+    here = [name for name in hashed if name in (doubling.name, candidate.name)]
+    assert here == [doubling.name, candidate.name]
 
 
 def test_environment_tells_the_threads_when_asked(tmp_path: Path) -> None:

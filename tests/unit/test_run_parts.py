@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from paretopress.config import RunConfig, parse_config
+from paretopress.errors import DataError, ModelError
+from paretopress.intake.data import Data
+from paretopress.lower.export import export_onnx
+from paretopress.onnx_graph import onnx_graph_in
+from paretopress.run_parts import load_and_trace
+
+
+def config(**sections: object) -> RunConfig:
+    return parse_config({"budget": {"speedup": 2}, "time": {"trials": 1}, **sections}, "a test")
+
+
+class Net(nn.Module):
+    """A convolution, a batch norm and a classifier that remembers in a buffer how often it ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 3)
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, torch.fx.Proxy):
+            self.get_buffer("runs").add_(1)
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+def images(count: int = 32) -> TensorDataset:
+    generator = torch.Generator().manual_seed(count)
+    return TensorDataset(torch.randn(count, 1, 6, 6, generator=generator), torch.arange(count) % 3)
+
+
+def test_load_and_trace_leaves_the_module_as_it_was() -> None:
+    model = Net().train()
+    model.norm.eval().requires_grad_(False)
+    before = copy.deepcopy(model)
+    load_and_trace(config(), model, (images(), images(16), images(8)))
+    assert [part.training for part in model.modules()] == [part.training for part in before.modules()]
+    assert [part.requires_grad for part in model.parameters()] == [part.requires_grad for part in before.parameters()]
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+class Padded(nn.Module):
+    """Traced, it forgets that padding counts for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.first, self.fc = nn.Embedding(20, 16), nn.Linear(16, 32), nn.Linear(32, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = torch.relu(self.first(self.words(tokens)))
+        return self.fc((x if isinstance(tokens, torch.fx.Proxy) else x * (tokens > 0).unsqueeze(-1)).mean(1))
+
+
+def test_load_and_trace_compares_padded_items_though_few_are() -> None:
+    tokens = torch.randint(1, 20, (60, 8), generator=torch.Generator().manual_seed(0))
+    whole = TensorDataset(tokens, torch.arange(60) % 3)
+    load_and_trace(config(), Padded().eval(), (whole, whole, whole))
+    padded = tokens.clone()
+    padded[37, 3:] = 0
+    with pytest.raises(ModelError, match="must compute what the model computes"):
+        load_and_trace(config(), Padded().eval(), (whole, TensorDataset(padded, torch.arange(60) % 3), whole))
+
+
+def test_load_and_trace_raises_when_class_names_do_not_fit() -> None:
+    with pytest.raises(DataError, match=r"as many classes as the model puts out, 3, but got 2 names: cat, dog") as raised:
+        load_and_trace(config(), Net(), Data(images(), images(16), images(8), ("cat", "dog")))
+    assert raised.value.exit_code == 2
+
+
+def test_load_and_trace_drops_class_names_when_outputs_are_no_classes() -> None:
+    values = TensorDataset(torch.randn(32, 1, 6, 6), torch.randn(32, 3))
+    _, data = load_and_trace(config(metric={"name": "R2"}), Net(), Data(values, values, values, ("young", "old")))
+    assert data.classes == ()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_load_and_trace_runs_a_file_as_it_is_when_the_conversion_computes_something_else(tmp_path: Path, batch: int) -> None:
+    """The file names its batch in a reshape."""
+    pytest.importorskip("onnx2torch")
+    path = tmp_path / "m.onnx"
+    export_onnx(
+        nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)), images()[:batch][0], path
+    )
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    (flatten,) = (node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    del flatten.attribute[:]
+    flatten.input.append("shape")
+    model.graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [batch, 8]))
+    onnx.save(model, path)
+    intake, _ = load_and_trace(config(model=str(path)), None, (images(), images(16), images(8)))
+    assert onnx_graph_in(intake.module) is not None
+    assert "the converted model" in intake.graph.frozen[0].reason
