@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import time
@@ -13,19 +14,41 @@ from pathlib import Path
 
 from loopback import free_port
 
-SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+# where Debian puts it, which is in nobody's PATH; elsewhere it is in the PATH
+DEBIAN = Path("/usr/lib/postgresql")
+PROGRAMS = ("postgres", "initdb", "pg_isready")
+ACCOUNT = "postgres"
 START_S = 60.0
+
+
+def binaries() -> Path | None:
+    """Return the folder of the newest server's programs, None if there is no server."""
+    by_version = {int(path.name): path / "bin" for path in DEBIAN.glob("*") if path.name.isdigit()}
+    found = shutil.which("postgres")
+    places = [by_version[version] for version in sorted(by_version, reverse=True)] + ([Path(found).resolve().parent] if found else [])
+    return next((place for place in places if all((place / name).is_file() for name in PROGRAMS)), None)
+
+
+def missing() -> str:
+    """Return "" if a server can be started here, else what to install."""
+    if binaries() is None:
+        return "a PostgreSQL server is not installed: apt-get install postgresql"
+    if os.getuid() == 0 and not any(account.pw_name == ACCOUNT for account in pwd.getpwall()):
+        return f"PostgreSQL does not run as root, and there is no account {ACCOUNT}: apt-get install postgresql, or be another user"
+    return ""
 
 
 class Database:
     """A server on a free port of the loopback, with its data in `folder`; it can be stopped and started again."""
 
     def __init__(self, folder: Path) -> None:
-        assert SERVERS, "this needs a PostgreSQL server: apt-get install postgresql"
-        self._folder, self._binaries = folder, SERVERS[-1].parent
-        self._owner = {"user": "postgres"} if os.getuid() == 0 else {}  # the server refuses to be root
+        assert not missing(), missing()
+        found = binaries()
+        assert found is not None
+        self._folder, self._binaries = folder, found
+        self._owner = {"user": ACCOUNT} if os.getuid() == 0 else {}  # the server refuses to be root
         if self._owner:
-            account = pwd.getpwnam("postgres")
+            account = pwd.getpwnam(ACCOUNT)
             os.chown(folder, account.pw_uid, account.pw_gid)
             for above in folder.parents:
                 if above.stat().st_uid == 0 and above != Path("/") and above != Path("/tmp"):

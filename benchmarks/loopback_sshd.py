@@ -28,7 +28,19 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 SetEnv TMPDIR={device}
 """
+# where Debian and others put it, which is not in every user's PATH
+PLACES = ("/usr/sbin", "/usr/local/sbin")
 START_S = 60.0
+
+
+def sshd() -> str | None:
+    """Return the path of the server, None if there is none."""
+    return shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), *PLACES]))
+
+
+def missing() -> str:
+    """Return "" if a server can be started here, else what to install."""
+    return "" if sshd() and shutil.which("ssh-keygen") else "an SSH server is not installed: apt-get install openssh-server"
 
 
 class SshServer:
@@ -38,6 +50,7 @@ class SshServer:
     """
 
     def __init__(self, folder: Path) -> None:
+        assert not missing(), missing()
         self.folder, self.device = folder, folder / "device"
         self.device.mkdir()
         self.port = free_port()
@@ -60,10 +73,10 @@ class SshServer:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        sshd = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-        assert sshd, "this needs an SSH server: apt-get install openssh-server"
+        server = sshd()
+        assert server is not None
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([sshd, "-D", "-e", "-f", self.folder / "sshd_config", "-p", str(self.port)], stderr=log)
+            self.process = subprocess.Popen([server, "-D", "-e", "-f", self.folder / "sshd_config", "-p", str(self.port)], stderr=log)
         deadline = time.monotonic() + START_S
         while not self._answers():
             assert time.monotonic() < deadline, "the SSH server did not answer"

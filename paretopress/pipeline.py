@@ -119,11 +119,11 @@ class Pipeline:
         return replace(outcome, val_error=score_error(scorer))
 
     def test_accuracy(self, onnx_path: str) -> float:
-        """Return the score of a file of this run on the test split."""
+        """Return the accuracy of a file of this run on the test split, in percent."""
         return self._test_accuracy(self.folder.model_file(onnx_path))
 
     def test_accuracies(self, onnx_paths: Sequence[str]) -> dict[str, float | RunError]:
-        """Return the score of each file of this run on the test split, or why it has none.
+        """Return the accuracy of each file of this run on the test split, in percent, or why it has none.
 
         Where the split is too large to be kept, it is read once for as many files as fit into memory together.
         Raises: DataError: the split cannot be scored. TargetLostError: the target that scores is out of reach.
@@ -158,11 +158,11 @@ class Pipeline:
             raise RunError(f"a candidate's file must be the one that was measured, but got another hash at {path}")
 
     def val_accuracy(self, onnx_path: str) -> float:
-        """Return the score of a file of this run on the validation split."""
+        """Return the accuracy of a file of this run on the validation split, in percent."""
         return self.file_accuracy(self.folder.model_file(onnx_path))
 
     def file_accuracy(self, path: Path) -> float:
-        """Return the score of any file on the validation split."""
+        """Return the accuracy of any file on the validation split, in percent."""
         return self._val_score(path)[0]
 
     def float_accuracy(self, module: nn.Module) -> float:

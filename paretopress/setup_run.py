@@ -219,11 +219,7 @@ def find_state(
         "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
         "target": pipeline.fingerprint() if pipeline.cache is not None else None,
         "seed": config.seed,
-        "trains_on": {
-            "device": device_name(best_device()),
-            "threads": torch.get_num_threads(),
-            "host": probe_fingerprint("local", environment_here()),
-        },
+        "trains_on": training_place(),
     }
     cache = pipeline.cache
     found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
@@ -258,6 +254,12 @@ def find_state(
 def _with_batch(environment: Mapping[str, Any], batch: int) -> Mapping[str, Any]:
     """Return a target's environment with the batch that is timed: 1, unless the model's file takes another."""
     return {**environment, "session": {**environment["session"], "batch": batch}} if "session" in environment else environment
+
+
+def training_place() -> dict[str, Any]:
+    """Return what a step of training takes its time from, and its last bits: this host, its device for training, and the threads."""
+    here = probe_fingerprint("local", environment_here())
+    return {"device": device_name(best_device()), "threads": torch.get_num_threads(), "host": here}
 
 
 def _trains(config: RunConfig, graph: ModelGraph) -> bool:

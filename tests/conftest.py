@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 import torch
-from loopback_database import running_database
+from loopback_database import missing, running_database
 from moto.server import ThreadedMotoServer
 from odd_onnx import make_odd
+from skips import need, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks: to be here is all they need
 from torch import Tensor, nn
 
 from paretopress.lower.export import export_onnx
@@ -127,9 +129,11 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server."""
-    with running_database(tmp_path_factory.mktemp("postgres") / "server") as server:
+def database() -> Iterator[str]:
+    """The URL of a PostgreSQL server; what needs it is skipped where none is installed."""
+    need(missing())
+    # not in a folder of pytest, which shuts its folders to other accounts whenever another pytest of this user starts
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, running_database(Path(folder, "server")) as server:
         yield server.url
 
 

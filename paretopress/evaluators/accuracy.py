@@ -54,7 +54,7 @@ def onnx_accuracies(
 ) -> list[float | RunError]:
     """Return the score of each file, or why it has none; the batches are read once, and each goes through all files.
 
-    See `onnx_accuracy`. All files are open at a time.
+    See `onnx_scorer`. All files are open at a time.
     Raises: DataError: as there. TargetLostError: the target is out of reach.
     """
     scorings: list[_Scoring | RunError] = []
@@ -72,7 +72,7 @@ def onnx_accuracies(
         for inputs, labels in batches if under_way else ():
             for scoring in under_way:
                 scoring.try_to_take(inputs, labels)
-    return [found if isinstance(found, RunError) else found.failure or found.finished().score() for found in scorings]
+    return [found if isinstance(found, RunError) else found.failure or found.full().score() for found in scorings]
 
 
 def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _TOP_1) -> float:
@@ -100,7 +100,7 @@ class _Scoring:
     failure: RunError | None = None
 
     def take(self, inputs: npt.NDArray[Any] | Arrays, labels: npt.NDArray[Any]) -> None:
-        """Run a batch and gather its outputs. Raises: DataError, RunError: see `onnx_accuracy`."""
+        """Run a batch and gather its outputs. Raises: DataError, RunError: see `onnx_scorer`."""
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         count = len(parts[0])
         if len(labels) != count or labels.ndim == 0:
@@ -127,7 +127,7 @@ class _Scoring:
         except RunError as error:
             self.failure = error
 
-    def finished(self) -> Scorer:
+    def full(self) -> Scorer:
         """Return the scorer with all batches in it. Raises: DataError: there was no item."""
         if self.items == 0:
             raise DataError("a split must hold at least one image, but got images=0", "Check the path and the split of the data.")
@@ -138,7 +138,7 @@ def _scored(batches: Iterable[Batch], task: Task, run: Run, name: str) -> Scorer
     scoring = _Scoring(task.scorer(), run, name)
     for inputs, labels in batches:
         scoring.take(inputs, labels)
-    return scoring.finished()
+    return scoring.full()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from paretopress.errors import ConfigError, RunFolderError
-from paretopress.masking import masked
+from paretopress.masking import MASK, masked
 from paretopress.search.journal_lock import JournalLock
 
 # After so long without a word what a worker is at is given to another; it says four times as often that it lives.
@@ -35,11 +35,14 @@ class StudyPlace:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the place of URL#NAME; raises ConfigError for anything else."""
+        """Return the place of URL#NAME; raises ConfigError for anything else.
+
+        A masked password, as it is printed, is left out: the driver then looks for it in ~/.pgpass and PGPASSWORD.
+        """
         url, _, name = text.rpartition("#")
         if "://" not in url or not name:
             raise ConfigError(f"a shared run is named URL#NAME, but got {masked(text)!r}", "`paretopress search --storage URL` prints it.")
-        return cls(url, name)
+        return cls(url.replace(f":{MASK}@", "@", 1), name)
 
     def __str__(self) -> str:
         """Return URL#NAME without passwords; a storage without a study has no name."""

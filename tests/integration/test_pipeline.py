@@ -308,8 +308,10 @@ def two_files(evaluate: PlanEvaluator) -> list[str]:
     """Return the baseline's file, a candidate's, and a copy of it."""
     outcome = evaluate(Plan(kept={"block2.conv1": 8}), Rung.SHORT, 1)
     root = evaluate.pipeline.folder.root
-    shutil.copy(root / outcome.onnx_path, root / "copy.onnx")
-    return ["baseline.onnx", outcome.onnx_path, "copy.onnx"]
+    copy = "trials/0002/model.onnx"
+    (root / copy).parent.mkdir()
+    shutil.copy(root / outcome.onnx_path, root / copy)
+    return ["baseline.onnx", outcome.onnx_path, copy]
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 1000], ids=["kept", "streamed"])

@@ -87,7 +87,8 @@ def workers(workplace: Path) -> dict[str, int]:
 
 
 def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, bucket: str) -> None:
-    search, url = shared(workplace, database, trials=10, artifacts=bucket)
+    search, url = shared(workplace, database.replace("press@", "press:hunter2@"), trials=10, artifacts=bucket)
+    assert "press:***@" in url  # this server lets anybody in, whatever the password
     other = elsewhere(workplace)
     worker = started(other, "worker", url, "--model", "user.py:make", "--data", "user.py:data", "--artifacts", bucket)
     said = worker.communicate(timeout=300)[0]
@@ -103,6 +104,20 @@ def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, b
         assert hashlib.sha256(content).hexdigest() == point["onnx"]["sha256"]
     status = typed(workplace, "status", "run", "--json")
     assert json.loads(status.stdout)["phase"] == "finished"
+    told_to_others = [json.dumps(t.user_attrs) for t in trials_of(workplace)] + [said, told, status.stdout]
+    assert not [text for text in told_to_others if "hunter2" in text]
+    assert [path.name for path in folder.root.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()] == ["storage-url"]
+
+
+def test_worker_is_refused_with_what_is_missing_when_it_names_nothing_itself(workplace: Path, database: str) -> None:
+    search, url = shared(workplace, database, trials=3)
+    worker = typed_here(workplace, "worker", url, "--data", "user.py:data")
+    told = search.communicate(timeout=300)[0]
+    assert search.returncode == 0, told
+    assert worker.returncode == 2
+    assert "model='user.py:make'" in worker.stderr
+    assert "--model and --artifacts" in worker.stderr
+    assert "--trust" in worker.stderr
 
 
 def test_workers_share_a_run_when_a_proxy_stands_before_the_database(workplace: Path, database: str) -> None:

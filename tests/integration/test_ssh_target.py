@@ -20,7 +20,8 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import pytest
-from loopback_sshd import SshServer
+from loopback_sshd import SshServer, missing
+from skips import need
 
 from paretopress.errors import ConfigError, LatencyError, TargetLostError
 from paretopress.targets import agent_process
@@ -65,6 +66,7 @@ class Server(SshServer):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    need(missing())
     server = Server(tmp_path_factory.mktemp("sshd"))
     server.make_key("stranger")
     server.know("other_known", "stranger")

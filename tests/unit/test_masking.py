@@ -79,6 +79,11 @@ def test_open_storage_shows_no_password_when_it_fails(url: str) -> None:
     assert "hunter2" not in str(caught.value) + repr(StudyPlace(url, "night"))
 
 
+def test_study_place_leaves_a_masked_password_to_the_driver_when_the_printed_line_was_copied() -> None:
+    printed = str(StudyPlace("postgresql://u:hunter2@h/db", "night"))
+    assert StudyPlace.parse(printed) == StudyPlace("postgresql://u@h/db", "night")
+
+
 def test_study_place_shows_no_password_when_the_text_is_no_place() -> None:
     with pytest.raises(ConfigError) as caught:
         StudyPlace.parse("postgresql://u:hunter2@h/db")

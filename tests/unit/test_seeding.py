@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from paretopress import api
+from paretopress.config import parse_config
+from paretopress.errors import ConfigError
+from paretopress.report.live import SilentReporter
 from paretopress.seeding import seeded, undisturbed
 
 Draws = tuple[float, float, float]
@@ -37,6 +42,21 @@ def test_undisturbed_leaves_the_generators_as_they_were_when_they_are_seeded_ins
     with undisturbed():
         random.seed(2), np.random.seed(2), torch.manual_seed(2)
         drawn()
+    assert drawn() == expected
+
+
+def test_start_run_leaves_the_generators_as_they_were_when_factories_seed_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeds(*_: object) -> None:
+        random.seed(2), np.random.seed(2), torch.manual_seed(2)
+        raise ConfigError("no such model")
+
+    monkeypatch.setattr(api, "load_and_trace", seeds)
+    config = parse_config({"schema": 1, "budget": {"speedup": 2.0}, "time": {"trials": 1}}, "the test")
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = drawn()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with pytest.raises(ConfigError, match="no such model"):
+        api.start_run(config, tmp_path / "run", SilentReporter())
     assert drawn() == expected
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from paretopress import setup_run
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 from paretopress.graph import ModelGraph
@@ -16,7 +17,7 @@ from paretopress.intake.trace import take_in
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan_evaluator import Effort
 from paretopress.search.scale import Scale
-from paretopress.setup_run import RunState, plan_effort, space_for
+from paretopress.setup_run import RunState, plan_effort, space_for, training_place
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
@@ -57,6 +58,23 @@ def test_space_for_offers_what_gains_unless_told_when_built(
     graph: ModelGraph, sections: dict[str, Any], expected: dict[str, tuple[int, ...]]
 ) -> None:
     assert bits(space_for(graph, parse_config(sections, "the test"), SLOW)) == expected
+
+
+def test_training_place_differs_when_threads_device_or_host_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, threads = [training_place()], torch.get_num_threads()
+    assert training_place() == found[0]
+    try:
+        torch.set_num_threads(threads + 1)
+        found.append(training_place())
+    finally:
+        torch.set_num_threads(threads)
+    with monkeypatch.context() as patch:
+        patch.setattr(setup_run, "best_device", lambda: torch.device("mps"))
+        found.append(training_place())
+    with monkeypatch.context() as patch:
+        patch.setattr(setup_run, "environment_here", lambda: {"cpu": "another"})
+        found.append(training_place())
+    assert len({str(place) for place in found}) == 4
 
 
 def test_space_for_prunes_in_the_targets_steps_unless_told_when_built(graph: ModelGraph) -> None:

@@ -76,6 +76,33 @@ def test_outcome_survives_json_when_read_back() -> None:
     assert Outcome.from_json(outcome.to_json()) == outcome
 
 
+LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.2, 1.5, 2.4, 16, 800, 0.8)
+OUTCOME = Outcome(Rung.SHORT, 90.0, 10, 5, LATENCY, 100, "trials/0001/model.onnx", "ab")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0, None, "1.0"])
+@pytest.mark.parametrize("name", ["latency_ms", "ratio", "raw_p50_ms", "baseline_raw_p50_ms"])
+def test_latency_names_the_figure_when_it_is_no_time(name: str, bad: object) -> None:
+    with pytest.raises(LatencyError, match=re.escape(f"but got {name}={bad!r}")):
+        Latency.from_json(LATENCY.to_json() | {name: bad})
+
+
+@pytest.mark.parametrize("bad", [(0.9, float("nan")), (float("nan"), 1.1), (1.1, 0.9), (0.9, float("inf"))])
+def test_latency_names_the_interval_when_it_is_none(bad: tuple[float, float]) -> None:
+    for name in ("latency_ci_ms", "ratio_ci"):
+        with pytest.raises(LatencyError, match=name):
+            replace(LATENCY, **{name: bad})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), float("inf"), "90"])
+def test_outcome_names_the_score_when_it_is_no_number(bad: object) -> None:
+    with pytest.raises(RunError, match="score must be a finite number, but got val_accuracy"):
+        Outcome.from_json(OUTCOME.to_json() | {"val_accuracy": bad})
+    for name in ("test_accuracy", "val_error"):
+        with pytest.raises(RunError, match=name):
+            replace(OUTCOME, **{name: bad})
+
+
 @pytest.mark.parametrize(
     ("metric", "score", "shown"),
     [
@@ -103,30 +130,3 @@ def test_latency_takes_the_factor_for_few_sessions_off_its_error() -> None:
     latency = Latency(1.0, ends, 1.0, ends, 1.0, 1.0, 1.0, 16, 100, 1.0, sessions=4)
     assert latency.sampling_error == pytest.approx(0.01)
     assert replace(latency, sessions=0).sampling_error == pytest.approx(half_width / 1.96)  # not known: taken for a normal interval
-
-
-LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.2, 1.5, 2.4, 16, 800, 0.8)
-OUTCOME = Outcome(Rung.SHORT, 90.0, 10, 5, LATENCY, 100, "trials/0001/model.onnx", "ab")
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0, None, "1.0"])
-@pytest.mark.parametrize("name", ["latency_ms", "ratio", "raw_p50_ms", "baseline_raw_p50_ms"])
-def test_latency_names_the_figure_when_it_is_no_time(name: str, bad: object) -> None:
-    with pytest.raises(LatencyError, match=re.escape(f"but got {name}={bad!r}")):
-        Latency.from_json(LATENCY.to_json() | {name: bad})
-
-
-@pytest.mark.parametrize("bad", [(0.9, float("nan")), (float("nan"), 1.1), (1.1, 0.9), (0.9, float("inf"))])
-def test_latency_names_the_interval_when_it_is_none(bad: tuple[float, float]) -> None:
-    for name in ("latency_ci_ms", "ratio_ci"):
-        with pytest.raises(LatencyError, match=name):
-            replace(LATENCY, **{name: bad})
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), float("inf"), "90"])
-def test_outcome_names_the_score_when_it_is_no_number(bad: object) -> None:
-    with pytest.raises(RunError, match="score must be a finite number, but got val_accuracy"):
-        Outcome.from_json(OUTCOME.to_json() | {"val_accuracy": bad})
-    for name in ("test_accuracy", "val_error"):
-        with pytest.raises(RunError, match=name):
-            replace(OUTCOME, **{name: bad})
