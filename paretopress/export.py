@@ -10,7 +10,7 @@ import numpy as np
 
 from paretopress.deploy.bundle import BundleFacts, write_bundle
 from paretopress.errors import SearchFailedError
-from paretopress.measurement import Metric, Miss
+from paretopress.measurement import Metric, Miss, drop_between
 from paretopress.run_folder import RunFolder
 
 _MEASURED = (
@@ -58,7 +58,7 @@ def missed_bounds(point: Mapping[str, Any], front: Mapping[str, Any]) -> list[st
     figures = (
         ("latency_ms", point["latency_ci_ms"][1], budget["limit_ms"]),
         ("size_bytes", point["size_bytes"], budget["size_bytes"]),
-        ("max_drop", front["baseline"]["val_accuracy"] - point["val_accuracy"], budget["max_drop"]),
+        ("max_drop", drop_between(front["baseline"]["val_accuracy"], point["val_accuracy"]), budget["max_drop"]),
     )
     misses = [Miss(name, float(value), float(limit)) for name, value, limit in figures if limit is not None and not value <= limit]
     return [miss.describe(metric) for miss in misses]

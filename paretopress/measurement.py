@@ -55,6 +55,12 @@ def decimals_for(score: float) -> int:
     return 2 if size >= 1.0 or size < 1e-12 else _DIGITS - 1 - math.floor(math.log10(size))
 
 
+def drop_between(baseline: float, score: float) -> float:
+    """Return by how much a score is below the baseline's, to twelve digits of the larger: 0.9 - 0.88 is 0.02, within a bound of that."""
+    size = max(abs(baseline), abs(score))
+    return round(baseline - score, 12 - math.ceil(math.log10(size))) if math.isfinite(size) and size > 0.0 else baseline - score
+
+
 def small_sample_factor(count: float, level: float) -> float:
     """Return the quantile of Student's t for `count` values over that of the normal; 1 for a single value, of which nothing is known.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung
+from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between
 from paretopress.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 from paretopress.plan import Plan
 from paretopress.search.scale import Scale
@@ -88,7 +88,7 @@ class Bounds:
 
     def points_lost(self, accuracy: float) -> float:
         """Return by how much a score is below the baseline's."""
-        return self.baseline_accuracy - accuracy
+        return drop_between(self.baseline_accuracy, accuracy)
 
     def constraints(self, outcome: Outcome) -> Mapping[str, float]:
         """Return constraint -> violation, relative to the bound, as the search is steered by.

@@ -122,6 +122,14 @@ def test_hypervolume_tells_drops_apart_in_any_unit_when_they_are_within_the_boun
     assert 0.0 < volumes[0] < volumes[1] < volumes[2]
 
 
+@pytest.mark.parametrize("unit", [PERCENT, *OTHERS], ids=["percent", *NAMES])
+def test_feasible_says_yes_in_any_unit_when_the_drop_is_the_bound(unit: Unit) -> None:
+    bounds = unit.bounds(2.0)
+    found = replace(outcome(0.0, 2.0, rung=Rung.FINAL), val_accuracy=unit.score(88.0))  # as shares 0.9 - 0.88, which is 2e-17 above 0.02
+    assert bounds.feasible(found)
+    assert not bounds.feasible(replace(found, val_accuracy=unit.score(87.99999)))
+
+
 def test_hypervolume_counts_all_that_is_within_the_bound_when_that_is_wide() -> None:
     bounds = Bounds(Budget(speedup=2.0, max_drop=15.0), 10.0, 90.0)
     assert bounds.worst_drop == 30.0
