@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
-VALUES |= {"kept", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
+VALUES |= {"deadline", "kept", "onnx_graph", "quiet_logger", "repeating", "stopwatch", "weighted", "worked"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "deadline": set(),
     "fetch": {"inputs"},
     "inputs": {"graph"},
     "kept": set(),
