@@ -26,6 +26,11 @@ class Deadline:
         return self.at_s - self.clock()
 
     @property
+    def finite(self) -> bool:
+        """Whether there is a deadline."""
+        return math.isfinite(self.at_s)
+
+    @property
     def passed(self) -> bool:
         """Whether no time is left."""
         return self.left_s <= 0.0
@@ -36,7 +41,7 @@ class Deadline:
 
     def share(self, share: float) -> Deadline:
         """Return the deadline of work that may take a share of the time that is left."""
-        return Deadline(self.clock() + share * max(self.left_s, 0.0), self.clock) if math.isfinite(self.at_s) else self
+        return Deadline(self.clock() + share * max(self.left_s, 0.0), self.clock) if self.finite else self
 
 
 NO_DEADLINE = Deadline()

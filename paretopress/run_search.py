@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, open_store
+from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
@@ -23,7 +23,7 @@ from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder
-from paretopress.run_parts import Prepared, make_evaluator, worker_threads
+from paretopress.run_parts import Prepared, evaluator_here, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
@@ -97,8 +97,9 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
     config, state, place = run.config, run.state, study_place(run.folder, run.config)
     worker = f"{socket.gethostname()}-{os.getpid()}"
     study = create_study(place, config.sampler, run.space, config.seed, known)
-    with _evaluator(run) as inner:
-        evaluate, claims = inner, None
+    with _evaluator(run, reporter) as inner:
+        evaluate: Evaluator = inner
+        claims = None
         if isinstance(place, StudyPlace):
             evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
         search = Search(
@@ -117,8 +118,9 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
             setup_stages_s=state.setup_stages_s,
             closing_s=_closing_s(run),
         )
+        inner.keep_within(lambda: search.times.left_s)
         if isinstance(inner, Isolation):
-            search.cancel, inner.left_s = inner.close, lambda: search.times.left_s
+            search.cancel = inner.close
         search.on_change = lambda line: reporter.update(_progress(search, line))
         search.on_event = lambda event, fields: _note(event, fields, run, search, reporter)
         search.times.take_up(seconds_worked(run.folder.worked) + run.taking_up_s)
@@ -154,7 +156,7 @@ def _note(event: str, fields: Mapping[str, Any], run: Prepared, search: Search, 
 
 
 @contextmanager
-def _evaluator(run: Prepared) -> Iterator[Evaluator]:
+def _evaluator(run: Prepared, reporter: Reporter) -> Iterator[TimedEvaluator]:
     """Yield what evaluates plans: processes of their own where the model and the data can be read again there, else this one."""
     config, count = run.config, run.config.workers.count
     if config.model is None or config.data is None or not config.workers.isolated:
@@ -163,10 +165,11 @@ def _evaluator(run: Prepared) -> Iterator[Evaluator]:
                 f"several workers need a model and data that each can load, but got objects and workers={count}",
                 "Give specs (file.py:factory) and leave workers.isolated on, or take one worker.",
             )
-        yield make_evaluator(run.pipeline, config, run.state)
+        with evaluator_here(run.pipeline, config, run.state, reporter.message) as here:
+            yield here
         return
-    command = evaluator_command(run.folder.root, worker_threads(config))
-    evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf)
+    command = evaluator_command(run.folder.root, worker_threads(config, run.state))
+    evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf, reporter.message)
     try:
         yield evaluate
     finally:

@@ -49,7 +49,10 @@ ALLOWED: dict[str, set[str]] = {
     "plan_evaluator": VALUES | {"compress", "evaluators", "intake", "pipeline", "run_folder", "search"},
     "probing": VALUES | {"targets"},
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
-    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},
+    "findings": VALUES | {"compress", "config", "intake", "pipeline", "run_tables", "search", "spaces", "targets"},
+    "setup_run": VALUES
+    | {"findings"}
+    | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},
     "run_parts": VALUES
     | {
         "compress",
