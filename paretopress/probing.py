@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from paretopress.errors import RunError
+from paretopress.deadline import NO_DEADLINE, Deadline
+from paretopress.errors import OutOfTimeError, RunError
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import SessionSettings
@@ -18,6 +19,8 @@ from paretopress.targets.probe_report import ProbeReport, probe_fingerprint
 from paretopress.targets.target import Target
 
 LOCAL = "local"
+# what a probe takes on an idle machine
+PROBE_S = 60.0
 Say = Callable[[str], None]
 
 
@@ -31,19 +34,21 @@ def cached_probe(target: Target) -> ProbeReport | None:
     return read_report(probe_fingerprint(target.name, target.environment()))
 
 
-def probe_target(target: Target, open_target: OpenTarget, say: Say, *, refresh: bool = False) -> ProbeReport:
+def probe_target(target: Target, open_target: OpenTarget, say: Say, *, refresh: bool = False, until: Deadline = NO_DEADLINE) -> ProbeReport:
     """Return the probe of a target: the one in the cache, unless there is none or `refresh` asks for another.
 
     Args:
         open_target: threads -> the same target with sessions of so many threads.
         say: told before a probe starts, because it takes a while, and if its report could not be kept.
-    Raises: LatencyError: the target cannot run a plain convolution.
+    Raises: LatencyError: the target cannot run a plain convolution. OutOfTimeError: a probe is not done by the deadline.
     """
     cached = None if refresh else cached_probe(target)
     if cached is not None:
         return cached
+    if until.left_s < PROBE_S:
+        raise OutOfTimeError(f"a probe must fit into the time of the set-up, but it takes about {PROBE_S:.0f} s of {until.left_s:.0f}")
     say(f"probing {target.name}: about a minute, once for this target")
-    report = run_probe(target, open_target, np.random.default_rng(0))
+    report = run_probe(target, open_target, np.random.default_rng(0), until)
     try:
         write_report(report)
     except RunError as error:
@@ -51,16 +56,20 @@ def probe_target(target: Target, open_target: OpenTarget, say: Say, *, refresh: 
     return report
 
 
-def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bool) -> dict[str, Any]:
+def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bool, until: Deadline = NO_DEADLINE) -> dict[str, Any]:
     """Return the environment that a run records: what the target is, what it can run, and the probe that found it.
 
     Where the target is another machine, "host" is what this one is. Without `probe` the capabilities are those that the processor's
-    flags imply, and "probe" is None.
+    flags imply, and "probe" is None; so it is where the deadline leaves no time for a probe that was not made before.
     """
     here = {} if target.name == LOCAL else {"host": environment()}
     env = {"target": target.name} | target.environment() | here
     if not probe:
         say("the target's capabilities are taken from its processor's flags, not measured")
         return env | {"capabilities": detect(env).to_json(), "probe": None}
-    report = probe_target(target, open_target, say)
+    try:
+        report = probe_target(target, open_target, say, until=until)
+    except OutOfTimeError as error:
+        say(f"the target's capabilities are taken from its processor's flags: {error.message}; `paretopress probe` makes one for later")
+        return env | {"capabilities": detect(env).to_json(), "probe": None}
     return env | {"capabilities": report.capabilities().to_json(), "probe": {"fingerprint": report.digest(), "date": report.date}}

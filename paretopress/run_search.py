@@ -44,7 +44,7 @@ Helpers = Callable[[str], AbstractContextManager[None]]
 # trials between two looks at what the candidates take on disk
 _TIDIED_EVERY = 20
 # what is kept of the time for the picture, and for each point's last latencies; all that is kept is at most a share of the time
-_CLOSING_S, _LATENCY_S, _CLOSING_SHARE = 3.0, 2.0, 0.1
+_CLOSING_S, _LATENCY_S, _CLOSING_SHARE = 3.0, 2.0, 0.2
 
 
 def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict[str, Any]:
@@ -116,7 +116,8 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
             claims=claims,
             setup_s=state.setup_s,
             setup_stages_s=state.setup_stages_s,
-            closing_s=_closing_s(run),
+            closing_s=_ending_s(run, _LATENCY_S),
+            ending_s=_ending_s(run, 0.0),
         )
         inner.keep_within(lambda: search.times.left_s)
         if isinstance(inner, Isolation):
@@ -176,22 +177,26 @@ def _evaluator(run: Prepared, reporter: Reporter) -> Iterator[TimedEvaluator]:
         evaluate.close()
 
 
-def _closing_s(run: Prepared) -> Callable[[Sequence[Candidate]], float]:
-    """Return points of the front -> seconds that the end of the run is expected to take.
+def _ending_s(run: Prepared, latency_s: float) -> Callable[[Sequence[Candidate]], float]:
+    """Return points of the front -> seconds that the end of the run is expected to take, with `latency_s` of measuring for each.
 
-    Predicted from what scoring the baseline took; a point takes as much less as its latency is shorter.
+    Predicted from what scoring the baseline took; a point takes as much less as its latency is shorter, and all take longer where others
+    are at work on more cores than they were then.
     """
     limits, sizes = run.config.limits(), run.pipeline.data.sizes()
     if limits.seconds is None:
         return lambda _: 0.0
     scoring_s = run.state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
-    longest_s = _CLOSING_SHARE * limits.seconds
+    longest_s, cores = _CLOSING_SHARE * limits.seconds, float(os.cpu_count() or 1)
+    foreign_then = run.state.baseline.latency.foreign_cores or 0.0
 
-    def closing_s(points: Sequence[Candidate]) -> float:
+    def ending_s(points: Sequence[Candidate]) -> float:
         baselines = 1.0 + sum(point.outcome.latency.ratio for point in points)
-        return min(_CLOSING_S + baselines * scoring_s + len(points) * _LATENCY_S, longest_s)
+        foreign = max((point.outcome.latency.foreign_cores or 0.0 for point in points), default=foreign_then)
+        slower = max((cores + foreign) / (cores + foreign_then), 1.0)
+        return min(_CLOSING_S * (1.0 + foreign / cores) + slower * baselines * scoring_s + len(points) * latency_s, longest_s)
 
-    return closing_s
+    return ending_s
 
 
 def _known(run: Prepared) -> Known | None:
@@ -254,6 +259,7 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
         data=pipeline.data.sizes(),
         elapsed_s=search.times.elapsed_s,
         seconds=search.seconds(watch.seconds),
+        cut=state.cut,
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)

@@ -53,7 +53,7 @@ def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target:
         DataError: there is no item, or a batch has not one label per item.
         RunError: the file does not load or run, an output is NaN, or the outputs do not fit the task.
     """
-    session = open_session(path, SessionSettings(threads=threads))
+    session = open_session(path, SessionSettings(threads=threads), timed=False)
     nodes = session.get_inputs()
     run = _here(session, path.name) if target is None else partial(target.run, path)
     return _scored(batches, task, lambda inputs: _run_in_pieces(run, nodes, inputs, path.name), path.name)
