@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ _QUICKER, _JUDGED_STEPS = 0.9, 3
 # What others take of the processors is looked at so often; a change by so many cores, or steps that take so many times the quickest
 # lately, is a reason to compare. With others at work, or fewer threads than there could be, it is done again after a while.
 _LOOKS_EVERY_S, _CHANGED_CORES, _SLOWER, _AGAIN_S = 2.0, 0.4, 1.6, 20.0
-_RECENT_STEPS = 4
 
 
 def counts_up_to(most: int) -> tuple[int, ...]:
@@ -51,13 +51,14 @@ class ThreadPace:
     _steps_s: dict[int, list[float]] = field(init=False, default_factory=dict)
     _waiting: list[int] = field(init=False, default_factory=list)
     _home: int = field(init=False)
+    _quickest_s: float = field(init=False, default=math.inf)
 
     def __post_init__(self) -> None:
         self.threads = self._home = min(self.begin_with or self.most, self.most)
 
     def student(self) -> None:
         """Begin with another student, whose steps take another time; a comparison that was under way is dropped."""
-        self._steps_s, self._waiting = {}, []
+        self._steps_s, self._waiting, self._quickest_s = {}, [], math.inf
         self._use(self._home)
 
     @contextmanager
@@ -72,12 +73,13 @@ class ThreadPace:
 
     def took(self, step_s: float) -> None:
         """Take the seconds of one step with the threads that are set."""
-        lately = self._steps_s.setdefault(self.threads, [])
-        lately.append(step_s)
+        lately = [*self._steps_s.get(self.threads, ()), step_s][-_JUDGED_STEPS:]
+        self._steps_s[self.threads] = lately
         if self._waiting or self.threads != self._home:
             if len(lately) >= _JUDGED_STEPS:
                 self._next_or_choose()
             return
+        self._quickest_s = min(self._quickest_s, step_s)
         if len(lately) >= _JUDGED_STEPS and self._should_compare():
             self._compare()
 
@@ -89,8 +91,7 @@ class ThreadPace:
             self._foreign = self._foreign if found is None else found
         if abs(self._foreign - self._chosen_beside) > _CHANGED_CORES:
             return True
-        steps = self._steps_s[self.threads]
-        slower = fmean(steps[-_JUDGED_STEPS:]) > _SLOWER * min(steps)
+        slower = min(self._steps_s[self.threads]) > _SLOWER * self._quickest_s
         unsettled = self._foreign > _CHANGED_CORES or self._home < self.most or slower
         return unsettled and now - self._compared_s >= _AGAIN_S
 
@@ -99,7 +100,7 @@ class ThreadPace:
         counts = counts_up_to(self.most)
         place = counts.index(self._home)
         self._waiting = [counts[at] for at in (place - 1, place + 1) if 0 <= at < len(counts)]
-        self._steps_s = {self._home: self._steps_s[self._home][-_RECENT_STEPS:]}
+        self._steps_s = {self._home: self._steps_s[self._home]}
         self._next_or_choose()
 
     def _next_or_choose(self) -> None:
@@ -115,7 +116,7 @@ class ThreadPace:
                 f"{seconds[self._home]:.3f} s, while others use {self._foreign:.1f} cores"
             )
         self._home = chosen
-        self._steps_s = {}
+        self._steps_s, self._quickest_s = {}, math.inf
         self._use(chosen)
 
     def _use(self, threads: int) -> None:
