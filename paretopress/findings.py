@@ -15,7 +15,6 @@ from paretopress.compress.sensitivity import judged_items, rank_branches
 from paretopress.compress.thread_pace import counts_up_to
 from paretopress.config import RunConfig
 from paretopress.deadline import Deadline
-from paretopress.errors import OutOfTimeError
 from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
@@ -107,15 +106,12 @@ class Finder:
         shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
         return Findings(rate, shown, step_s, ranking.order, tables, baseline_ms, quickest)
 
-    def step_s_now(self, known_s: float) -> float:
-        """Return the seconds that a step takes now, what is known of an earlier run where there is no time to find out."""
+    def step_s_now(self) -> float:
+        """Return the seconds that a step takes now: an earlier run may have found them in an idle hour."""
         recovery = self._recovery()
         with self.watch.stage("recover"):
             self._choose_threads(recovery)
-            try:
-                return self._typical_step_s(recovery)
-            except OutOfTimeError:
-                return known_s
+            return self._typical_step_s(recovery)
 
     def _recovery(self) -> Recovery:
         recipe = self.config.recovery.recipe(0.0, usual_optimizer(self.intake.module))
@@ -127,10 +123,7 @@ class Finder:
         most, load = torch.get_num_threads(), LoadOfOthers()
         if most == 1 or recovery.device.type != "cpu":
             return 0
-        try:
-            seconds = recovery.quickest_threads(self._half().module, counts_up_to(most), self.deadline.share(_STEPS_SHARE))
-        except OutOfTimeError:
-            return 0
+        seconds = recovery.quickest_threads(self._half().module, counts_up_to(most), self.deadline.share(_STEPS_SHARE))
         best, foreign = min(seconds, key=seconds.__getitem__), load() or 0.0
         if seconds[best] > _CLEARLY_QUICKER * seconds[most]:
             return 0

@@ -46,9 +46,8 @@ def probe_target(target: Target, open_target: OpenTarget, say: Say, *, refresh: 
     if cached is not None:
         return cached
     if until.left_s < PROBE_S:
-        raise OutOfTimeError(
-            f"a probe must fit into the time of the set-up, but it takes about {PROBE_S:.0f} s and {max(until.left_s, 0.0):.0f} s are its share"
-        )
+        left_s = max(until.left_s, 0.0)
+        raise OutOfTimeError(f"a probe must fit into the time of the set-up, but takes about {PROBE_S:.0f} s of {left_s:.0f} s")
     say(f"probing {target.name}: about a minute, once for this target")
     report = run_probe(target, open_target, np.random.default_rng(0), until)
     try:

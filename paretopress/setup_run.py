@@ -196,7 +196,7 @@ def find_state(
             if cache is not None and not finder.cut:
                 cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
         elif trains(config, intake.graph):
-            found = replace(found, seconds_per_step=finder.step_s_now(found.seconds_per_step))
+            found = replace(found, seconds_per_step=finder.step_s_now())
     if finder.cut:
         line = f"the set-up has {_share_s(config.limits()):.0f} s of the run's time, so {'; '.join(finder.cut)}"
         say(line)

@@ -202,6 +202,16 @@ def test_learning_rate_test_leaves_out_what_there_is_no_time_for(
     assert list(losses) == [0.01, 0.03]  # from the middle; 6 s of 9, and the third has no time for its three steps
 
 
+def test_seconds_per_step_are_measured_when_there_is_no_time_left(
+    tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = Ticks(2.5)
+    monkeypatch.setattr(recover.time, "monotonic", ticks)
+    recovery = Recovery(tiny, train, Recipe(batch_size=16), ticks.step)
+    assert recovery.seconds_per_step(tiny, deadline=Deadline.after(-1.0, ticks)) == 2.5
+    assert ticks.now == 2.5  # one step
+
+
 def test_quickest_threads_leaves_the_number_of_threads_as_it_was(tiny: nn.Module, train: TensorDataset) -> None:
     before = torch.get_num_threads()
     found = Recovery(tiny, train, Recipe(batch_size=16)).quickest_threads(tiny, (1, 2))
