@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -79,6 +81,12 @@ class Finder:
     deadline: Deadline
     say: Callable[[str], None]
     cut: list[str] = field(default_factory=list)
+    most_threads: int = field(init=False, default_factory=torch.get_num_threads)
+
+    def beside(self, foreign_cores: float) -> None:
+        """Begin with fewer threads where others use so many cores: those that wait for one another pay for it at every operator."""
+        if foreign_cores > _DISTURBING_CORES:
+            torch.set_num_threads(max(min(round((os.cpu_count() or 1) - foreign_cores), self.most_threads), 1))
 
     def find(self, baseline_ms: float) -> Findings:
         """Return the findings; training uses the number of threads whose steps are quickest now."""
@@ -120,14 +128,17 @@ class Finder:
 
     def _choose_threads(self, recovery: Recovery) -> int:
         """Have torch use the number of threads whose steps are quickest; return it if it is fewer than there are and others are idle."""
-        most, load = torch.get_num_threads(), LoadOfOthers()
+        most, load = self.most_threads, LoadOfOthers()
         if most == 1 or recovery.device.type != "cpu":
             return 0
-        seconds = recovery.quickest_threads(self._half().module, counts_up_to(most), self.deadline.share(_STEPS_SHARE))
+        # from the number that is set: beside others it is few, and slow steps with many are not waited for
+        counts = sorted(counts_up_to(most), reverse=torch.get_num_threads() == most)
+        seconds = recovery.quickest_threads(self._half().module, counts, self.deadline.share(_STEPS_SHARE))
         best, foreign = min(seconds, key=seconds.__getitem__), load() or 0.0
-        if seconds[best] > _CLEARLY_QUICKER * seconds[most]:
-            return 0
+        best = most if seconds[best] > _CLEARLY_QUICKER * seconds.get(most, math.inf) else best
         torch.set_num_threads(best)
+        if best == most:
+            return 0
         if foreign > _DISTURBING_CORES:
             self.say(f"{best} of {most} threads train for now: their steps are the quickest while others use {foreign:.1f} cores")
             return 0

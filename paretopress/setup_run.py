@@ -191,6 +191,7 @@ def find_state(
     found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
     with threads_as_before():
         finder = Finder(pipeline, intake, data, space, config, watch, deadline, say)
+        finder.beside(baseline.latency.foreign_cores or 0.0)
         if found is None:
             made = found = finder.find(baseline.latency.latency_ms)
             if cache is not None and not finder.cut:

@@ -223,23 +223,26 @@ class Recovery:
         first_s = self._timed(student, 1 + steps, deadline)
         return self._timed(student, 1 + steps, deadline) or first_s or max(self._timed(student, 1, NO_DEADLINE), 1e-4)
 
-    def quickest_threads(self, student: nn.Module, counts: tuple[int, ...], deadline: Deadline = NO_DEADLINE) -> dict[int, float]:
-        """Return number of threads -> seconds of a step, as far as there is time; torch is left with the number that it had."""
+    def quickest_threads(self, student: nn.Module, counts: Sequence[int], deadline: Deadline = NO_DEADLINE) -> dict[int, float]:
+        """Return number of threads -> seconds of a step, for one count after another until one is slower or the time is up.
+
+        Torch is left with the number of threads that it had.
+        """
         found: dict[int, float] = {}
-        alone = copy.copy(self)
-        alone.pace = ThreadPace(1)
         with threads_as_before():
-            for count in sorted(counts, reverse=True):
-                if found and deadline.passed:
+            for count in counts:
+                if found and (deadline.passed or found[min(found, key=found.__getitem__)] < list(found.values())[-1]):
                     break
                 torch.set_num_threads(count)
-                found[count] = alone.seconds_per_step(student, steps=2, deadline=deadline)
+                found[count] = self.seconds_per_step(student, steps=2, deadline=deadline)
         return found
 
     def _timed(self, student: nn.Module, steps: int, deadline: Deadline) -> float:
         if deadline.passed:
             return 0.0
-        return self.run(copy.deepcopy(student), temperature=4.0, alpha=0.9, steps=steps, seed=0, deadline=deadline).step_s
+        bare = copy.copy(self)
+        bare.recipe, bare.pace = replace(self.recipe, calibration_batches=0), ThreadPace(1)
+        return bare.run(copy.deepcopy(student), temperature=4.0, alpha=0.9, steps=steps, seed=0, deadline=deadline).step_s
 
     def _optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         # decay pulls scales of normalisation and biases to zero for nothing: weights of two or more axes alone are decayed
