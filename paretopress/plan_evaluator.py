@@ -191,8 +191,7 @@ class PlanEvaluator:
         """Train a finalist on with rounding where int8 costs accuracy; keep what is better on validation data, and say what it brought."""
         layers = [name for name, bits in self.pipeline.bits_by_layer(module, plan).items() if bits == INT8_BITS]
         steps = round(_ROUNDED_SHARE * self.effort.final_steps)
-        fit = min(int(self._train_until.left_s / max(self._step_s, 1e-6)), steps)
-        if not layers or steps == 0 or fit < LEAST_SHARE * steps:
+        if not layers or steps == 0 or self._train_until.left_s < LEAST_SHARE * steps * self._step_s:
             return ()
         with watch.stage("accuracy"):
             lost = self.pipeline.float_accuracy(module) - self.pipeline.file_accuracy(path)
