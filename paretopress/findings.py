@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,13 +25,12 @@ from paretopress.run_tables import measure_tables
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace
 from paretopress.stopwatch import Stopwatch
-from paretopress.targets.machine_state import LoadOfOthers
 
 # steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 # the shares of the set-up's time that is left which its parts may take
 _STEPS_SHARE, _RATE_SHARE, _RANKING_SHARE = 0.25, 0.5, 0.5
-# with others on so many cores, the number of threads that is quickest now is not the one that is quickest on the machine
+# others on so many cores slow threads down that wait for one another; fewer threads are taken where they are so much quicker
 _DISTURBING_CORES, _CLEARLY_QUICKER = 0.4, 0.85
 _GREEDY_UP_TO = 10
 
@@ -70,7 +68,10 @@ class Findings:
 
 @dataclass(slots=True)
 class Finder:
-    """Finds the facts of a new run until the deadline; `cut` is what had to be left out for that, `say` is told of other choices."""
+    """Finds the facts of a new run until the deadline; `cut` is what had to be left out for that, `say` is told of other choices.
+
+    `foreign_cores` are those that others use.
+    """
 
     pipeline: Pipeline
     intake: Intake
@@ -81,17 +82,13 @@ class Finder:
     deadline: Deadline
     say: Callable[[str], None]
     cut: list[str] = field(default_factory=list)
-    most_threads: int = field(init=False, default_factory=torch.get_num_threads)
-
-    def beside(self, foreign_cores: float) -> None:
-        """Begin with fewer threads where others use so many cores: those that wait for one another pay for it at every operator."""
-        if foreign_cores > _DISTURBING_CORES:
-            torch.set_num_threads(max(min(round((os.cpu_count() or 1) - foreign_cores), self.most_threads), 1))
+    foreign_cores: float = 0.0
 
     def find(self, baseline_ms: float) -> Findings:
         """Return the findings; training uses the number of threads whose steps are quickest now."""
         intake, config, recovery = self.intake, self.config, self._recovery()
-        step_s, rate, losses, quickest = 0.0, config.recovery.learning_rate or 0.0, dict[float, float](), 0
+        step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
+        quickest = 0
         if trains(config, intake.graph):
             with self.watch.stage("recover"):
                 quickest = self._choose_threads(recovery)
@@ -127,21 +124,25 @@ class Finder:
         return Recovery(self.intake.module, self.data.train, recipe, task=self.data.task)
 
     def _choose_threads(self, recovery: Recovery) -> int:
-        """Have torch use the number of threads whose steps are quickest; return it if it is fewer than there are and others are idle."""
-        most, load = self.most_threads, LoadOfOthers()
+        """Have torch use the number of threads whose steps are quickest; return it if it is fewer than there are and others are idle.
+
+        Beside others nothing is compared here: threads that wait for one another while others run take seconds a step, which the set-up
+        does not have; they are as many as the cores that are left.
+        """
+        most = torch.get_num_threads()
         if most == 1 or recovery.device.type != "cpu":
             return 0
-        # from the number that is set: beside others it is few, and slow steps with many are not waited for
-        counts = sorted(counts_up_to(most), reverse=torch.get_num_threads() == most)
-        seconds = recovery.quickest_threads(self._half().module, counts, self.deadline.share(_STEPS_SHARE))
-        best, foreign = min(seconds, key=seconds.__getitem__), load() or 0.0
-        best = most if seconds[best] > _CLEARLY_QUICKER * seconds.get(most, math.inf) else best
+        if self.foreign_cores > _DISTURBING_CORES:
+            few = max(min(round((os.cpu_count() or 1) - self.foreign_cores), most), 1)
+            torch.set_num_threads(few)
+            if few < most:
+                self.say(f"the set-up goes on with {few} of {most} threads, because others use {self.foreign_cores:.1f} cores")
+            return 0
+        seconds = recovery.quickest_threads(self._half().module, counts_up_to(most)[::-1], self.deadline.share(_STEPS_SHARE))
+        best = min(seconds, key=seconds.__getitem__)
+        if seconds[best] > _CLEARLY_QUICKER * seconds[most]:
+            return 0
         torch.set_num_threads(best)
-        if best == most:
-            return 0
-        if foreign > _DISTURBING_CORES:
-            self.say(f"{best} of {most} threads train for now: their steps are the quickest while others use {foreign:.1f} cores")
-            return 0
         return best
 
     def _typical_step_s(self, recovery: Recovery) -> float:

@@ -19,6 +19,7 @@ from paretopress.housekeeping import drop_dominated
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
 from paretopress.plan import Plan
+from paretopress.probing import LOCAL
 from paretopress.report.front import front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
@@ -188,11 +189,12 @@ def _ending_s(run: Prepared, latency_s: float) -> Callable[[Sequence[Candidate]]
         return lambda _: 0.0
     scoring_s = run.state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
     longest_s, cores = _CLOSING_SHARE * limits.seconds, float(os.cpu_count() or 1)
-    foreign_then = run.state.baseline.latency.foreign_cores or 0.0
+    here = run.config.target.spec == LOCAL
+    foreign_then = (run.state.baseline.latency.foreign_cores or 0.0) if here else 0.0
 
     def ending_s(points: Sequence[Candidate]) -> float:
         baselines = 1.0 + sum(point.outcome.latency.ratio for point in points)
-        foreign = max((point.outcome.latency.foreign_cores or 0.0 for point in points), default=foreign_then)
+        foreign = max((point.outcome.latency.foreign_cores or 0.0 for point in points), default=foreign_then) if here else foreign_then
         slower = max((cores + foreign) / (cores + foreign_then), 1.0)
         return min(_CLOSING_S * (1.0 + foreign / cores) + slower * baselines * scoring_s + len(points) * latency_s, longest_s)
 

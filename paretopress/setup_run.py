@@ -34,6 +34,7 @@ from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.lock import no_measurement
+from paretopress.targets.machine_state import LoadOfOthers
 
 STATE_SCHEMA = 1
 # the cache's folders of findings, and their file
@@ -176,8 +177,9 @@ def find_state(
     so are the seconds of a step. `watch` runs since the run's first moment. The set-up keeps to its share of the run's time: what it leaves
     out for that is told to `say` in one line, and is not taken from the cache by later runs.
     """
-    deadline = setup_deadline(config.limits(), watch.elapsed_s)
+    deadline, load = setup_deadline(config.limits(), watch.elapsed_s), LoadOfOthers()
     baseline = pipeline.measure_baseline()
+    foreign = load() or 0.0  # of this host, wherever the target is
     watch.seconds |= {name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")}
     parts = {
         "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
@@ -190,8 +192,7 @@ def find_state(
     cache = pipeline.cache
     found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
     with threads_as_before():
-        finder = Finder(pipeline, intake, data, space, config, watch, deadline, say)
-        finder.beside(baseline.latency.foreign_cores or 0.0)
+        finder = Finder(pipeline, intake, data, space, config, watch, deadline, say, foreign_cores=foreign)
         if found is None:
             made = found = finder.find(baseline.latency.latency_ms)
             if cache is not None and not finder.cut:

@@ -83,7 +83,7 @@ def rank_branches(
     losses, count, cut = alone, len(left), ""
     while left:
         if deadline.passed and len(left) > 1 and order:
-            cut = f"{len(order)} of {count} branches were ranked beside those removed before, the others alone"
+            cut = f"{len(order) + 1} of {count} branches were ranked beside those removed before"
             return BranchRanking((*order, *sorted(left, key=losses.__getitem__)), alone, cut)
         order.append(min(left, key=losses.__getitem__))
         left.remove(order[-1])

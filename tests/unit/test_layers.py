@@ -79,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "housekeeping": VALUES | {"run_folder", "search"},
     "run_search": VALUES
     | {"artifact_shelf", "config", "housekeeping", "isolation", "pipeline", "report", "run_folder", "run_parts", "run_study", "search"}
-    | {"setup_run", "shared_run", "spaces"},
+    | {"probing", "setup_run", "shared_run", "spaces"},
     "predicted_plan": VALUES | {"config", "run_folder", "run_study", "search", "setup_run", "spaces", "targets"},
     "rerun": VALUES | {"config", "plan_evaluator", "run_folder", "run_parts", "run_study", "search", "setup_run", "targets"},
     "status": VALUES | {"config", "run_folder", "run_study", "search", "setup_run"},
