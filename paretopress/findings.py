@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover import RATES, Recovery, learning_rate_test, usual_optimizer
 from paretopress.compress.sensitivity import judged_items, rank_branches
-from paretopress.compress.thread_pace import counts_up_to
+from paretopress.compress.thread_pace import counts_up_to, threads_beside
 from paretopress.config import RunConfig
 from paretopress.deadline import Deadline
 from paretopress.graph import ModelGraph
@@ -30,8 +29,8 @@ from paretopress.stopwatch import Stopwatch
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 # the shares of the set-up's time that is left which its parts may take
 _STEPS_SHARE, _RATE_SHARE, _RANKING_SHARE = 0.25, 0.5, 0.5
-# others on so many cores slow threads down that wait for one another; fewer threads are taken where they are so much quicker
-_DISTURBING_CORES, _CLEARLY_QUICKER = 0.4, 0.85
+# fewer threads are taken where their steps are so much quicker
+_CLEARLY_QUICKER = 0.85
 _GREEDY_UP_TO = 10
 
 
@@ -132,11 +131,10 @@ class Finder:
         most = torch.get_num_threads()
         if most == 1 or recovery.device.type != "cpu":
             return 0
-        if self.foreign_cores > _DISTURBING_CORES:
-            few = max(min(round((os.cpu_count() or 1) - self.foreign_cores), most), 1)
+        few = threads_beside(self.foreign_cores, most)
+        if few < most:
             torch.set_num_threads(few)
-            if few < most:
-                self.say(f"the set-up goes on with {few} of {most} threads, because others use {self.foreign_cores:.1f} cores")
+            self.say(f"the set-up goes on with {few} of {most} threads, because others use {self.foreign_cores:.1f} cores")
             return 0
         seconds = recovery.quickest_threads(self._half().module, counts_up_to(most)[::-1], self.deadline.share(_STEPS_SHARE))
         best = min(seconds, key=seconds.__getitem__)

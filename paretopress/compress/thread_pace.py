@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +124,13 @@ class ThreadPace:
         if threads != self.threads:
             self.threads = threads
             self.set_threads(threads)
+
+
+def threads_beside(foreign_cores: float, most: int) -> int:
+    """Return how many threads to begin with where others use so many cores: as many as the cores that are left, `most` at most."""
+    if foreign_cores <= _CHANGED_CORES:
+        return most
+    return max(min(round((os.cpu_count() or 1) - foreign_cores), most), 1)
 
 
 @contextmanager

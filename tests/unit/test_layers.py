@@ -103,7 +103,7 @@ ALLOWED: dict[str, set[str]] = {
         "spaces",
         "targets",
     },
-    "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
+    "demo": VALUES | {"api", "compress", "demo_model", "intake", "probing", "report", "targets"},
     "cli": VALUES
     | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report"}
     | {"rerun", "run_parts", "search", "status", "worker"},

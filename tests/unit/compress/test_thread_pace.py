@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 
-from paretopress.compress.thread_pace import ThreadPace, counts_up_to
+from paretopress.compress.thread_pace import ThreadPace, counts_up_to, threads_beside
+
+
+@pytest.mark.parametrize(("foreign", "most", "expected"), [(0.1, 4, 4), (1.0, 4, 3), (2.6, 4, 1), (4.0, 4, 1), (1.0, 2, 2)])
+def test_threads_beside_others_are_as_many_as_the_cores_that_are_left(
+    foreign: float, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert threads_beside(foreign, most) == expected
 
 
 class Machine:
