@@ -146,15 +146,24 @@ def worker_threads(config: RunConfig, state: RunState) -> int:
 
 
 def make_evaluator(
-    pipeline: Pipeline, config: RunConfig, state: RunState, *, threads: int = 1, say: Callable[[str], None] = lambda _: None
+    pipeline: Pipeline,
+    config: RunConfig,
+    state: RunState,
+    *,
+    threads: int = 1,
+    spins: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> PlanEvaluator:
-    """Return the evaluator of a run's trials, which train with at most so many threads; `say` is told when it takes another number."""
+    """Return the evaluator of a run's trials, which train with at most so many threads; `say` is told when it takes another number.
+
+    `spins` is whether those of this process spin while they wait for one another, as OpenMP's do unless its environment says otherwise.
+    """
 
     def changed(line: str) -> None:
         EventLog(pipeline.folder.log)("threads", {"reason": line})
         say(line)
 
-    pace = ThreadPace(threads, LoadOfOthers(), changed)
+    pace = ThreadPace(threads, LoadOfOthers(), changed, spins=spins)
     recovery = recovery_for(pipeline.intake, pipeline.data, config, state, pace)
     training = {
         "recipe": asdict(recovery.recipe),
@@ -182,4 +191,4 @@ def evaluator_here(pipeline: Pipeline, config: RunConfig, state: RunState, say: 
     with threads_as_before():
         threads = worker_threads(config, state)
         torch.set_num_threads(threads)
-        yield make_evaluator(pipeline, config, state, threads=threads, say=say)
+        yield make_evaluator(pipeline, config, state, threads=threads, spins=True, say=say)

@@ -35,7 +35,8 @@ class ThreadPace:
 
     Args:
         foreign_cores: returns what others took of the processors since it was asked last, in cores; None where that is unknown.
-        on_change: is told in a sentence when the number changes. begin_with: threads at the start, `most` where it is None.
+        on_change: is told in a sentence when the number changes.
+        spins: threads spin while they wait, see `waiting_asleep`: the first student begins with as many as the cores that others leave.
     """
 
     most: int
@@ -43,7 +44,7 @@ class ThreadPace:
     on_change: Callable[[str], None] = lambda _: None
     set_threads: Callable[[int], None] = torch.set_num_threads
     clock: Callable[[], float] = time.monotonic
-    begin_with: int | None = None
+    spins: bool = False
     threads: int = field(init=False)
     _foreign: float = field(init=False, default=0.0)
     _chosen_beside: float = field(init=False, default=0.0)
@@ -55,11 +56,16 @@ class ThreadPace:
     _quickest_s: float = field(init=False, default=math.inf)
 
     def __post_init__(self) -> None:
-        self.threads = self._home = min(self.begin_with or self.most, self.most)
+        self.threads = self._home = self.most
 
     def student(self) -> None:
         """Begin with another student, whose steps take another time; a comparison that was under way is dropped."""
         self._steps_s, self._waiting, self._quickest_s = {}, [], math.inf
+        if self.spins and self.most > 1:
+            self.spins, self._foreign = False, self.foreign_cores() or 0.0
+            self._home, self._chosen_beside = threads_beside(self._foreign, self.most), self._foreign
+            if self._home < self.most:
+                self.on_change(f"training begins with {self._home} of {self.most} threads, because others use {self._foreign:.1f} cores")
         self._use(self._home)
 
     @contextmanager

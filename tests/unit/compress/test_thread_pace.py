@@ -100,3 +100,15 @@ def test_student_drops_the_times_of_the_one_before() -> None:
     assert machine.said == []
     machine.train(200)
     assert machine.pace.threads == 1
+
+
+def test_student_begins_with_the_cores_that_others_leave_when_threads_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    machine = Machine(2, BUSY, foreign=1.3)
+    machine.pace.spins = True
+    machine.pace.student()
+    assert machine.set == [1]
+    assert "1 of 2 threads" in machine.said[0]
+    machine.step_s, machine.foreign = QUIET, 0.0
+    machine.train(50)
+    assert machine.pace.threads == 2
