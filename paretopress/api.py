@@ -30,12 +30,15 @@ from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.records import Records
 from paretopress.search.samplers import check_sampler
 from paretopress.seeding import undisturbed
-from paretopress.setup_run import RunState, find_state, space_for
+from paretopress.setup_run import RunState, find_state, setup_deadline, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.machine_state import state_warnings
 from paretopress.targets.target import Target
+
+# the share of the set-up's time that a probe may take
+_PROBE_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,20 @@ def compress(
 
 
 @undisturbed()
-def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None) -> Result:
-    """Start a run from a configuration; everything the user handed over is checked before the folder is made."""
-    watch = Stopwatch()
+def start_run(
+    config: RunConfig,
+    run: Path,
+    reporter: Reporter,
+    *,
+    model: nn.Module | None = None,
+    data: object | None = None,
+    before_s: float = 0.0,
+) -> Result:
+    """Start a run from a configuration; everything the user handed over is checked before the folder is made.
+
+    `before_s` of the time that is given have passed already: a command counts from its start, the seconds of its imports too.
+    """
+    watch = Stopwatch(before_s=before_s)
     config.checked_budget(), config.limits()
     if run.exists():
         raise RunFolderError(
@@ -116,7 +130,7 @@ def start_run(config: RunConfig, run: Path, reporter: Reporter, *, model: nn.Mod
                 if isinstance(value, str) and " (" in value and name != LABELS:
                     reporter.message(f"warning: the {name} are known in part {value.partition(' ')[2]}")
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-            state = find_state(pipeline, intake, split, space, config, env, watch)
+            state = find_state(pipeline, intake, split, space, config, env, watch, reporter.message)
             return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config, reporter)))
 
 
@@ -204,7 +218,7 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         space = space_for(intake.graph, config, capabilities)
         pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            state = find_state(pipeline, intake, split, space, config, env, watch)
+            state = find_state(pipeline, intake, split, space, config, env, watch, reporter.message)
             taking_up_s = 0.0  # its set-up counts it
         else:
             state.demand_same(pipeline.whole_identity(), "a resumed run")
@@ -232,8 +246,9 @@ def open_result(run: Path) -> Result:
 
 def _target_facts(target: Target, config: RunConfig, reporter: Reporter, watch: Stopwatch) -> dict[str, Any]:
     open_target = opener(config.target.spec, config.target.cores)
+    until = setup_deadline(config.limits(), watch.elapsed_s).share(_PROBE_SHARE)
     with watch.stage("probe"):
-        return target_facts(target, open_target, reporter.message, probe=config.target.probe)
+        return target_facts(target, open_target, reporter.message, probe=config.target.probe, until=until)
 
 
 @contextmanager

@@ -61,6 +61,14 @@ class Evaluator(Protocol):
         ...
 
 
+class TimedEvaluator(Evaluator, Protocol):
+    """One that is told how long it may take."""
+
+    def keep_within(self, left_s: Callable[[], float]) -> None:
+        """Take what returns the seconds until the run has to close."""
+        ...
+
+
 def open_store(spec: str) -> ArtifactStore:
     """Return the store that `spec` names: a folder, or s3://BUCKET (credentials as boto3 finds them, AWS_ENDPOINT_URL for others).
 

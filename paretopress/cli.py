@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import optuna
+import psutil
 import typer
 from rich.console import Console
 
@@ -43,6 +44,9 @@ from paretopress.worker import WorkerFlags, run_worker
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Press a model onto the Pareto front.")
 out, err = Console(), Console(stderr=True)
+
+# a clock that was set meanwhile must not eat up a run
+_MOST_STARTING_S = 120.0
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN")]
 ModelOption = Annotated[str | None, typer.Option(help="file.py:factory, or torchvision:resnet18?weights=FILE&num_classes=10.")]
@@ -113,7 +117,7 @@ def search(
     if settings.model is None or settings.data is None:
         raise ConfigError("a search needs a model and data", "Give --model and --data, or a TOML file that names them.")
     folder = run or _new_run(config.stem if config else "search")
-    _show_run(folder, lambda view: start_run(settings, folder, view))
+    _show_run(folder, lambda view: start_run(settings, folder, view, before_s=_process_age_s()))
 
 
 @app.command()
@@ -329,6 +333,11 @@ def main() -> None:
     except Exception:  # a fault of this program: its traceback helps, but drivers quote the URL that they were given
         sys.stderr.write(masked(traceback.format_exc()))
         sys.exit(1)
+
+
+def _process_age_s() -> float:
+    """Return the seconds since this process was started: --minutes counts from the command, whose imports take seconds."""
+    return min(max(time.time() - psutil.Process().create_time(), 0.0), _MOST_STARTING_S)
 
 
 def _new_run(name: str) -> Path:

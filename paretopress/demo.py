@@ -5,13 +5,17 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import torch
+
 from paretopress.api import Result, compress
+from paretopress.compress.thread_pace import threads_as_before, threads_beside
 from paretopress.demo_model import train_demo_model
 from paretopress.errors import RunFolderError
 from paretopress.intake.data_spec import load_data
 from paretopress.measurement import Budget
 from paretopress.probing import LOCAL, cached_probe, opener
 from paretopress.report.live import Reporter
+from paretopress.targets.machine_state import LoadOfOthers
 
 DEMO_DATA = "digits?size=16"
 DEMO_SPEEDUP = 2.0
@@ -22,9 +26,12 @@ def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int =
     """Train the demo's network and search for versions that take half its latency; return the run's result."""
     if run.exists():
         raise RunFolderError(f"a new run needs a new folder, but {run} exists", "Name another with --run.")
+    load = LoadOfOthers()
     data = load_data(DEMO_DATA, seed=seed)
     reporter.message("training a small residual network on scikit-learn's digits (under a minute)")
-    model = train_demo_model(data, seed=seed)
+    with threads_as_before():
+        torch.set_num_threads(threads_beside(load() or 0.0, torch.get_num_threads()))
+        model = train_demo_model(data, seed=seed)
     with closing(opener(LOCAL)(1)) as target:
         probed = cached_probe(target) is not None  # its minutes are few: it takes a probe that is there, but makes none
     return compress(

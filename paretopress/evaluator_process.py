@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 
 from paretopress.compress.allocator import keep_freed_memory
+from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import ParetopressError
 from paretopress.isolation import TRUST
 from paretopress.masking import masked
@@ -38,7 +39,10 @@ _EXPENDABLE = "800"
 
 
 def answer(evaluate: PlanEvaluator, head: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply to one call: {"outcome": ...}, {"latency": ...} or {"error": ...}."""
+    """Return the reply to one call: {"outcome": ...}, {"latency": ...} or {"error": ...}; "left_s" of a call is until the run closes."""
+    left_s = head.get("left_s")
+    until = NO_DEADLINE if left_s is None else Deadline.after(float(left_s))
+    evaluate.keep_within(lambda: until.left_s)
     try:
         if head["call"] == "evaluate":
             plan, number, share = Plan.from_json(head["plan"]), int(head["number"]), float(head["share"])
@@ -77,16 +81,19 @@ def serve(run: Path, threads: int, calls: Iterator[Frame], replies: BinaryIO, *,
         reply({"error": described(error)})
         return
     with closing(target):
+        said: list[str] = []
         try:
             pipeline = make_pipeline(intake, data, target, folder, config, capabilities_in(state.environment), threads=threads)
             state.demand_same(pipeline.identity, "a process that evaluates plans")
-            evaluate = make_evaluator(pipeline, config, state)
+            evaluate = make_evaluator(pipeline, config, state, threads=threads, say=said.append)
         except Exception as error:
             reply({"error": described(error)})
             return
         reply({"ready": True})
         for head, _ in calls:
-            reply(answer(evaluate, head))
+            found = answer(evaluate, head)
+            reply(found | {"said": said.copy()})
+            said.clear()
 
 
 def read_calls(source: BinaryIO) -> Iterator[Frame]:

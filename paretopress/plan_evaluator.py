@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import judged_items
 from paretopress.compress.students import Students, fits
 from paretopress.compress.zeros import NO_ZEROS
-from paretopress.errors import RunError, typed_line
+from paretopress.deadline import NO_DEADLINE, Deadline
+from paretopress.errors import OutOfTimeError, RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.inputs import Inputs
 from paretopress.intake.data import stack
@@ -30,6 +33,10 @@ from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS
 from paretopress.stopwatch import Stopwatch
 
+# a recovery that has less than this share of its steps tells too little to be worth its time
+LEAST_SHARE = 0.3
+# what follows the training of a candidate is expected to take so many times as long as it did the last time
+_AFTER_FACTOR = 1.25
 STUDENT_FILE = "student.safetensors"
 # a finalist whose int8 file is behind its float module by more than noise trains on with rounding: for a share of its steps, at a share of
 # the learning rate, on batches of their own
@@ -71,11 +78,29 @@ class _InHand:
 
 
 class PlanEvaluator:
-    """`evaluate(plan, rung, number)` of one search. `students` are shared by plans that differ in their bits alone; None trains each."""
+    """`evaluate(plan, rung, number)` of one search. `students` are shared by plans that differ in their bits alone; None trains each.
 
-    def __init__(self, pipeline: Pipeline, recovery: Recovery, effort: Effort, bounds: Bounds, *, students: Students | None = None) -> None:
+    `left_s` returns the seconds until the run has to close: training ends so early that what follows it still fits. `after_s` is what that
+    takes, as long as none was timed; `step_s` the seconds of a training step at the start.
+    """
+
+    left_s: Callable[[], float]
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        recovery: Recovery,
+        effort: Effort,
+        bounds: Bounds,
+        *,
+        students: Students | None = None,
+        after_s: float = 0.0,
+        step_s: float = 0.0,
+    ) -> None:
         self.pipeline, self.recovery, self.effort, self.bounds = pipeline, recovery, effort, bounds
-        self._students = students
+        self.left_s = lambda: math.inf
+        self._students, self._after_s, self._step_s = students, after_s, step_s
+        self._train_until = NO_DEADLINE
         self._in_hand: _InHand | None = None
         self._macs: dict[Plan, Macs] = {}  # they do not depend on the bits
         self._rankings: dict[Criterion, Ranking] = {Criterion.L2: {}}  # what pruning goes by unless told otherwise
@@ -86,8 +111,9 @@ class PlanEvaluator:
 
         Each rung goes on from the weights of the trial's last one; the first starts from the original weights. On failure the rung
         leaves nothing behind.
-        Raises: RunError: a stage failed, with its reason.
+        Raises: RunError: a stage failed, with its reason. OutOfTimeError: there is no time to train it for long enough.
         """
+        self._train_until = Deadline.after(self.left_s()).sooner(_AFTER_FACTOR * self._after_s)
         folder = self.pipeline.folder
         place = folder.candidate(number, final=rung is Rung.FINAL)
         work = folder.part(place)
@@ -119,6 +145,10 @@ class PlanEvaluator:
         occasion = time.monotonic_ns() % 2**32
         return self.pipeline.latency(self.pipeline.folder.model_file(outcome.onnx_path), self.bounds, occasion, Stopwatch(), again=True)
 
+    def keep_within(self, left_s: Callable[[], float]) -> None:
+        """Take what returns the seconds until the run has to close."""
+        self.left_s = left_s
+
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
         watch = Stopwatch()
@@ -133,11 +163,12 @@ class PlanEvaluator:
 
     def _recovered(self, plan: Plan, rung: Rung, number: int, work: Path, stored: str) -> Outcome:
         watch, path = Stopwatch(), work / MODEL_FILE
+        self._demand_time(rung)
         held = self._candidate(plan, rung, number, watch)
         self._reconstruct(held, watch)
         with watch.stage("recover"):
-            self._recover(held.module, plan, rung)
-        held.rung = rung
+            cut = self._recover(held.module, plan, rung)
+        held.rung, trained_s = rung, watch.elapsed_s
         self.pipeline.lower(held.module, plan, path, watch)
         rounded = self._quantisation_aware(held.module, plan, path, watch) if rung is Rung.FINAL else ()
         latency = self.pipeline.latency(path, self.bounds, number, watch)
@@ -145,13 +176,23 @@ class PlanEvaluator:
             whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in held.module.state_dict().items()}
             save_file(whole, work / STUDENT_FILE)  # copies, because the format refuses weights that two layers share
         outcome = self.pipeline.measured(path, stored, rung, held.macs, latency, watch)
-        return replace(outcome, notes=(*held.compressed.notes, *rounded))
+        self._after_s = watch.elapsed_s - trained_s
+        return replace(outcome, notes=(*held.compressed.notes, *cut, *rounded))
+
+    def _demand_time(self, rung: Rung) -> None:
+        """Raise OutOfTimeError where less than a share of the steps of a rung would fit, at what steps take now."""
+        steps, left_s = self.effort.steps(rung), self._train_until.left_s
+        if left_s < LEAST_SHARE * steps * self._step_s or left_s <= 0.0:
+            raise OutOfTimeError(
+                f"{LEAST_SHARE:.0%} of {steps} steps must fit into the rest of the run, but got {max(left_s, 0.0):.1f} s "
+                f"at {self._step_s:.3f} s a step"
+            )
 
     def _quantisation_aware(self, module: fx.GraphModule, plan: Plan, path: Path, watch: Stopwatch) -> tuple[str, ...]:
         """Train a finalist on with rounding where int8 costs accuracy; keep what is better on validation data, and say what it brought."""
         layers = [name for name, bits in self.pipeline.bits_by_layer(module, plan).items() if bits == INT8_BITS]
         steps = round(_ROUNDED_SHARE * self.effort.final_steps)
-        if not layers or steps == 0:
+        if not layers or steps == 0 or self._train_until.left_s < LEAST_SHARE * steps * self._step_s:
             return ()
         with watch.stage("accuracy"):
             lost = self.pipeline.float_accuracy(module) - self.pipeline.file_accuracy(path)
@@ -161,7 +202,8 @@ class PlanEvaluator:
         again = path.with_name(f"rounded-{path.name}")
         with watch.stage("recover"), fake_quantised(module, layers, reduce_range=self.pipeline.reduce_range):
             gently = self.recovery.at(_ROUNDED_RATE * self.recovery.recipe.learning_rate)
-            gently.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=self.pipeline.seed + _ROUNDED_SEED)
+            seed, until = self.pipeline.seed + _ROUNDED_SEED, self._train_until
+            steps = gently.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed, deadline=until).steps
         self.pipeline.lower(module, plan, again, watch)
         with watch.stage("accuracy"):
             gained = self.pipeline.file_accuracy(again) - self.pipeline.file_accuracy(path)
@@ -174,16 +216,24 @@ class PlanEvaluator:
         cost, gain = metric.difference(lost, like), f"{max(gained, 0.0):.{decimals_for(like)}f}"
         return (f"int8 cost {cost} of validation {metric.name}; {steps} steps with rounding brought back {gain}",)
 
-    def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung) -> None:
+    def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung) -> tuple[str, ...]:
+        """Train a module as its rung does; return a note if the time was too short for all steps."""
         shared = self._students if rung is not Rung.FINAL else None
         if shared is not None and shared.load(module, plan, rung):
-            return
+            return ()
         steps = self.effort.steps(rung)
         if steps or self.recovery.recipe.zeros != NO_ZEROS:
             seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
-            self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed)
+            until = self._train_until
+            report = self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed, deadline=until)
+            self._step_s = report.step_s or self._step_s
+            if report.steps < LEAST_SHARE * steps:
+                raise OutOfTimeError(f"{LEAST_SHARE:.0%} of {steps} steps must fit into the rest of the run, but got {report.steps}")
+            if report.steps < steps:  # what it learnt is not what the plan's recovery ends with: it is not shared
+                return (f"trained for {report.steps} of {steps} steps, which was the time that the run had left",)
         if shared is not None:
             shared.keep(module, plan, rung)
+        return ()
 
     def _reconstruct(self, held: _InHand, watch: Stopwatch) -> None:
         if held.as_compressed:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from paretopress.errors import RunError
+from paretopress.deadline import NO_DEADLINE, Deadline
+from paretopress.errors import OutOfTimeError, RunError
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import SessionSettings
@@ -18,6 +19,8 @@ from paretopress.targets.probe_report import ProbeReport, probe_fingerprint
 from paretopress.targets.target import Target
 
 LOCAL = "local"
+# what a probe takes on an idle machine
+PROBE_S = 60.0
 Say = Callable[[str], None]
 
 
@@ -32,7 +35,13 @@ def cached_probe(target: Target, found: Mapping[str, Any] | None = None) -> Prob
 
 
 def probe_target(
-    target: Target, open_target: OpenTarget, say: Say, *, refresh: bool = False, found: Mapping[str, Any] | None = None
+    target: Target,
+    open_target: OpenTarget,
+    say: Say,
+    *,
+    refresh: bool = False,
+    found: Mapping[str, Any] | None = None,
+    until: Deadline = NO_DEADLINE,
 ) -> ProbeReport:
     """Return the probe of a target: the one in the cache, unless there is none or `refresh` asks for another.
 
@@ -40,13 +49,16 @@ def probe_target(
         open_target: threads -> the same target with sessions of so many threads.
         say: told before a probe starts, because it takes a while, and if its report could not be kept.
         found: the target's environment, if that was asked for already.
-    Raises: LatencyError: the target cannot run a plain convolution.
+    Raises: LatencyError: the target cannot run a plain convolution. OutOfTimeError: a probe is not done by the deadline.
     """
     cached = None if refresh else cached_probe(target, found)
     if cached is not None:
         return cached
+    if until.left_s < PROBE_S:
+        left_s = max(until.left_s, 0.0)
+        raise OutOfTimeError(f"a probe must fit into the time of the set-up, but takes about {PROBE_S:.0f} s of {left_s:.0f} s")
     say(f"probing {target.name}: about a minute, once for this target")
-    report = run_probe(target, open_target, np.random.default_rng(0))
+    report = run_probe(target, open_target, np.random.default_rng(0), until)
     try:
         write_report(report)
     except RunError as error:
@@ -54,11 +66,11 @@ def probe_target(
     return report
 
 
-def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bool) -> dict[str, Any]:
+def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bool, until: Deadline = NO_DEADLINE) -> dict[str, Any]:
     """Return the environment that a run records: what the target is, what it can run, and the probe that found it.
 
     Where the target is another machine, "host" is what this one is. Without `probe` the capabilities are those that the processor's
-    flags imply, and "probe" is None.
+    flags imply, and "probe" is None; so it is where the deadline leaves no time for a probe that was not made before.
     """
     here = {} if target.name == LOCAL else {"host": environment()}
     found = target.environment()
@@ -66,5 +78,9 @@ def target_facts(target: Target, open_target: OpenTarget, say: Say, *, probe: bo
     if not probe:
         say("the target's capabilities are taken from its processor's flags, not measured")
         return env | {"capabilities": detect(env).to_json(), "probe": None}
-    report = probe_target(target, open_target, say, found=found)
+    try:
+        report = probe_target(target, open_target, say, found=found, until=until)
+    except OutOfTimeError as error:
+        say(f"the target's capabilities are taken from its processor's flags: {error.message}; `paretopress probe` makes one for later")
+        return env | {"capabilities": detect(env).to_json(), "probe": None}
     return env | {"capabilities": report.capabilities().to_json(), "probe": {"fingerprint": report.digest(), "date": report.date}}

@@ -34,7 +34,7 @@ def rerun_trial(run: Path, number: int, *, trust: bool = False) -> dict[str, Any
     folder = open_run_folder(run)
     config, state = confirmed_config(folder, trust=trust), RunState.from_json(folder.read(folder.state))
     plan, recorded = _recorded(folder, number)
-    threads = worker_threads(config)
+    threads = worker_threads(config, state)
     torch.set_num_threads(threads)  # as the search did: sums come out differently in their last bits
     intake, data = load_and_trace(config)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary, closing(open_run_target(config)) as target:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from paretopress.cache import Cache, cache_root, code_version
 from paretopress.compress.features import check_layers
 from paretopress.compress.recover import device_name
 from paretopress.compress.students import Shelf, Students
+from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.config import RunConfig
 from paretopress.content_hash import Contents
 from paretopress.errors import ConfigError
-from paretopress.event_log import read_events
+from paretopress.event_log import EventLog, read_events
 from paretopress.intake.checks import check_data, check_model, has_class_axis
 from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.data import Data, argument_names, as_data, data_identity, stack
@@ -40,6 +42,7 @@ from paretopress.search.candidates import Bounds
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
+from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.replay import ReplayTarget
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Task
@@ -180,14 +183,32 @@ def run_identity(intake: Intake, data: Data, config: RunConfig) -> dict[str, Any
     return identity(intake, data, config.seed) | {_SETTINGS: config.model_dump(mode="json", include=_DECISIVE)}
 
 
-def worker_threads(config: RunConfig) -> int:
-    """Return how many threads train and score in each of a run's workers: they divide what torch would use."""
-    return max(torch.get_num_threads() // config.workers.count, 1)
+def worker_threads(config: RunConfig, state: RunState) -> int:
+    """Return how many threads train and score in each of a run's workers: they divide what torch would use, or what was quickest."""
+    share = max(torch.get_num_threads() // config.workers.count, 1)
+    return min(share, state.quickest_threads) if state.quickest_threads else share
 
 
-def make_evaluator(pipeline: Pipeline, config: RunConfig, state: RunState) -> PlanEvaluator:
-    """Return the evaluator of a run's trials."""
-    recovery = recovery_for(pipeline.intake, pipeline.data, config, state)
+def make_evaluator(
+    pipeline: Pipeline,
+    config: RunConfig,
+    state: RunState,
+    *,
+    threads: int = 1,
+    spins: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> PlanEvaluator:
+    """Return the evaluator of a run's trials, which train with at most so many threads; `say` is told when it takes another number.
+
+    `spins` is whether those of this process spin while they wait for one another, as OpenMP's do unless its environment says otherwise.
+    """
+
+    def changed(line: str) -> None:
+        EventLog(pipeline.folder.log)("threads", {"reason": line})
+        say(line)
+
+    pace = ThreadPace(threads, LoadOfOthers(), changed, spins=spins)
+    recovery = recovery_for(pipeline.intake, pipeline.data, config, state, pace)
     training = {
         "recipe": asdict(recovery.recipe),
         "steps": [state.effort.short_steps, state.effort.long_steps],
@@ -196,4 +217,22 @@ def make_evaluator(pipeline: Pipeline, config: RunConfig, state: RunState) -> Pl
         "threads": torch.get_num_threads(),  # sums come out differently in their last bits
     }
     shelf = None if pipeline.cache is None else Shelf(pipeline.cache, training)
-    return PlanEvaluator(pipeline, recovery, state.effort, state.bounds(config), students=Students(shelf=shelf))
+    stages_s = state.baseline.stages_s
+    return PlanEvaluator(
+        pipeline,
+        recovery,
+        state.effort,
+        state.bounds(config),
+        students=Students(shelf=shelf),
+        after_s=sum(stages_s.get(stage, 0.0) for stage in ("export", "latency", "accuracy")),
+        step_s=state.seconds_per_step,
+    )
+
+
+@contextmanager
+def evaluator_here(pipeline: Pipeline, config: RunConfig, state: RunState, say: Callable[[str], None]) -> Iterator[PlanEvaluator]:
+    """Yield an evaluator in this process, which has its own number of threads back afterwards."""
+    with threads_as_before():
+        threads = worker_threads(config, state)
+        torch.set_num_threads(threads)
+        yield make_evaluator(pipeline, config, state, threads=threads, spins=True, say=say)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, open_store
+from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
@@ -21,11 +21,12 @@ from paretopress.intake.factory import is_factory
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.measurement import Outcome
 from paretopress.plan import Plan
+from paretopress.probing import LOCAL
 from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
 from paretopress.run_folder import RunFolder
-from paretopress.run_parts import Prepared, make_evaluator, worker_threads
+from paretopress.run_parts import Prepared, evaluator_here, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.claims import Claims
@@ -50,7 +51,7 @@ Helpers = Callable[[str], AbstractContextManager[None]]
 # trials between two looks at what the candidates take on disk
 _TIDIED_EVERY = 20
 # what is kept of the time for the picture, and for each point's last latencies; all that is kept is at most a share of the time
-_CLOSING_S, _LATENCY_S, _CLOSING_SHARE = 3.0, 2.0, 0.1
+_CLOSING_S, _LATENCY_S, _CLOSING_SHARE = 3.0, 2.0, 0.2
 
 
 def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict[str, Any]:
@@ -101,8 +102,9 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
     config, state, place = run.config, run.state, study_place(run.folder, run.config)
     worker = f"{socket.gethostname()}-{os.getpid()}"
     study = create_study(place, config.sampler, run.space, config.seed, known)
-    with _evaluator(run) as inner:
-        evaluate, claims = inner, None
+    with _evaluator(run, reporter) as inner:
+        evaluate: Evaluator = inner
+        claims = None
         if isinstance(place, StudyPlace):
             evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
             worker = claims.worker
@@ -120,10 +122,12 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
             claims=claims,
             setup_s=state.setup_s,
             setup_stages_s=state.setup_stages_s,
-            closing_s=_closing_s(run),
+            closing_s=_ending_s(run, _LATENCY_S),
+            ending_s=_ending_s(run, 0.0),
         )
+        inner.keep_within(lambda: search.times.left_s)
         if isinstance(inner, Isolation):
-            search.cancel, inner.left_s = inner.close, lambda: search.times.left_s
+            search.cancel = inner.close
         search.on_change = lambda line: reporter.update(_progress(search, line))
         search.on_event = lambda event, fields: _note(event, fields, run, search, reporter)
         search.times.take_up(seconds_worked(run.folder.worked) + run.taking_up_s)
@@ -172,7 +176,7 @@ def _note(event: str, fields: Mapping[str, Any], run: Prepared, search: Search, 
 
 
 @contextmanager
-def _evaluator(run: Prepared) -> Iterator[Evaluator]:
+def _evaluator(run: Prepared, reporter: Reporter) -> Iterator[TimedEvaluator]:
     """Yield what evaluates plans: processes of their own where the model and the data can be read again there, else this one."""
     config, count = run.config, run.config.workers.count
     if config.model is None or config.data is None or not config.workers.isolated:
@@ -181,32 +185,38 @@ def _evaluator(run: Prepared) -> Iterator[Evaluator]:
                 f"several workers need a model and data that each can load, but got objects and workers={count}",
                 "Give specs (file.py:factory) and leave workers.isolated on, or take one worker.",
             )
-        yield make_evaluator(run.pipeline, config, run.state)
+        with evaluator_here(run.pipeline, config, run.state, reporter.message) as here:
+            yield here
         return
-    command = evaluator_command(run.folder.root, worker_threads(config), trust=config.trust)
-    evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf)
+    command = evaluator_command(run.folder.root, worker_threads(config, run.state), trust=config.trust)
+    evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf, reporter.message)
     try:
         yield evaluate
     finally:
         evaluate.close()
 
 
-def _closing_s(run: Prepared) -> Callable[[Sequence[Candidate]], float]:
-    """Return points of the front -> seconds that the end of the run is expected to take.
+def _ending_s(run: Prepared, latency_s: float) -> Callable[[Sequence[Candidate]], float]:
+    """Return points of the front -> seconds that the end of the run is expected to take, with `latency_s` of measuring for each.
 
-    Predicted from what scoring the baseline took; a point takes as much less as its latency is shorter.
+    Predicted from what scoring the baseline took; a point takes as much less as its latency is shorter, and all take longer where others
+    are at work on more cores than they were then.
     """
     limits, sizes = run.config.limits(), run.pipeline.data.sizes()
     if limits.seconds is None:
         return lambda _: 0.0
     scoring_s = run.state.baseline.stages_s.get("accuracy", 0.0) * sizes["test"] / sizes["val"]
-    longest_s = _CLOSING_SHARE * limits.seconds
+    longest_s, cores = _CLOSING_SHARE * limits.seconds, float(os.cpu_count() or 1)
+    here = run.config.target.spec == LOCAL
+    foreign_then = (run.state.baseline.latency.foreign_cores or 0.0) if here else 0.0
 
-    def closing_s(points: Sequence[Candidate]) -> float:
+    def ending_s(points: Sequence[Candidate]) -> float:
         baselines = 1.0 + sum(point.outcome.latency.ratio for point in points)
-        return min(_CLOSING_S + baselines * scoring_s + len(points) * _LATENCY_S, longest_s)
+        foreign = max((point.outcome.latency.foreign_cores or 0.0 for point in points), default=foreign_then) if here else foreign_then
+        slower = max((cores + foreign) / (cores + foreign_then), 1.0)
+        return min(_CLOSING_S * (1.0 + foreign / cores) + slower * baselines * scoring_s + len(points) * latency_s, longest_s)
 
-    return closing_s
+    return ending_s
 
 
 def _known(run: Prepared) -> Known | None:
@@ -279,6 +289,7 @@ def _finish(run: Prepared, search: Search) -> dict[str, Any]:
         elapsed_s=search.times.elapsed_s,
         seconds=search.seconds(watch.seconds),
         lost=found.lost,
+        cut=state.cut,
     )
     write_json(folder.front, value)
     write_front_png(value, folder.picture)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from paretopress.compress.fisher import Asked, Damages, fisher_damages
+from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.graph import LayerKind
-from paretopress.inputs import Inputs
+from paretopress.inputs import Inputs, size_of
 from paretopress.pipeline import Pipeline
 from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.search.seeds import int8_bits
@@ -24,15 +25,26 @@ from paretopress.targets.local import SessionSettings
 
 # runs of the profiler: a hundred of a quick model, and of a slow one as many as fit into two seconds, but ten
 _PROFILED_RUNS, _PROFILED_MS = (10, 100), 2_000.0
+# the share of the set-up's time that is left which one profile may take
+_PROFILED_SHARE = 0.1
 
 
 def measure_tables(
-    pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss: Mapping[str, float], baseline_ms: float, watch: Stopwatch
+    pipeline: Pipeline,
+    space: SearchSpace,
+    items: Inputs,
+    branch_loss: Mapping[str, float],
+    baseline_ms: float,
+    watch: Stopwatch,
+    *,
+    deadline: Deadline = NO_DEADLINE,
+    on_cut: Callable[[str], None] = lambda _: None,
 ) -> Tables:
     """Return the tables of a model.
 
     Args:
         items: training items for the damages. branch_loss: group -> divergence when its branch is removed. watch: for what it measures.
+        deadline: with little time until then the profiler makes fewer runs, and damages are from fewer items; `on_cut` is told.
     The profiler runs on this host and in its state of the minute, so its milliseconds are scaled to what the target measured of the
     whole file; on another machine the proportions are a prediction that the trials correct.
     """
@@ -40,7 +52,10 @@ def measure_tables(
     layer_ms: dict[str, dict[int, float]] = {layer.name: {} for layer in space.graph.layers}
     rest_ms: dict[int, float] = {}
     fewest, most = _PROFILED_RUNS
-    runs = min(max(int(_PROFILED_MS / baseline_ms), fewest), most)
+    wanted = min(max(int(_PROFILED_MS / baseline_ms), fewest), most)
+    runs = min(wanted, max(int(_PROFILED_SHARE * 1e3 * max(deadline.left_s, 0.0) / baseline_ms), fewest)) if deadline.finite else wanted
+    if runs < wanted:
+        on_cut(f"the profiler makes {runs} runs instead of {wanted}")
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         files = {FLOAT_BITS: pipeline.folder.baseline}
         bits = int8_bits(space, 1)
@@ -60,7 +75,7 @@ def measure_tables(
     for by_bits in layer_ms.values():
         by_bits.setdefault(FLOAT_BITS, 0.0)  # a layer that the optimiser folded away costs nothing
     floor_ms = min((ms for by_bits in layer_ms.values() for ms in by_bits.values() if ms > 0.0), default=0.0)
-    return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, items, branch_loss))
+    return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, items, branch_loss, deadline, on_cut))
 
 
 def _whole_ms(pipeline: Pipeline, path: Path, baseline_ms: float) -> float:
@@ -74,7 +89,14 @@ def _whole_ms(pipeline: Pipeline, path: Path, baseline_ms: float) -> float:
     ).latency_ms
 
 
-def _damages(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss: Mapping[str, float]) -> dict[str, dict[Value, float]]:
+def _damages(
+    pipeline: Pipeline,
+    space: SearchSpace,
+    items: Inputs,
+    branch_loss: Mapping[str, float],
+    deadline: Deadline,
+    on_cut: Callable[[str], None],
+) -> dict[str, dict[Value, float]]:
     """Return parameter -> value -> predicted divergence; a bit group's is the sum of its layers'."""
     choices = {variable.name: variable for variable in space.variables if isinstance(variable, Choice)}
     groups = {group.name: group for group in space.graph.channel_groups}
@@ -91,7 +113,13 @@ def _damages(pipeline: Pipeline, space: SearchSpace, items: Inputs, branch_loss:
         bits={layer: widths[name] for name, group in bit_groups.items() for layer in group.layers if layer in judged},
     )
     module, task = pipeline.intake.module, pipeline.data.task
-    found = Damages({}, {}, {}) if silent else fisher_damages(module, space.graph, items, asked, seed=pipeline.seed, task=task)
+    found = (
+        Damages({}, {}, {})
+        if silent
+        else fisher_damages(module, space.graph, items, asked, seed=pipeline.seed, task=task, deadline=deadline)
+    )
+    if not silent and found.items < size_of(items):
+        on_cut(f"damages are from {found.items} items instead of {size_of(items)}")
     damages: dict[str, dict[Value, float]] = {}
     for name, by_ratio in kept.items():
         damages[f"prune/{name}"] = {ratio: found.kept[name][keep] for ratio, keep in by_ratio.items() if 0 < keep < groups[name].channels}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -15,48 +15,50 @@ from optuna.distributions import distribution_to_json
 from torch import nn
 
 from paretopress.atomic import write_json
-from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover import RATES, Recipe, Recovery, best_device, device_name, learning_rate_test, usual_optimizer
-from paretopress.compress.sensitivity import judged_items, rank_branches
+from paretopress.compress.recover import Recipe, Recovery, best_device, device_name, usual_optimizer
+from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.config import RecoverySection, RunConfig
+from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import RunFolderError
+from paretopress.event_log import EventLog
+from paretopress.findings import Finder, Findings, trains
 from paretopress.graph import ModelGraph
-from paretopress.intake.data import Data, stack
+from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.measurement import Outcome
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
 from paretopress.plan_evaluator import Effort
-from paretopress.run_tables import measure_tables
 from paretopress.same_run import demand_same
 from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
 from paretopress.search.scale import Scale
-from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.stopwatch import Stopwatch
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.environment import environment as environment_here
 from paretopress.targets.lock import no_measurement
+from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.probe_report import probe_fingerprint
 
 STATE_SCHEMA = 1
 # the cache's folders of findings, and their file
 _SETUP, _FOUND = "setup", "found.json"
-# steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
-_RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
+# the set-up may take a share of the time of a run, but not more than so many seconds
+_SETUP_SHARE, _SETUP_MOST_S = 0.25, 1_200.0
 # plans that a search has time to train shortly, and for longer; the shares of its training time that these take
 _SHORT_AIMED_AT, _LONG_AIMED_AT = 120, 30
 _SHORT_SHARE = 0.4
 _STEPS_WITHOUT_TIME = {"short": 25, "long": 100, "final": 400}
-_GREEDY_UP_TO = 10
 # a trial is not training alone: the share of its time that is, and of a finalist's, on a small network
 _TRAINING_SHARE, _FINAL_TRAINING_SHARE = 0.7, 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The facts a run rests on; a resumed run reads them back instead of finding others."""
+    """The facts a run rests on; a resumed run reads them back instead of finding others.
+
+    `quickest_threads` train quicker than all that there are, 0 where these do; `cut` is what the set-up left out for lack of time.
+    """
 
     model_sha256: str
     baseline: Outcome
@@ -72,6 +74,8 @@ class RunState:
     setup_s: float
     setup_stages_s: Mapping[str, float] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
+    quickest_threads: int = 0
+    cut: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -94,6 +98,8 @@ class RunState:
             "setup_s": self.setup_s,
             "setup_stages_s": dict(self.setup_stages_s),
             "identity": dict(self.identity),
+            "quickest_threads": self.quickest_threads,
+            "cut": list(self.cut),
         }
 
     @classmethod
@@ -116,6 +122,8 @@ class RunState:
             value["setup_s"],
             value.get("setup_stages_s", {}),
             value.get("identity", {}),
+            value.get("quickest_threads", 0),
+            tuple(value.get("cut", ())),
         )
 
     def demand_same(self, ours: Mapping[str, Any], who: str) -> None:
@@ -171,31 +179,6 @@ def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) 
     return SearchSpace(graph, replace(options, bits=offered, refusal=capabilities.refusal))
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What takes long to find out before the first trial, and does not depend on the budget or the time.
-
-    `baseline_ms` is what the baseline took when the tables were measured.
-    """
-
-    learning_rate: float
-    rate_losses: Mapping[str, float]
-    seconds_per_step: float
-    removal_order: tuple[str, ...]
-    tables: Tables
-    baseline_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object that `from_json` reads back."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"removal_order": list(self.removal_order), "tables": self.tables.to_json()}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Findings:
-        """Return what `to_json` wrote."""
-        return cls(**{**value, "removal_order": tuple(value["removal_order"]), "tables": Tables.from_json(value["tables"])})
-
-
 def find_state(
     pipeline: Pipeline,
     intake: Intake,
@@ -204,17 +187,21 @@ def find_state(
     config: RunConfig,
     environment: Mapping[str, Any],
     watch: Stopwatch,
+    say: Callable[[str], None] = lambda _: None,
 ) -> RunState:
     """Measure the baseline and the tables of a new run, find its recipe, and write it all to the run folder.
 
-    What an earlier run of the same model, data, settings and target found is taken from the cache; the baseline is always measured.
-    `watch` runs since the run's first moment.
+    What an earlier run of the same model, data, settings and target found is taken from the cache; the baseline is always measured, and
+    so are the seconds of a step. `watch` runs since the run's first moment. The set-up keeps to its share of the run's time: what it leaves
+    out for that is told to `say` in one line, and is not taken from the cache by later runs.
     """
+    deadline, load = setup_deadline(config.limits(), watch.elapsed_s), LoadOfOthers()
     baseline = pipeline.measure_baseline()
+    foreign = load() or 0.0  # of this host, wherever the target is
     watch.seconds |= {name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")}
     parts = {
         "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
-        "trains": _trains(config, intake.graph),
+        "trains": trains(config, intake.graph),
         "formats": asdict(pipeline.formats),
         "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
         "target": pipeline.fingerprint() if pipeline.cache is not None else None,
@@ -223,10 +210,18 @@ def find_state(
     }
     cache = pipeline.cache
     found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
-    if found is None:
-        made = found = _find(pipeline, intake, data, space, config, baseline.latency.latency_ms, watch)
-        if cache is not None:
-            cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
+    with threads_as_before():
+        finder = Finder(pipeline, intake, data, space, config, watch, deadline, say, foreign_cores=foreign)
+        if found is None:
+            made = found = finder.find(baseline.latency.latency_ms)
+            if cache is not None and not finder.cut:
+                cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
+        elif trains(config, intake.graph):
+            found = replace(found, seconds_per_step=finder.step_s_now())
+    if finder.cut:
+        line = f"the set-up has {_share_s(config.limits()):.0f} s of the run's time, so {'; '.join(finder.cut)}"
+        say(line)
+        EventLog(pipeline.folder.log)("set-up cut", {"reason": line})
     tables = found.tables.scaled(baseline.latency.latency_ms / found.baseline_ms)
     spent, epoch = watch.elapsed_s, data.sizes()["train"] // config.recovery.batch_size
     state = RunState(
@@ -244,6 +239,8 @@ def find_state(
         spent,
         watch.seconds,
         pipeline.whole_identity(),
+        found.quickest_threads,
+        tuple(finder.cut),
     )
     write_json(pipeline.folder.tables, tables.to_json())
     write_json(pipeline.folder.graph, intake.graph.to_json())
@@ -262,58 +259,13 @@ def training_place() -> dict[str, Any]:
     return {"device": device_name(best_device()), "threads": torch.get_num_threads(), "host": here}
 
 
-def _trains(config: RunConfig, graph: ModelGraph) -> bool:
-    return not graph.only_bits and (config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None))
+def setup_deadline(limits: Limits, spent_s: float) -> Deadline:
+    """Return until when the set-up of a run may last, of which so many seconds have passed."""
+    return NO_DEADLINE if limits.seconds is None else Deadline.after(_share_s(limits) - spent_s)
 
 
-def _find(
-    pipeline: Pipeline, intake: Intake, data: Data, space: SearchSpace, config: RunConfig, baseline_ms: float, watch: Stopwatch
-) -> Findings:
-    recipe = config.recovery.recipe(0.0, usual_optimizer(intake.module))
-    recovery = Recovery(intake.module, data.train, replace(recipe, learning_rate=min(RATES[recipe.optimizer])), task=data.task)
-    step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
-    if _trains(config, intake.graph):
-        with watch.stage("recover"):
-            step_s = _typical_step_s(intake, recovery, space)
-            rate, losses = _learning_rate(intake, recovery, space, config.recovery, step_s)
-    items, _ = stack(data.train, judged_items(intake.graph), config.seed)
-    ranking = rank_branches(
-        intake.module,
-        intake.graph,
-        items,
-        lambda module: recovery.recalibrated(module, config.seed),
-        greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
-        task=data.task,
-    )
-    tables = measure_tables(pipeline, space, items, ranking.loss_alone, baseline_ms, watch)
-    shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
-    return Findings(rate, shown, step_s, ranking.order, tables, baseline_ms)
-
-
-def _typical_step_s(intake: Intake, recovery: Recovery, space: SearchSpace) -> float:
-    """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
-    students = (intake.module, _half(intake, space).module)
-    return sum(recovery.seconds_per_step(student) for student in students) / len(students)
-
-
-def _half(intake: Intake, space: SearchSpace) -> Compressed:
-    """Return the model with half of its channels, though pruning be frozen: a rate is judged by what a student wins back."""
-    free = SearchSpace(intake.graph, replace(space.options, frozen=frozenset()))
-    return compress_module(intake.module, intake.graph, Plan(kept=free.uniform_kept(0.5)))
-
-
-def _learning_rate(
-    intake: Intake, recovery: Recovery, space: SearchSpace, section: RecoverySection, step_s: float
-) -> tuple[float, dict[float, float]]:
-    if section.learning_rate is not None:
-        return section.learning_rate, {}
-    fewest, most = _RATE_TEST_STEPS
-    half = _half(intake, space)
-    recovery.reconstruct(half, seed=0)  # as every trial is before it trains
-    rates = RATES[recovery.recipe.optimizer]
-    steps = min(max(int(_RATE_TEST_S / (len(rates) * step_s)), fewest), most)
-    losses = learning_rate_test(lambda: copy.deepcopy(half.module), recovery.at, rates, steps)
-    return min(losses, key=losses.__getitem__), losses
+def _share_s(limits: Limits) -> float:
+    return math.inf if limits.seconds is None else min(_SETUP_SHARE * limits.seconds, _SETUP_MOST_S)
 
 
 def _effort(config: RunConfig, intake: Intake, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
@@ -343,7 +295,7 @@ def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s
     return Effort(short, long, final, scoring_threads())
 
 
-def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState) -> Recovery:
-    """Return the recovery that every trial of a run shares."""
+def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState, pace: ThreadPace | None = None) -> Recovery:
+    """Return the recovery that every trial of a run shares; `pace` sets the threads that it trains with."""
     recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01, usual_optimizer(intake.module))
-    return Recovery(intake.module, data.train, recipe, no_measurement, task=data.task)
+    return Recovery(intake.module, data.train, recipe, no_measurement, task=data.task, pace=pace)

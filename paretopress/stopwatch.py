@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by stage; it runs from the moment that it is made."""
+    """Seconds by stage; it runs from the moment that it is made, or from `before_s` seconds before."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    before_s: float = 0.0
     _began: float = field(init=False, default_factory=time.monotonic)
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since it was made."""
-        return time.monotonic() - self._began
+        return self.before_s + time.monotonic() - self._began
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from paretopress.inputs import Inputs, outputs_of, split, tensors
 from paretopress.tasks.base import Task
 
-_BATCH = 64
+# items that are run at a time
+BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def calls_by_batch(module: fx.GraphModule, layers: Mapping[str, nn.Module], inpu
     The gradients are those of minus the log-likelihood of targets drawn from the module's own prediction.
     """
     generator = torch.Generator().manual_seed(seed)
-    for batch in split(inputs, _BATCH):
+    for batch in split(inputs, BATCH):
         with _recorded(layers) as calls:
             task.surprise(outputs_of(module(*_with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         yield calls

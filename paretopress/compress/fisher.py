@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from paretopress.compress.calls import Call, Calls, calls_by_batch, differentiable
+from paretopress.compress.calls import BATCH, Call, Calls, calls_by_batch, differentiable
 from paretopress.compress.factorise import Factoriser
 from paretopress.compress.pruning import dropped_inputs
+from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import CompressError
 from paretopress.graph import ModelGraph
 from paretopress.inputs import Inputs, size_of, zeros
@@ -39,11 +40,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Damages:
-    """Predicted divergence, in nats, of each choice made alone; keys as in `Asked`."""
+    """Predicted divergence, in nats, of each choice made alone, from so many items; keys as in `Asked`."""
 
     kept: Mapping[str, Mapping[int, float]]
     ranks: Mapping[str, Mapping[int, float]]
     bits: Mapping[str, Mapping[int, float]]
+    items: int = 0
 
 
 _Product = Callable[[Calls], Tensor]
@@ -51,11 +53,20 @@ _Product = Callable[[Calls], Tensor]
 _Added = Callable[[Tensor], Tensor]
 
 
-def fisher_damages(base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, asked: Asked, *, seed: int = 0, task: Task = _TOP_1) -> Damages:
+def fisher_damages(
+    base: fx.GraphModule,
+    graph: ModelGraph,
+    inputs: Inputs,
+    asked: Asked,
+    *,
+    seed: int = 0,
+    task: Task = _TOP_1,
+    deadline: Deadline = NO_DEADLINE,
+) -> Damages:
     """Return the predicted damage of every choice asked for; the module is not changed.
 
     Args:
-        inputs: items as the model was trained on.
+        inputs: items as the model was trained on. deadline: no batch of them is begun after it, but for the first.
     """
     module = differentiable(base)
     layers = {name: child for name, child in module.named_modules() if isinstance(child, Weighted)}
@@ -65,12 +76,20 @@ def fisher_damages(base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, aske
         "bits": _weight_products(layers, asked.bits, _rounded),
     }
     totals = {kind: {name: dict.fromkeys(by_value, 0.0) for name, by_value in by_name.items()} for kind, by_name in products.items()}
+    seen = 0
     for calls in calls_by_batch(module, layers, inputs, task, seed):
         for kind, by_name in products.items():
             for name, by_value in by_name.items():
                 for value, product in by_value.items():
-                    totals[kind][name][value] += 0.5 * float(product(calls).square().sum()) / size_of(inputs)
-    return Damages(**totals)
+                    totals[kind][name][value] += 0.5 * float(product(calls).square().sum())
+        seen = min(seen + BATCH, size_of(inputs))
+        if deadline.passed:
+            break
+    means = {
+        kind: {name: {value: total / seen for value, total in by_value.items()} for name, by_value in by_name.items()}
+        for kind, by_name in totals.items()
+    }
+    return Damages(**means, items=seen)
 
 
 def rounding_change(layer: nn.Module, bits: int) -> Tensor:

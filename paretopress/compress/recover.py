@@ -7,10 +7,11 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from statistics import median
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,7 +22,9 @@ from paretopress.compress.features import OutputsAndFeatures, features_off, outp
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
 from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
+from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.compress.zeros import NO_ZEROS, Zeros, held
+from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import RecoveryError
 from paretopress.fetch import Item
 from paretopress.fvcore_import import update_bn_stats
@@ -31,6 +34,8 @@ from paretopress.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 
+# steps that the seconds of the next ones are told from, and what batch-norm recalibration and the end take, in steps
+_RECENT_STEPS, _ENDING_STEPS = 8, 2.0
 # images that layers are re-solved on: 512 small ones, fewer large ones
 _RECONSTRUCTION_ITEMS, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
 _TOP_1 = Classification()
@@ -84,12 +89,13 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What a recovery did: steps, mean loss over its first and last tenth, seconds."""
+    """What a recovery did: steps, mean loss over its first and last tenth, seconds; and the median seconds of its last steps."""
 
     steps: int
     first_loss: float
     last_loss: float
     duration_s: float
+    step_s: float = 0.0
 
 
 def best_device() -> torch.device:
@@ -118,7 +124,7 @@ class Recovery:
     """Recovers candidates of one model: holds the teacher, the training data and the recipe.
 
     `around_step` is entered for every step: a step can be made to wait there while another process measures. `kept_bytes` of training
-    batches stay in memory, and a quarter of that of the teacher's outputs. `task` is what students learn.
+    batches stay in memory, and a quarter of that of the teacher's outputs. `task` is what students learn. `pace` sets the threads.
     """
 
     def __init__(
@@ -129,9 +135,11 @@ class Recovery:
         around_step: Callable[[], AbstractContextManager[None]] = nullcontext,
         kept_bytes: int = KEPT_BYTES,
         task: Task = _TOP_1,
+        pace: ThreadPace | None = None,
     ) -> None:
         self.recipe, self._around_step, self._task = recipe, around_step, task
         self.device = best_device()
+        self.pace = pace or ThreadPace(1)
         self._bf16 = trains_faster_in_bf16(self.device)
         self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
         taught = OutputsAndFeatures(self._teacher, recipe.features)
@@ -144,30 +152,38 @@ class Recovery:
         other.recipe = replace(self.recipe, learning_rate=learning_rate)
         return other
 
-    def run(self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int) -> RecoveryReport:
+    def run(
+        self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int, deadline: Deadline = NO_DEADLINE
+    ) -> RecoveryReport:
         """Train `student` in place for `steps` batches and leave it in eval mode on the CPU.
 
-        The same seed gives the same batches to every student; the process's random state is left as it was.
+        The same seed gives the same batches to every student; the process's random state is left as it was. Where the time until the
+        deadline is too short for the steps at what they take now, the schedule is shortened with them, and training ends in time.
         Raises: RecoveryError: the loss is not finite, or the data set fails.
         """
         started = time.monotonic()
         losses: list[float] = []
+        took_s: list[float] = []
+        self.pace.student()
         with seeded(seed):
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
             with held(self.recipe.zeros.masks(student)):
-                for step in range(steps):
+                while len(losses) < (whole := steps_in_time(steps, took_s, deadline)):
                     for group in optimizer.param_groups:
-                        group["lr"] = self.recipe.learning_rate * rate_factor(step, steps, self.recipe)
-                    with self._around_step():
+                        group["lr"] = self.recipe.learning_rate * rate_factor(len(losses), whole, self.recipe)
+                    began = time.monotonic()
+                    with self._around_step(), self.pace.step():
                         losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
+                    took_s.append(time.monotonic() - began)
             # after the last step: training normalises by its own batches, and running averages lag behind a short one
             self._recalibrate(student, seed)
         student.eval().cpu()
-        tenth = max(1, steps // 10)
+        tenth = max(1, len(losses) // 10)
         first, last = (sum(part) / len(part) if part else 0.0 for part in (losses[:tenth], losses[-tenth:]))
-        return RecoveryReport(steps, first, last, time.monotonic() - started)
+        lately_s = median(took_s[1:][-_RECENT_STEPS:] or took_s or [0.0])  # the first step loads kernels
+        return RecoveryReport(len(losses), first, last, time.monotonic() - started, lately_s)
 
     def reconstruct(self, compressed: Compressed, seed: int) -> None:
         """Re-solve the layers behind what was compressed, in place, before any training; see `Reconstruction`.
@@ -203,16 +219,35 @@ class Recovery:
         self._recalibrate(placed(student, self.device), seed)
         student.eval().cpu()
 
-    def seconds_per_step(self, student: nn.Module, steps: int = 4) -> float:
+    def seconds_per_step(self, student: nn.Module, steps: int = 4, deadline: Deadline = NO_DEADLINE) -> float:
         """Return the measured seconds of one step, warm-up and calibration left out; `student` is not changed.
 
-        On batches that another candidate was trained on: their images are read and their teacher was asked once for all.
+        On batches that another candidate was trained on: their images are read and their teacher was asked once for all. Where the
+        deadline passes meanwhile, it is what the steps until then took; one is made in any case.
         """
-        self.run(copy.deepcopy(student), temperature=4.0, alpha=0.9, steps=1 + steps, seed=0)
-        without, whole = (
-            self.run(copy.deepcopy(student), temperature=4.0, alpha=0.9, steps=count, seed=0).duration_s for count in (1, 1 + steps)
-        )
-        return max((whole - without) / steps, 1e-4)
+        first_s = self._timed(student, 1 + steps, deadline)
+        return self._timed(student, 1 + steps, deadline) or first_s or max(self._timed(student, 1, NO_DEADLINE), 1e-4)
+
+    def quickest_threads(self, student: nn.Module, counts: Sequence[int], deadline: Deadline = NO_DEADLINE) -> dict[int, float]:
+        """Return number of threads -> seconds of a step, for one count after another until one is slower or the time is up.
+
+        Torch is left with the number of threads that it had.
+        """
+        found: dict[int, float] = {}
+        with threads_as_before():
+            for count in counts:
+                if found and (deadline.passed or found[min(found, key=found.__getitem__)] < list(found.values())[-1]):
+                    break
+                torch.set_num_threads(count)
+                found[count] = self.seconds_per_step(student, steps=2, deadline=deadline)
+        return found
+
+    def _timed(self, student: nn.Module, steps: int, deadline: Deadline) -> float:
+        if deadline.passed:
+            return 0.0
+        bare = copy.copy(self)
+        bare.recipe, bare.pace = replace(self.recipe, calibration_batches=0), ThreadPace(1)
+        return bare.run(copy.deepcopy(student), temperature=4.0, alpha=0.9, steps=steps, seed=0, deadline=deadline).step_s
 
     def _optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         # decay pulls scales of normalisation and biases to zero for nothing: weights of two or more axes alone are decayed
@@ -244,6 +279,16 @@ class Recovery:
         return value
 
 
+def steps_in_time(steps: int, took_s: Sequence[float], deadline: Deadline) -> int:
+    """Return how many steps a recovery has, of which some took so many seconds: all, or as many as are done by the deadline."""
+    if not deadline.finite:
+        return steps
+    if not took_s:
+        return steps if not deadline.passed else 0
+    lately_s = median(took_s[-_RECENT_STEPS:])
+    return min(steps, len(took_s) + max(int(deadline.left_s / max(lately_s, 1e-6) - _ENDING_STEPS), 0))
+
+
 def rate_factor(step: int, steps: int, recipe: Recipe) -> float:
     """Return the factor on the learning rate at `step` of `steps`: linear warm-up, then the recipe's schedule.
 
@@ -259,17 +304,27 @@ def rate_factor(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def learning_rate_test(
-    make_student: Callable[[], nn.Module], recovery_of: Callable[[float], Recovery], rates: tuple[float, ...], steps: int
+    make_student: Callable[[], nn.Module],
+    recovery_of: Callable[[float], Recovery],
+    rates: tuple[float, ...],
+    steps: int,
+    deadline: Deadline = NO_DEADLINE,
 ) -> dict[float, float]:
     """Return learning rate -> loss at the end of a short recovery (infinite where it diverged); the smallest loss wins.
+
+    Rates are tried from the middle outwards. One that the deadline cuts off is not judged, nor are those after it.
 
     Args:
         make_student: returns a fresh, mildly compressed copy of the baseline each time.
     """
     losses: dict[float, float] = {}
-    for rate in rates:
+    centre = (len(rates) - 1) / 2.0
+    for rate in sorted(rates, key=lambda rate: (abs(rates.index(rate) - centre), -rate)):
         try:
-            losses[rate] = recovery_of(rate).run(make_student(), temperature=4.0, alpha=0.9, steps=steps, seed=0).last_loss
+            report = recovery_of(rate).run(make_student(), temperature=4.0, alpha=0.9, steps=steps, seed=0, deadline=deadline)
+            if report.steps < steps:
+                break
+            losses[rate] = report.last_loss
         except RecoveryError:
             losses[rate] = math.inf
-    return losses
+    return {rate: losses[rate] for rate in rates if rate in losses}

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from paretopress.compress.apply import compress_module
+from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.graph import ModelGraph
 from paretopress.inputs import Inputs, outputs_of, tensors
 from paretopress.plan import Plan
@@ -23,10 +24,14 @@ _ITEMS, _VALUES = (16, 256), 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class BranchRanking:
-    """The groups that lead a residual branch: in the order in which to remove them, and with the loss of each removed alone."""
+    """The groups that lead a residual branch: in the order in which to remove them, and with the loss of each removed alone.
+
+    `cut` is what was left out for lack of time, or "".
+    """
 
     order: tuple[str, ...]
     loss_alone: Mapping[str, float]
+    cut: str = ""
 
 
 def judged_items(graph: ModelGraph) -> int:
@@ -36,12 +41,20 @@ def judged_items(graph: ModelGraph) -> int:
 
 
 def rank_branches(
-    base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, recalibrate: Callable[[nn.Module], None], *, greedy: bool, task: Task = _TOP_1
+    base: fx.GraphModule,
+    graph: ModelGraph,
+    inputs: Inputs,
+    recalibrate: Callable[[nn.Module], None],
+    *,
+    greedy: bool,
+    task: Task = _TOP_1,
+    deadline: Deadline = NO_DEADLINE,
 ) -> BranchRanking:
     """Return which branches a model misses least.
 
     The loss of a removal is the task's divergence from the unchanged model's outputs, after batch-norm recalibration. `greedy`
-    measures again after each removal, because branches stand in for one another; otherwise each is removed alone, once.
+    measures again after each removal, because branches stand in for one another; otherwise each is removed alone, once. After the
+    deadline the order goes by the losses that are known; a branch that was not judged counts as the one that is missed most.
 
     Args:
         inputs: training items. recalibrate: sets batch-norm statistics in place.
@@ -57,13 +70,23 @@ def rank_branches(
         return found if math.isfinite(found) else math.inf  # NaN would sort anywhere; a model that collapses is missed most
 
     left = [branch.group for branch in graph.branches]
-    alone = {group: loss([group]) for group in left}
-    if not greedy:
-        return BranchRanking(tuple(sorted(left, key=alone.__getitem__)), alone)
+    alone: dict[str, float] = {}
+    for group in left:
+        if alone and deadline.passed:
+            break
+        alone[group] = loss([group])
+    judged = len(alone)
+    alone |= {group: max(alone.values()) for group in left if group not in alone}
+    if not greedy or judged < len(left):
+        cut = f"{judged} of {len(left)} branches were judged" if judged < len(left) else ""
+        return BranchRanking(tuple(sorted(left, key=alone.__getitem__)), alone, cut)
     order: list[str] = []
-    losses = alone
+    losses, count, cut = alone, len(left), ""
     while left:
+        if deadline.passed and len(left) > 1 and order:
+            cut = f"{len(order) + 1} of {count} branches were ranked beside those removed before"
+            return BranchRanking((*order, *sorted(left, key=losses.__getitem__)), alone, cut)
         order.append(min(left, key=losses.__getitem__))
         left.remove(order[-1])
-        losses = {group: loss([*order, group]) for group in left}
+        losses = {group: loss([*order, group]) for group in left} if not deadline.passed else losses
     return BranchRanking(tuple(order), alone)

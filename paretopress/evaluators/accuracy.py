@@ -148,7 +148,7 @@ def _opened(path: Path, threads: int, target: Target | None, *, beside_others: b
         with target.opened(path, beside_others=beside_others) as file:
             yield file
         return
-    session = open_session(path, SessionSettings(threads=threads), beside_others=beside_others)
+    session = open_session(path, SessionSettings(threads=threads), beside_others=beside_others, timed=False)
     yield OpenFile(tuple((node.name, tuple(node.shape)) for node in session.get_inputs()), _here(session, path.name))
 
 

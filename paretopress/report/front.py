@@ -74,6 +74,7 @@ def front_json(
     elapsed_s: float,
     seconds: Mapping[str, float],
     lost: Mapping[int, str],
+    cut: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`.
 
@@ -126,6 +127,7 @@ def front_json(
         "seed": seed,
         "elapsed_s": round(elapsed_s, 1),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "setup_cut": list(cut),
     }
 
 

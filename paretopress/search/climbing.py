@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from paretopress.errors import OutOfTimeError
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
@@ -49,7 +50,12 @@ class Climber:
             reason = outcome.rejected or self._out_of_the_race(outcome, rung) or self._told_already(outcome.rung, rung)
             if reason:
                 return (replace(outcome, rejected=reason) if outcome.rung is Rung.COSTS else outcome), accuracies
-            higher = self.evaluate(plan, rung, number)
+            try:
+                higher = self.evaluate(plan, rung, number)
+            except OutOfTimeError:
+                if outcome.rung is Rung.COSTS:
+                    raise
+                return outcome, accuracies  # the run ends: what the rung below showed stands
             outcome = replace(higher, stages_s=_added(outcome.stages_s, higher.stages_s))
             accuracies[outcome.rung] = outcome.val_accuracy
         return outcome, accuracies

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from paretopress.errors import TargetLostError, WorkerDiedError, typed_line
+from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError, typed_line
 from paretopress.measurement import Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search import records as keys
@@ -33,7 +34,9 @@ class FinalistPhase:
     recover_in_part: Callable[[Plan, int, float], Outcome] | None
     val_images: int
     closing_s: Callable[[Sequence[Candidate]], float]
-    _slowest_s: float = field(init=False, default=0.0)
+    ending_s: Callable[[Sequence[Candidate]], float] = lambda _: 0.0
+    _lately_s: float = field(init=False, default=0.0)
+    _out_of_time: bool = field(init=False, default=False)
 
     def work(self) -> None:
         """Recover finalists until there are no more, or no time: the loop of each thread."""
@@ -47,14 +50,18 @@ class FinalistPhase:
                 session.repeat_a_latency(OCCASIONS)
 
     def repeat_latencies(self) -> None:
-        """Measure the final files again until each was seen on occasions enough; those astride the budget until that is decided, or
-        the time is over.
+        """Measure the final files again until each was seen on occasions enough, then those astride the budget until that is decided; both
+        as far as the time lasts.
         """
-        session = self.session
-        while session.repeat_a_latency(FINAL_OCCASIONS, final=True):
-            pass
-        while session.times.left_s > 0.0 and session.decide_a_latency():
-            pass
+        session, candidates = self.session, self.session.records.candidates()
+        session.times.closing_s = self.ending_s(front(candidates, session.bounds) or nearest_points(candidates, session.bounds))
+        for measure in (partial(session.repeat_a_latency, FINAL_OCCASIONS, final=True), session.decide_a_latency):
+            longest_s = 0.0
+            while session.times.left_s > longest_s:
+                started = session.clock()
+                if not measure():
+                    break
+                longest_s = max(longest_s, session.clock() - started)
 
     def _take(self) -> tuple[Candidate, float] | None:
         """Return the next candidate to recover in full, and the share of its recovery that there is time for; None when that is over."""
@@ -63,8 +70,8 @@ class FinalistPhase:
             candidates = session.records.candidates()
             session.times.closing_s = self.closing_s(front(candidates, session.bounds) or nearest_points(candidates, session.bounds))
             left_s = session.times.left_s
-            share = min(left_s / self._slowest_s, 1.0) if self._slowest_s else 1.0
-            if session.stopping or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
+            share = min(left_s / self._lately_s, 1.0) if self._lately_s else 1.0
+            if session.stopping or self._out_of_time or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
                 return None
             finalist = self._next()
             if finalist is None:
@@ -98,9 +105,15 @@ class FinalistPhase:
         try:
             outcome = self._recovered(finalist, share)
             stored, told, line = outcome.to_json(), fields_of(outcome), describe(outcome, session.bounds)
-            self._slowest_s = max(self._slowest_s, (session.clock() - started) / share)
+            self._lately_s = (session.clock() - started) / share  # the last one's: a busy hour is no measure of the next
         except TargetLostError:
             raise
+        except OutOfTimeError as error:  # says nothing of the candidate
+            self._out_of_time = True
+            session.on_change(f"finalist {finalist.number}: not recovered in full, {error}")
+            if session.claims is not None:
+                session.claims.release(finalist.number)
+            return
         except Exception as error:  # as for a trial: recorded with its reason, and the others go on
             if session.stopping:
                 return

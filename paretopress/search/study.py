@@ -41,7 +41,8 @@ class Search:
     recovery of (plan, trial, share of its steps); without it a recovery is whole or does not take place. `workers` trials are evaluated
     at a time. `claims` are set where other processes work on the study too. `on_change` is called after every trial with a line about it,
     `on_event` with an event's name and its fields. `cancel` ends evaluations that are under way, where the search ends in the middle of
-    them. `closing_s` are the seconds kept for the end, by the points of the front. `setup_s`, `clock`: see `Timetable`.
+    them. `closing_s` are the seconds kept for what follows the last finalist, `ending_s` for what follows the last repeated latency, by
+    the points of the front. `setup_s`, `clock`: see `Timetable`.
     """
 
     study: optuna.Study
@@ -62,6 +63,7 @@ class Search:
     setup_s: float = 0.0
     setup_stages_s: Mapping[str, float] = field(default_factory=dict)
     closing_s: Callable[[Sequence[Candidate]], float] = lambda _: 0.0
+    ending_s: Callable[[Sequence[Candidate]], float] = lambda _: 0.0
     records: Records = field(init=False)
     times: Timetable = field(init=False)
 
@@ -100,7 +102,7 @@ class Search:
             clock=self.clock,
         )
         trials = TrialPhase(session, self.space, self.evaluate, self.ladder, self.workers)
-        finalists = FinalistPhase(session, self.evaluate, self.recover_in_part, self.val_images, self.closing_s)
+        finalists = FinalistPhase(session, self.evaluate, self.recover_in_part, self.val_images, self.closing_s, self.ending_s)
         self.times.satisfied = session.within_all_bounds
 
         def stop() -> None:

@@ -12,6 +12,7 @@ from paretopress.search.records import Records
 
 # where the set-up took the trials' share of a short run, so many plans are tried all the same
 _FEWEST_TRIALS = 5
+_LATELY = 8
 _ELAPSED, _BEGAN, _FINALISTS_FROM = "elapsed_s", "began_at", "finalists_from_s"
 
 
@@ -103,7 +104,12 @@ class Timetable:
             return rest
         share = 1.0 - self.limits.finalist_share if len(durations) >= _FEWEST_TRIALS else 1.0
         left_s = self.limits.seconds * share - self.elapsed_s
-        known = sorted(duration for duration in durations if duration is not None)
-        # three in four trials end sooner
-        expected_s = known[int(0.75 * (len(known) - 1))] if known else 0.0
+        known = [duration for duration in durations if duration is not None]
+        # what the last ones took counts where it is more: others may have come to the machine since the first
+        expected_s = max(_third_quartile(known), _third_quartile(known[-_LATELY:]))
         return min(rest, left_s / expected_s if expected_s else math.inf if left_s > 0.0 else 0.0)
+
+
+def _third_quartile(durations: Sequence[float]) -> float:
+    """Return the seconds within which three in four trials end, 0 where none is known."""
+    return sorted(durations)[int(0.75 * (len(durations) - 1))] if durations else 0.0

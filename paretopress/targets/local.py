@@ -87,11 +87,13 @@ def open_session(
     profile_prefix: Path | None = None,
     optimised: Path | None = None,
     beside_others: bool = False,
+    timed: bool = True,
 ) -> ort.InferenceSession:
     """Return a new session on the CPU provider.
 
-    With `profile_prefix` it writes a profile to files of that name; with `optimised` it writes the graph that it runs there. One that
-    is `beside_others` leaves them the cores and the memory between two runs: it is slower, and never timed.
+    With `profile_prefix` it writes a profile to files of that name; with `optimised` it writes the graph that it runs there. The threads
+    of one that is not `timed` sleep while they wait: spinning takes cores from others, and on two cores it made scoring slower, by 20 % on
+    an idle machine and beside one busy process. One that is `beside_others` leaves them the memory between two runs as well.
     Raises: LatencyError: the runtime does not load the file.
     """
     options = ort.SessionOptions()
@@ -106,6 +108,7 @@ def open_session(
         options.optimized_model_filepath = str(optimised)
     if beside_others:
         options.enable_cpu_mem_arena = False  # an arena keeps what the largest run took: for 128 photos, gigabytes
+    if beside_others or not timed:
         for pool in ("intra_op", "inter_op"):
             options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     try:

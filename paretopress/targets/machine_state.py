@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def disturbance(before: CpuTimes, after: CpuTimes) -> Disturbance:
         return Disturbance(None, throttled)
     busy_s = after.busy_s - before.busy_s + after.stolen_s - before.stolen_s
     return Disturbance(max(0.0, busy_s - (after.own_s - before.own_s)) / passed_s, throttled)
+
+
+@dataclass(slots=True)
+class LoadOfOthers:
+    """Returns what others took of the processors since it was asked last, in cores; None where that is unknown."""
+
+    read: Callable[[], CpuTimes] = cpu_times
+    _before: CpuTimes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._before = self.read()
+
+    def __call__(self) -> float | None:
+        """Return the cores; see `disturbance`."""
+        before, self._before = self._before, self.read()
+        return disturbance(before, self._before).foreign_cores
 
 
 def clock_state() -> dict[str, Any]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from paretopress.errors import LatencyError
+from paretopress.deadline import NO_DEADLINE, Deadline
+from paretopress.errors import LatencyError, OutOfTimeError
 from paretopress.measurement import Latency
 from paretopress.targets.capabilities import Family
 from paretopress.targets.probe_models import (
@@ -182,12 +183,13 @@ class _Bench:
         return found
 
 
-def run_probe(target: Target, open_target: OpenTarget, rng: np.random.Generator) -> ProbeReport:
+def run_probe(target: Target, open_target: OpenTarget, rng: np.random.Generator, until: Deadline = NO_DEADLINE) -> ProbeReport:
     """Probe a target.
 
     Args:
         open_target: threads -> the same target with sessions of so many threads; asked for 1, 2 and all cores.
-    Raises: LatencyError: the target cannot run a plain convolution. What it lacks kernels for is listed in `failed`.
+    Raises: LatencyError: the target cannot run a plain convolution. What it lacks kernels for is listed in `failed`. OutOfTimeError: the
+        deadline passed before the last comparison: half a probe tells less than the processor's flags.
     """
     started = time.monotonic()
     env = target.environment()
@@ -199,6 +201,8 @@ def run_probe(target: Target, open_target: OpenTarget, rng: np.random.Generator)
         widths = [bench.compare(comparison) for comparison in width_comparisons()]
         findings = list(widths)
         for comparison in quantised_comparisons():
+            if until.passed:
+                raise OutOfTimeError(f"a probe must end in time, but was at {comparison.name} after {time.monotonic() - started:.0f} s")
             try:
                 findings.append(bench.compare(comparison))
             except LatencyError as error:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from paretopress import atomic, pipeline, plan_evaluator
+from paretopress.compress import recover
 from paretopress.compress.recover import Recipe, Recovery
 from paretopress.compress.students import Students
-from paretopress.errors import RunError
+from paretopress.errors import OutOfTimeError, RunError
 from paretopress.evaluators import accuracy
 from paretopress.evaluators.accuracy import onnx_scorer
 from paretopress.evaluators.size import file_facts
@@ -58,9 +59,9 @@ class CountingRecovery(Recovery):
 
     steps = 0
 
-    def run(self, student: nn.Module, *, temperature: float, alpha: float, steps: int, seed: int) -> Any:
+    def run(self, student: nn.Module, *, steps: int, **rest: Any) -> Any:
         self.steps += steps
-        return super().run(student, temperature=temperature, alpha=alpha, steps=steps, seed=seed)
+        return super().run(student, steps=steps, **rest)
 
 
 @pytest.fixture
@@ -389,3 +390,47 @@ def test_evaluator_reads_the_judged_items_once_when_plans_differ_in_their_criter
     for number, criterion in enumerate(Criterion):
         evaluate(Plan(kept={"block1.conv1": 4}, importance=criterion), Rung.COSTS, number)
     assert len(stacked) == 1
+
+
+def test_evaluate_trains_as_far_as_the_time_goes_and_says_so_when_the_run_ends(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate.effort = replace(evaluate.effort, final_steps=20)
+    monkeypatch.setattr(recover, "steps_in_time", lambda steps, took_s, deadline: min(steps, 8))
+    evaluate.keep_within(lambda: 1e6)
+    outcome = evaluate(Plan(kept={"stem": 4}), Rung.FINAL, 0)
+    assert "trained for 8 of 20 steps, which was the time that the run had left" in outcome.notes
+    assert (folder.root / outcome.onnx_path).is_file()
+
+
+def test_evaluate_begins_no_recovery_when_too_little_of_it_would_fit(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate.effort = replace(evaluate.effort, final_steps=1_000)
+    evaluate._step_s = 1.0  # what a step took lately
+    evaluate.keep_within(lambda: 250.0)
+    with pytest.raises(OutOfTimeError, match=r"30% of 1000 steps must fit .* but got 2\d\d\.\d s at 1\.000 s a step"):
+        evaluate(Plan(kept={"stem": 4}), Rung.FINAL, 0)
+    assert evaluate.recovery.steps == 0  # type: ignore[attr-defined]
+    assert not folder.candidate(0, final=True).exists()
+
+
+def test_evaluate_keeps_time_for_what_follows_the_training_when_it_is_known(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate._after_s = 80.0  # measuring and scoring the last candidate
+    evaluate.keep_within(lambda: 99.0)
+    with pytest.raises(OutOfTimeError):
+        evaluate(Plan(kept={"stem": 4}), Rung.SHORT, 0)
+    evaluate.keep_within(lambda: 1e6)
+    evaluate(Plan(kept={"stem": 4}), Rung.SHORT, 0)
+    assert 0.0 < evaluate._after_s < 80.0  # by what the last one took
+
+
+def test_evaluate_shares_no_student_that_the_time_cut_off(tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    evaluate._students = Students()
+    with monkeypatch.context() as short:
+        short.setattr(recover, "steps_in_time", lambda steps, took_s, deadline: 1)
+        evaluate(Plan(), Rung.SHORT, 0)
+    evaluate(Plan(bits={"stem": 8}), Rung.SHORT, 1)
+    assert evaluate.recovery.steps == 4  # type: ignore[attr-defined]  # both were trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from paretopress.errors import LatencyError, OutOfTimeError, RunError, WorkerDiedError
-from paretopress.isolation import EvaluatorProcess, Isolation, revived
+from paretopress.isolation import EvaluatorProcess, Isolation, revived, waiting_asleep
 from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 
@@ -126,3 +127,30 @@ def test_isolation_says_that_the_time_is_over_when_it_cuts_a_trial_off(tmp_path:
     with pytest.raises(OutOfTimeError, match="was cut off"):
         evaluate(Plan(), Rung.SHORT, 1)
     evaluate.close()
+
+
+def test_isolation_tells_the_process_how_long_it_may_take_and_passes_on_what_it_says(tmp_path: Path) -> None:
+    body = f"""
+outcome = json.loads({json.dumps(OUTCOME.to_json())!r})
+reply(outcome=outcome | {{"notes": [str(call.get("left_s"))]}}, said=["training goes on with 1 of 2 threads"])
+"""
+    said: list[str] = []
+    evaluate = Isolation(lambda: process(tmp_path, body), lambda: 500.0, said.append)
+    try:
+        assert 400.0 < float(evaluate(Plan(), Rung.SHORT, 1).notes[0]) < 500.0  # less what the start of the process took
+        evaluate.keep_within(lambda: 300.0)
+        assert evaluate(Plan(), Rung.SHORT, 2).notes == ("300.0",)
+        evaluate.keep_within(lambda: math.inf)
+        assert evaluate(Plan(), Rung.SHORT, 3).notes == ("None",)
+        assert said == ["training goes on with 1 of 2 threads"] * 3
+    finally:
+        evaluate.close()
+
+
+def test_processes_wait_asleep_unless_their_environment_says_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    asked = process(tmp_path, "reply(policy=os.environ.get('OMP_WAIT_POLICY'))")
+    assert asked.ask({}, 10.0)["policy"] == "passive"
+    asked.close()
+    assert "OMP_WAIT_POLICY" not in os.environ
+    assert waiting_asleep({"OMP_WAIT_POLICY": "active"})["OMP_WAIT_POLICY"] == "active"

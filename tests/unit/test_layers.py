@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "paretopress"
 # Lower parts first; a part may import itself, what is named beside it, and the values at the bottom.
 VALUES = {"errors", "plan", "graph", "measurement", "pareto", "atomic", "cache", "event_log", "fetch", "fvcore_import", "inputs"}
 VALUES |= {"content_hash", "kept", "onnx_graph", "quiet_logger", "repeating", "same_run", "seeding", "stopwatch", "weighted", "worked"}
-VALUES |= {"masking", "confined", "received"}
+VALUES |= {"masking", "confined", "deadline", "received"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "deadline": set(),
     "fetch": {"inputs"},
     "inputs": {"graph"},
     "content_hash": set(),
@@ -55,7 +56,10 @@ ALLOWED: dict[str, set[str]] = {
     "plan_evaluator": VALUES | {"compress", "evaluators", "intake", "pipeline", "run_folder", "search"},
     "probing": VALUES | {"targets"},
     "run_tables": VALUES | {"compress", "evaluators", "pipeline", "search", "spaces", "targets"},
-    "setup_run": VALUES | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},
+    "findings": VALUES | {"compress", "config", "intake", "pipeline", "run_tables", "search", "spaces", "targets"},
+    "setup_run": VALUES
+    | {"findings"}
+    | {"compress", "config", "intake", "pipeline", "plan_evaluator", "run_tables", "search", "spaces", "targets"},
     "run_parts": VALUES
     | {
         "compress",
@@ -86,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "housekeeping": VALUES | {"run_folder", "search"},
     "run_search": VALUES
     | {"artifact_shelf", "config", "housekeeping", "isolation", "pipeline", "report", "run_folder", "run_parts", "run_study", "search"}
-    | {"intake", "setup_run", "shared_run", "spaces"},
+    | {"intake", "probing", "setup_run", "shared_run", "spaces"},
     "predicted_plan": VALUES | {"config", "run_folder", "run_study", "search", "setup_run", "spaces", "targets"},
     "rerun": VALUES | {"config", "plan_evaluator", "run_folder", "run_parts", "run_study", "search", "setup_run", "targets"},
     "status": VALUES | {"config", "run_folder", "run_study", "search", "setup_run"},
@@ -110,7 +114,7 @@ ALLOWED: dict[str, set[str]] = {
         "spaces",
         "targets",
     },
-    "demo": VALUES | {"api", "demo_model", "intake", "probing", "report"},
+    "demo": VALUES | {"api", "compress", "demo_model", "intake", "probing", "report", "targets"},
     "cli": VALUES
     | {"api", "compress", "config", "demo", "deploy", "explain_file", "predicted_plan", "probing", "profile_model", "report"}
     | {"rerun", "run_parts", "search", "status", "worker"},

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from paretopress import probing
+from paretopress.deadline import Deadline
 from paretopress.errors import ConfigError
 from paretopress.probing import LOCAL, cached_probe, opener, probe_target, target_facts
 from paretopress.targets.capabilities import detect
@@ -115,3 +116,14 @@ def test_target_facts_tell_this_host_too_when_the_target_is_another(bench: Bench
     facts = target_facts(bench, bench.open, bench.said.append, probe=True)
     assert (facts["target"], facts["cpu"]) == ("ssh://pi@board:22", "Testor")
     assert facts["host"]["versions"]["onnxruntime"]
+
+
+def test_target_facts_follow_the_flags_when_there_is_no_time_for_a_probe(bench: Bench) -> None:
+    soon = Deadline(30.0, lambda: 0.0)
+    facts = target_facts(bench, bench.open, bench.said.append, probe=True, until=soon)
+    assert facts["probe"] is None
+    assert bench.probes == 0
+    assert "takes about 60 s of 30 s" in bench.said[-1]
+    bench.probe()
+    again = target_facts(bench, bench.open, bench.said.append, probe=True, until=soon)
+    assert again["probe"] is not None  # one that is there costs nothing

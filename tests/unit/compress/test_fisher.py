@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from paretopress.compress.factorise import factorise
 from paretopress.compress.fisher import Asked, fisher_damages, rounding_change
+from paretopress.deadline import Deadline
 from paretopress.intake.trace import take_in
 from paretopress.tasks.base import Task, held_to_the_teacher
 from paretopress.tasks.detection import Detection
@@ -146,3 +147,14 @@ def test_fisher_damages_follow_the_tasks_divergence_when_an_item_has_many_labels
         changed.logits.weight += rounding_change(model.logits, 3)
         both = (module(IMAGES) if isinstance(task, Detection) else (module(IMAGES),) for module in (changed, model))
         assert found == pytest.approx(float(task.divergence(*both)), rel=0.4)
+
+
+def test_fisher_damages_are_those_of_the_first_batch_when_there_is_no_time_for_more(small: Small) -> None:
+    intake = take_in(small, IMAGES[:4])
+    asked = Asked(kept={"a": (8,)}, bits={"b": (3,)})
+    passed = Deadline(0.0, lambda: 1.0)
+    cut = fisher_damages(intake.module, intake.graph, IMAGES, asked, deadline=passed)
+    first = fisher_damages(intake.module, intake.graph, IMAGES[:64], asked)
+    assert (cut.items, first.items) == (64, 64)
+    assert cut.bits == first.bits
+    assert cut.kept == first.kept

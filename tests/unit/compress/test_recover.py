@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from paretopress.compress import recover
 from paretopress.compress.recover import (
     RATES,
     Optimizer,
@@ -17,8 +21,10 @@ from paretopress.compress.recover import (
     Schedule,
     learning_rate_test,
     rate_factor,
+    steps_in_time,
     usual_optimizer,
 )
+from paretopress.deadline import Deadline
 from paretopress.errors import RecoveryError
 from paretopress.tasks.base import distillation_loss
 
@@ -129,3 +135,85 @@ def test_learning_rate_test_gives_infinity_when_a_rate_diverges(tiny: nn.Module,
 def test_usual_optimizer_goes_by_the_kind_of_network(layers: list[nn.Module], usual: Optimizer) -> None:
     assert usual_optimizer(nn.Sequential(*layers)) is usual
     assert min(RATES[Optimizer.ADAMW]) < min(RATES[Optimizer.SGD])
+
+
+class Ticks:
+    """A clock of which each step of training takes `step_s`."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now, self.step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        return self.now
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        self.now += self.step_s
+        yield
+
+
+@pytest.mark.parametrize(
+    ("steps", "took_s", "left_s", "expected"),
+    [
+        (30, [], 5.0, 30),  # nothing is known yet
+        (30, [], 0.0, 0),
+        (30, [1.0] * 10, 100.0, 30),
+        (30, [1.0] * 10, 8.0, 16),  # 8 s are 8 steps, of which two are kept for the end
+        (30, [0.1] * 10 + [2.0] * 8, 8.0, 20),  # by what steps take now
+        (30, [1.0] * 10, 1.0, 10),
+    ],
+    ids=["first", "too late", "time enough", "too short", "slower now", "over"],
+)
+def test_steps_in_time_are_those_that_fit(steps: int, took_s: list[float], left_s: float, expected: int) -> None:
+    assert steps_in_time(steps, took_s, Deadline(left_s, lambda: 0.0)) == expected
+
+
+def test_run_ends_in_time_with_its_learning_rate_down_when_a_deadline_is_near(
+    tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks, rates = Ticks(1.0), list[float]()
+    monkeypatch.setattr(recover.time, "monotonic", ticks)
+    recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16), ticks.step)
+    step = recovery._step
+
+    def noted(student: nn.Module, optimizer: torch.optim.Optimizer, *rest: Any) -> float:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(student, optimizer, *rest)
+
+    monkeypatch.setattr(recovery, "_step", noted)
+    report = recovery.run(copy.deepcopy(tiny), temperature=4.0, alpha=1.0, steps=100, seed=0, deadline=Deadline.after(20.0, ticks))
+    assert report.steps == 18  # of 20 s
+    assert ticks.now <= 20.0
+    assert report.step_s == 1.0
+    assert rates[-1] < 0.1 * max(rates)  # the whole cosine, not its first fifth
+
+
+def test_learning_rate_test_leaves_out_what_there_is_no_time_for(
+    tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = Ticks(1.0)
+    monkeypatch.setattr(recover.time, "monotonic", ticks)
+    rates = (0.003, 0.01, 0.03, 0.1)
+
+    def recovery_of(rate: float) -> Recovery:
+        return Recovery(tiny, train, Recipe(rate, 16), ticks.step)
+
+    losses = learning_rate_test(lambda: copy.deepcopy(tiny), recovery_of, rates, 3, Deadline.after(9.0, ticks))
+    assert list(losses) == [0.01, 0.03]  # from the middle; 6 s of 9, and the third has no time for its three steps
+
+
+def test_seconds_per_step_are_measured_when_there_is_no_time_left(
+    tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = Ticks(2.5)
+    monkeypatch.setattr(recover.time, "monotonic", ticks)
+    recovery = Recovery(tiny, train, Recipe(batch_size=16), ticks.step)
+    assert recovery.seconds_per_step(tiny, deadline=Deadline.after(-1.0, ticks)) == 2.5
+    assert ticks.now == 2.5  # one step
+
+
+def test_quickest_threads_leaves_the_number_of_threads_as_it_was(tiny: nn.Module, train: TensorDataset) -> None:
+    before = torch.get_num_threads()
+    found = Recovery(tiny, train, Recipe(batch_size=16)).quickest_threads(tiny, (1, 2))
+    assert set(found) == {1, 2}
+    assert torch.get_num_threads() == before

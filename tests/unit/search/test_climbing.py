@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from paretopress.errors import OutOfTimeError
 from paretopress.measurement import Budget, Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search import climbing
@@ -88,3 +89,24 @@ def test_climb_goes_by_the_newest_plans_when_many_were_seen(monkeypatch: pytest.
         evaluate = evaluated({Rung.COSTS: 40.0, Rung.SHORT: 1.0, Rung.LONG: 1.0}, 3.95, asked)
         Climber(evaluate, RUNGS, BOUNDS, seen).climb(Plan(), 9)  # type: ignore[arg-type]
         assert asked[-1] is highest
+
+
+def test_climb_keeps_what_a_rung_showed_when_there_is_no_time_for_the_next() -> None:
+    def evaluate(plan: Plan, rung: Rung, number: int) -> Outcome:
+        if rung is Rung.LONG:
+            raise OutOfTimeError("30% of 9 steps must fit into the rest of the run, but got 0 s")
+        return evaluated({Rung.COSTS: 60.0, Rung.SHORT: 30.0}, 4.9, [])(plan, rung, number)  # type: ignore[no-any-return, operator]
+
+    outcome, accuracies = Climber(evaluate, RUNGS, BOUNDS, []).climb(Plan(), 0)
+    assert outcome.rung is Rung.SHORT
+    assert list(accuracies) == [Rung.COSTS, Rung.SHORT]
+
+
+def test_climb_raises_when_there_is_no_time_to_train_at_all() -> None:
+    def evaluate(plan: Plan, rung: Rung, number: int) -> Outcome:
+        if rung is not Rung.COSTS:
+            raise OutOfTimeError("30% of 9 steps must fit into the rest of the run, but got 0 s")
+        return evaluated({Rung.COSTS: 60.0}, 4.9, [])(plan, rung, number)  # type: ignore[no-any-return, operator]
+
+    with pytest.raises(OutOfTimeError):
+        Climber(evaluate, RUNGS, BOUNDS, []).climb(Plan(), 0)

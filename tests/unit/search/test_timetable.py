@@ -63,6 +63,12 @@ def test_rest_trials_expects_the_third_quartile_when_time_is_the_limit(study: op
     assert times.rest_trials([2.0, 4.0]) == pytest.approx((100.0 - 20.0) / 2.0)  # too few trials to leave time to finalists
 
 
+def test_rest_trials_expects_what_the_last_ones_took_when_others_came_to_the_machine(study: optuna.Study) -> None:
+    times = timetable(study, Limits(seconds=1_000.0, finalist_share=0.4), [0.0])
+    assert times.rest_trials([1.5] * 40 + [30.0] * 8) == pytest.approx(600.0 / 30.0)
+    assert times.rest_trials([30.0] * 40 + [1.5] * 8) == pytest.approx(600.0 / 30.0)
+
+
 def test_run_ends_after_the_finalists_share_when_the_trials_ended_early(study: optuna.Study) -> None:
     now = [0.0]
     times = timetable(study, Limits(seconds=100.0, finalist_share=0.4), now, closing_s=10.0)

@@ -14,7 +14,7 @@ from four_layers import BOUNDS, SPACE, made_up
 from optuna.trial import TrialState
 
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError
-from paretopress.measurement import Outcome, Rung
+from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate, front
 from paretopress.search.journal import create_study
@@ -102,6 +102,41 @@ def test_run_gives_the_last_finalist_what_time_is_left(tmp_path: Path) -> None:
     assert len(shares) == 1
     assert 0.3 <= shares[0] < 1.0
     assert run.times.elapsed_s == pytest.approx(97.0)
+
+
+def test_run_ends_the_finalists_when_there_is_no_time_for_another(tmp_path: Path) -> None:
+    now, asked = [0.0], list[int]()
+
+    def timed(plan: Plan, rung: Rung, number: int) -> Outcome:
+        now[0] += 1.0
+        if rung is Rung.FINAL:
+            asked.append(number)
+            if len(asked) == 2:
+                raise OutOfTimeError("30% of 900 steps must fit into the rest of the run, but got 20 s")
+        return made_up(plan, rung, number)
+
+    run = search(tmp_path, timed, Limits(seconds=100.0, finalist_share=0.5, finalists=6), clock=lambda: now[0])
+    run.run([])
+    assert len(asked) == 2
+    assert list(run.finals()) == asked[:1]  # and nothing is held against the second
+
+
+def test_run_measures_final_files_again_as_far_as_the_time_goes(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def timed(plan: Plan, rung: Rung, number: int) -> Outcome:
+        now[0] += 10.0 if rung is Rung.FINAL else 1.0
+        return made_up(plan, rung, number)
+
+    def again(outcome: Outcome) -> Latency:
+        now[0] += 4.0 if run.times.in_finalists else 0.0
+        return outcome.latency
+
+    limits = Limits(seconds=100.0, finalist_share=0.5, finalists=3)
+    run = search(tmp_path, timed, limits, clock=lambda: now[0], closing_s=lambda _: 11.0, ending_s=lambda _: 3.0)
+    run.measure_again = again
+    run.run([])
+    assert 90.0 < now[0] <= 97.0
 
 
 def test_run_evaluates_each_trial_once_when_several_work(tmp_path: Path) -> None:

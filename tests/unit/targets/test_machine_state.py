@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from paretopress.targets import machine_state as module
-from paretopress.targets.machine_state import CpuTimes, Disturbance, clock_state, cpu_times, disturbance, parse_proc_stat, state_warnings
+from paretopress.targets.machine_state import (
+    CpuTimes,
+    Disturbance,
+    LoadOfOthers,
+    clock_state,
+    cpu_times,
+    disturbance,
+    parse_proc_stat,
+    state_warnings,
+)
 
 STAT = "cpu  1000 200 300 9000 50 0 100 400 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n"
 
@@ -68,3 +77,10 @@ def test_clock_state_is_empty_when_the_system_hides_it(tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "THERMAL", tmp_path)
     assert set(clock_state().values()) == {None}
     assert state_warnings(clock_state()) == []
+
+
+def test_load_of_others_is_that_since_it_was_asked_last() -> None:
+    # 2 s with 1 s of others, then 1 s in which this process alone worked
+    counters = iter(CpuTimes(at, busy, 0.0, own, None) for at, busy, own in ((0.0, 10.0, 5.0), (2.0, 13.0, 7.0), (3.0, 14.0, 8.0)))
+    load = LoadOfOthers(lambda: next(counters))
+    assert (load(), load()) == (0.5, 0.0)

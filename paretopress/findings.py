@@ -1,0 +1,175 @@
+"""What takes long to find out before the first trial: a learning rate, the seconds of a step, which branches matter, the tables."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from paretopress.compress.apply import Compressed, compress_module
+from paretopress.compress.recover import RATES, Recovery, learning_rate_test, usual_optimizer
+from paretopress.compress.sensitivity import judged_items, rank_branches
+from paretopress.compress.thread_pace import counts_up_to, threads_beside
+from paretopress.config import RunConfig
+from paretopress.deadline import Deadline
+from paretopress.graph import ModelGraph
+from paretopress.intake.data import Data, stack
+from paretopress.intake.trace import Intake
+from paretopress.pipeline import Pipeline
+from paretopress.plan import Plan
+from paretopress.run_tables import measure_tables
+from paretopress.search.tables import Tables
+from paretopress.spaces.space import SearchSpace
+from paretopress.stopwatch import Stopwatch
+
+# steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
+_RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
+# the shares of the set-up's time that is left which its parts may take
+_STEPS_SHARE, _RATE_SHARE, _RANKING_SHARE = 0.25, 0.5, 0.5
+# fewer threads are taken where their steps are so much quicker
+_CLEARLY_QUICKER = 0.85
+_GREEDY_UP_TO = 10
+
+
+def trains(config: RunConfig, graph: ModelGraph) -> bool:
+    """Return whether a run trains its candidates at all."""
+    return not graph.only_bits and (config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None))
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What takes long to find out before the first trial, and does not depend on the budget or the time.
+
+    `baseline_ms` is what the baseline took when the tables were measured.
+    """
+
+    learning_rate: float
+    rate_losses: Mapping[str, float]
+    seconds_per_step: float
+    removal_order: tuple[str, ...]
+    tables: Tables
+    baseline_ms: float
+    quickest_threads: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return fields | {"removal_order": list(self.removal_order), "tables": self.tables.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Findings:
+        """Return what `to_json` wrote."""
+        return cls(**{**value, "removal_order": tuple(value["removal_order"]), "tables": Tables.from_json(value["tables"])})
+
+
+@dataclass(slots=True)
+class Finder:
+    """Finds the facts of a new run until the deadline; `cut` is what had to be left out for that, `say` is told of other choices.
+
+    `foreign_cores` are those that others use.
+    """
+
+    pipeline: Pipeline
+    intake: Intake
+    data: Data
+    space: SearchSpace
+    config: RunConfig
+    watch: Stopwatch
+    deadline: Deadline
+    say: Callable[[str], None]
+    cut: list[str] = field(default_factory=list)
+    foreign_cores: float = 0.0
+
+    def find(self, baseline_ms: float) -> Findings:
+        """Return the findings; training uses the number of threads whose steps are quickest now."""
+        intake, config, recovery = self.intake, self.config, self._recovery()
+        step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
+        quickest = 0
+        if trains(config, intake.graph):
+            with self.watch.stage("recover"):
+                quickest = self._choose_threads(recovery)
+                step_s = self._typical_step_s(recovery)
+                rate, losses = self._learning_rate(recovery, step_s)
+        items, _ = stack(self.data.train, judged_items(intake.graph), config.seed)
+        ranking = rank_branches(
+            intake.module,
+            intake.graph,
+            items,
+            lambda module: recovery.recalibrated(module, config.seed),
+            greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
+            task=self.data.task,
+            deadline=self.deadline.share(_RANKING_SHARE),
+        )
+        self.cut.extend([ranking.cut] if ranking.cut else [])
+        tables = measure_tables(
+            self.pipeline, self.space, items, ranking.loss_alone, baseline_ms, self.watch, deadline=self.deadline, on_cut=self.cut.append
+        )
+        shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
+        return Findings(rate, shown, step_s, ranking.order, tables, baseline_ms, quickest)
+
+    def step_s_now(self) -> float:
+        """Return the seconds that a step takes now: an earlier run may have found them in an idle hour."""
+        recovery = self._recovery()
+        with self.watch.stage("recover"):
+            self._choose_threads(recovery)
+            return self._typical_step_s(recovery)
+
+    def _recovery(self) -> Recovery:
+        recipe = self.config.recovery.recipe(0.0, usual_optimizer(self.intake.module))
+        recipe = replace(recipe, learning_rate=min(RATES[recipe.optimizer]))
+        return Recovery(self.intake.module, self.data.train, recipe, task=self.data.task)
+
+    def _choose_threads(self, recovery: Recovery) -> int:
+        """Have torch use the number of threads whose steps are quickest; return it if it is fewer than there are and others are idle.
+
+        Beside others nothing is compared here: threads that wait for one another while others run take seconds a step, which the set-up
+        does not have; they are as many as the cores that are left.
+        """
+        most = torch.get_num_threads()
+        if most == 1 or recovery.device.type != "cpu":
+            return 0
+        few = threads_beside(self.foreign_cores, most)
+        if few < most:
+            torch.set_num_threads(few)
+            self.say(f"the set-up goes on with {few} of {most} threads, because others use {self.foreign_cores:.1f} cores")
+            return 0
+        seconds = recovery.quickest_threads(self._half().module, counts_up_to(most)[::-1], self.deadline.share(_STEPS_SHARE))
+        best = min(seconds, key=seconds.__getitem__)
+        if seconds[best] > _CLEARLY_QUICKER * seconds[most]:
+            return 0
+        torch.set_num_threads(best)
+        return best
+
+    def _typical_step_s(self, recovery: Recovery) -> float:
+        """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
+        students, until = (self._half().module, self.intake.module), self.deadline.share(_STEPS_SHARE)
+        seconds: list[float] = []
+        for student in students:
+            if not seconds or not until.passed:
+                seconds.append(recovery.seconds_per_step(student, deadline=until))
+        return sum(seconds) / len(seconds)
+
+    def _half(self) -> Compressed:
+        """Return the model with half of its channels, though pruning be frozen: a rate is judged by what a student wins back."""
+        free = SearchSpace(self.intake.graph, replace(self.space.options, frozen=frozenset()))
+        return compress_module(self.intake.module, self.intake.graph, Plan(kept=free.uniform_kept(0.5)))
+
+    def _learning_rate(self, recovery: Recovery, step_s: float) -> tuple[float, dict[float, float]]:
+        if self.config.recovery.learning_rate is not None:
+            return self.config.recovery.learning_rate, {}
+        fewest, most = _RATE_TEST_STEPS
+        half = self._half()
+        recovery.reconstruct(half, seed=0)  # as every trial is before it trains
+        rates, until = RATES[recovery.recipe.optimizer], self.deadline.share(_RATE_SHARE)
+        whole_s = step_s * len(rates)
+        wanted = min(max(int(_RATE_TEST_S / whole_s), fewest), most)
+        steps = min(wanted, max(int(until.left_s / whole_s), fewest)) if until.finite else wanted
+        losses = learning_rate_test(lambda: copy.deepcopy(half.module), recovery.at, rates, steps, until)
+        if len(losses) < len(rates):
+            self.cut.append(f"{len(losses)} of {len(rates)} learning rates were tested, with {steps} steps each")
+        elif steps < wanted:
+            self.cut.append(f"learning rates were tested with {steps} steps each instead of {wanted}")
+        return min(losses, key=losses.__getitem__, default=rates[len(rates) // 2]), losses
