@@ -111,7 +111,7 @@ def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, b
 
 def test_worker_is_refused_with_what_is_missing_when_it_names_nothing_itself(workplace: Path, database: str) -> None:
     search, url = shared(workplace, database, trials=3)
-    worker = typed_here(workplace, "worker", url, "--data", "user.py:data")
+    worker = typed(workplace, "worker", url, "--data", "user.py:data")
     told = search.communicate(timeout=300)[0]
     assert search.returncode == 0, told
     assert worker.returncode == 2
