@@ -327,9 +327,9 @@ def test_test_accuracies_read_the_items_once_and_score_equal_bytes_once_when_a_f
     made, test = counted(evaluate, folder)
     opened, real = list[str](), accuracy.open_session
     monkeypatch.setattr(accuracy, "open_session", lambda path, *args, **options: opened.append(path.name) or real(path, *args, **options))
-    found = made.test_accuracies([*files, "absent.onnx"])
+    found = made.test_accuracies([*files, "trials/0009/model.onnx"])
     assert [found[path] for path in files] == alone
-    assert "must be readable" in str(found["absent.onnx"])
+    assert "must be readable" in str(found["trials/0009/model.onnx"])
     assert test.reads == 32
     assert opened == ["baseline.onnx", "model.onnx"]
     made.test_accuracies(files)
