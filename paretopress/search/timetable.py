@@ -102,11 +102,13 @@ class Timetable:
         rest = math.inf if self.limits.trials is None else float(self.limits.trials - len(durations) - under_way)
         if self.limits.seconds is None:
             return rest
-        share = 1.0 - self.limits.finalist_share if len(durations) >= _FEWEST_TRIALS else 1.0
-        left_s = self.limits.seconds * share - self.elapsed_s
+        few = len(durations) < _FEWEST_TRIALS
+        left_s = self.left_s if few else self.limits.seconds * (1.0 - self.limits.finalist_share) - self.elapsed_s
         known = [duration for duration in durations if duration is not None]
         # what the last ones took counts where it is more: others may have come to the machine since the first
         expected_s = max(_third_quartile(known), _third_quartile(known[-_LATELY:]))
+        if few:  # nothing follows that could make up for one that takes too long
+            expected_s = max(known, default=0.0)
         return min(rest, left_s / expected_s if expected_s else math.inf if left_s > 0.0 else 0.0)
 
 

@@ -60,7 +60,9 @@ def test_rest_trials_expects_the_third_quartile_when_time_is_the_limit(study: op
     assert math.isinf(times.rest_trials([]))
     now[0] = 20.0
     assert times.rest_trials([2.0, 4.0, 5.0, 20.0, None]) == pytest.approx((60.0 - 20.0) / 5.0)
-    assert times.rest_trials([2.0, 4.0]) == pytest.approx((100.0 - 20.0) / 2.0)  # too few trials to leave time to finalists
+    assert times.rest_trials([2.0, 4.0]) == pytest.approx((100.0 - 20.0) / 4.0)  # too few trials to leave time to finalists
+    times.closing_s = 8.0
+    assert times.rest_trials([2.0, 4.0]) == pytest.approx((100.0 - 20.0 - 8.0) / 4.0)  # what follows them is kept
 
 
 def test_rest_trials_expects_what_the_last_ones_took_when_others_came_to_the_machine(study: optuna.Study) -> None:
