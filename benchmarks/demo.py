@@ -1,9 +1,10 @@
 """`make demo` from a fresh clone, timed, and its bundle checked where there is nothing but onnxruntime and numpy.
 
-    python benchmarks/demo.py [--clone DIR]
+    python benchmarks/demo.py [--clone DIR] [--busy N]
 
 Clones this repository's HEAD into a temporary folder, or into DIR. A DIR that is a clone with its environment already made is used as it
-is, and then no time of installing is reported. About 10 minutes on two cores, with nothing else running.
+is, and then no time of installing is reported. With --busy so many processes that never sleep run beside `make demo`, and the result is
+results/demo_busy.json. About 10 minutes on two cores, with nothing else running.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from busy import busy_processes
 from results_file import Headline, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +36,7 @@ def run(*command: object, where: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clone", type=Path)
+    parser.add_argument("--busy", type=int, default=0, help="processes that never sleep beside it")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         clone = args.clone or Path(temporary, "clone")
@@ -44,9 +47,10 @@ def main() -> None:
         started = time.monotonic()
         run("make", "setup", where=clone)
         installed = time.monotonic()
-        printed = run("make", "demo", where=clone)
-        finished = time.monotonic()
-        (folder,) = (path for path in (clone / "runs").iterdir() if path.is_dir() and path.name.endswith("-demo"))
+        with busy_processes(args.busy):
+            printed = run("make", "demo", where=clone)
+            finished = time.monotonic()
+        folder = max(path for path in (clone / "runs").iterdir() if path.is_dir() and path.name.endswith("-demo"))
         front = json.loads((folder / "front.json").read_text())
         venv = Path(temporary, "bare")
         run(sys.executable, "-m", "venv", venv, where=clone)
@@ -55,8 +59,9 @@ def main() -> None:
     passed = "self-check passed" in checked
     best = next(point for point in front["points"] if point["trial"] == front["best"])
     write_result(
-        "demo",
+        "demo_busy" if args.busy else "demo",
         [
+            *([Headline("busy processes beside it", args.busy, "processes")] if args.busy else []),
             *([] if made else [Headline("install", round((installed - started) / 60, 1), "minutes")]),
             Headline("make demo after the install", round((finished - installed) / 60, 1), "minutes"),
             Headline("points on the front", len(front["points"]), "models"),

@@ -50,12 +50,15 @@ class FinalistPhase:
                 session.repeat_a_latency(OCCASIONS)
 
     def repeat_latencies(self) -> None:
-        """Measure the final files again until each was seen on occasions enough, then those astride the budget until that is decided; both
-        as far as the time lasts.
+        """Measure the final files again until each was seen on occasions enough, then those astride the budget until that is decided, and
+        with what is left of a run's time the final ones once more; all as far as the time lasts.
         """
         session, candidates = self.session, self.session.records.candidates()
         session.times.closing_s = self.ending_s(front(candidates, session.bounds) or nearest_points(candidates, session.bounds))
-        for measure in (partial(session.repeat_a_latency, FINAL_OCCASIONS, final=True), session.decide_a_latency):
+        measures: list[Callable[[], bool]] = [partial(session.repeat_a_latency, FINAL_OCCASIONS, final=True), session.decide_a_latency]
+        if session.limits.seconds is not None:
+            measures.append(partial(session.repeat_a_latency, OCCASIONS, final=True))
+        for measure in measures:
             longest_s = 0.0
             while session.times.left_s > longest_s:
                 started = session.clock()

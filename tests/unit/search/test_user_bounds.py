@@ -153,3 +153,20 @@ def test_run_uses_all_of_its_time_when_trials_ended_early_and_nothing_is_within(
     assert run.times.end_s < 1_000.0
     run.times.satisfied = lambda: False
     assert run.times.end_s == 1_000.0
+
+
+# without a bound on the time the three after the finalist are all, beside its own
+@pytest.mark.parametrize(("limits", "occasions"), [(Limits(seconds=200.0, finalists=1), 6), (Limits(trials=6, finalists=1), 4)])
+def test_run_measures_its_final_points_more_often_when_time_is_left(limits: Limits, occasions: int, tmp_path: Path) -> None:
+    now = [0.0]
+
+    def good(plan: Plan, rung: Rung, number: int) -> Outcome:
+        now[0] += 50.0 if rung is Rung.FINAL else 5.0
+        return replace(outcome(89.5 + 0.01 * number, 4.0, rung), onnx_sha256=f"{number}-{int(rung)}")
+
+    run = searched(tmp_path, good, limits, now)
+    run.measure_again = lambda found: found.latency
+    run.recover_in_part = None
+    run.run([])
+    (final,) = (c for c in front(run.candidates(), BOUNDS) if c.outcome.rung is Rung.FINAL)
+    assert final.outcome.latency.occasions == occasions
