@@ -22,11 +22,15 @@ RUN: dict[str, Any] = {
 
 
 def test_demand_same_returns_when_all_is_the_same_after_json() -> None:
-    demand_same(json.loads(json.dumps(RUN)), {**RUN, "target": {"cpu": "A", "cores_allowed": (0, 1)}}, "a worker")
+    ours = {**RUN, "target": {"cpu": "A", "cores_allowed": (0, 1)}}
+    demand_same(json.loads(json.dumps(RUN)), ours, "a worker")
+    assert differences(json.loads(json.dumps(RUN)), ours) == {}
 
 
 def test_demand_same_compares_only_the_parts_that_are_handed_over() -> None:
-    demand_same(RUN, {"format": FORMAT, "code": "a" * 16}, "a worker")
+    ours = {"format": FORMAT, "code": "a" * 16}
+    demand_same(RUN, ours, "a worker")
+    assert differences(RUN, ours) == {}
 
 
 @pytest.mark.parametrize(

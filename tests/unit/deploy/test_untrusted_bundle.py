@@ -61,7 +61,9 @@ def test_verify_bundle_refuses_and_leaves_nothing_when_a_session_option_is_not_a
 def test_session_options_takes_every_allowed_option_when_set() -> None:
     for name, values in OPTIONS.items():
         for value in (values[0], values[-1]):
-            session_options({name: value})
+            made = session_options({name: value})
+            found = made.get_session_config_entry(name) if "." in name else getattr(made, name)
+            assert int(found) == value, name
 
 
 def test_verify_bundle_leaves_no_files_when_it_passes(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
