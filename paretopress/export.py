@@ -10,7 +10,7 @@ import numpy as np
 
 from paretopress.deploy.bundle import BundleFacts, write_bundle
 from paretopress.errors import SearchFailedError
-from paretopress.measurement import Metric, Miss, drop_between
+from paretopress.measurement import Metric, drop_between, missed
 from paretopress.run_folder import RunFolder
 
 _MEASURED = (
@@ -55,13 +55,14 @@ def select_point(front: Mapping[str, Any], *, trial: int | None = None, latency_
 def missed_bounds(point: Mapping[str, Any], front: Mapping[str, Any]) -> list[str]:
     """Return in words which bounds of the budget a point misses, by its own figures; [] if it is within all of them."""
     budget, metric = front["budget"], Metric(**front.get("metric", {}))
-    figures = (
-        ("latency_ms", point["latency_ci_ms"][1], budget["limit_ms"]),
-        ("size_bytes", point["size_bytes"], budget["size_bytes"]),
-        ("max_drop", drop_between(front["baseline"]["val_accuracy"], point["val_accuracy"]), budget["max_drop"]),
+    found = missed(
+        {
+            "latency_ms": (point["latency_ci_ms"][1], budget["limit_ms"]),
+            "size_bytes": (point["size_bytes"], budget["size_bytes"]),
+            "max_drop": (drop_between(front["baseline"]["val_accuracy"], point["val_accuracy"]), budget["max_drop"]),
+        }
     )
-    misses = [Miss(name, float(value), float(limit)) for name, value, limit in figures if limit is not None and not value <= limit]
-    return [miss.describe(metric) for miss in misses]
+    return [miss.describe(metric) for miss in found]
 
 
 def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial: int | None, latency_ms: float | None) -> Path:
@@ -71,7 +72,7 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
     Raises: SearchFailedError: there is no such point. BundleError: the run's file is not the measured one, or the bundle fails.
     """
     point = select_point(front, trial=front["best"] if trial is None else trial, latency_ms=latency_ms)
-    missed = missed_bounds(point, front)
+    misses = missed_bounds(point, front)
     state = folder.read(folder.state)
     threads = int(front["environment"]["threads"])
     conditions = dict(front["environment"]) | {
@@ -79,12 +80,12 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
         "latency_scale": front["latency_scale"],
         "baseline": {name: front["baseline"][name] for name in _MEASURED},
         "budget": front["budget"],
-        "within_budget": not missed,
-        "missed_bounds": missed,
+        "within_budget": not misses,
+        "missed_bounds": misses,
         "data": front["data"],
     }
     facts = BundleFacts(
-        title=f"{folder.root.name}, trial {point['trial']}" + (", outside the budget" if missed else ""),
+        title=f"{folder.root.name}, trial {point['trial']}" + (", outside the budget" if misses else ""),
         classes=tuple(state["classes"]),
         preprocessing=state["preprocessing"],
         measurements={name: point[name] for name in _MEASURED},

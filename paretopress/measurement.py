@@ -270,3 +270,13 @@ class Miss:
             return f"its file takes {self.value:.0f} bytes, {100.0 * self.share:.1f} % over the {self.limit:.0f} allowed"
         lost = f"{self.value:.3g} {'points' if metric.unit == '%' else metric.unit}".rstrip()
         return f"it loses {lost}, {self.value - self.limit:.2g} more than the {self.limit:g} allowed"
+
+
+def missed(figures: Mapping[str, tuple[float, float | None]]) -> tuple[Miss, ...]:
+    """Return the bounds that are missed.
+
+    Args:
+        figures: bound -> (what is compared, the limit or None where there is none), see `Miss`. What is not a number misses its bound.
+    """
+    pairs = ((name, float(value), limit) for name, (value, limit) in figures.items())
+    return tuple(Miss(name, value, float(limit)) for name, value, limit in pairs if limit is not None and not value <= limit)

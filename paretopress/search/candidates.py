@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between
+from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between, missed
 from paretopress.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 from paretopress.plan import Plan
 from paretopress.search.scale import Scale
@@ -122,12 +122,13 @@ class Bounds:
 
     def misses(self, outcome: Outcome) -> tuple[Miss, ...]:
         """Return which of the user's own bounds the outcome's figures miss, whatever rung they are from."""
-        pairs = [
-            ("latency_ms", outcome.latency.latency_ci_ms[1], self.limit_ms),
-            ("size_bytes", float(outcome.size_bytes), self.budget.size_bytes),
-            ("max_drop", self.drop(outcome), self.budget.max_drop),
-        ]
-        return tuple(Miss(name, value, float(limit)) for name, value, limit in pairs if limit is not None and not value <= limit)
+        return missed(
+            {
+                "latency_ms": (outcome.latency.latency_ci_ms[1], self.limit_ms),
+                "size_bytes": (outcome.size_bytes, self.budget.size_bytes),
+                "max_drop": (self.drop(outcome), self.budget.max_drop),
+            }
+        )
 
     def feasible(self, outcome: Outcome) -> bool:
         """Return whether the outcome was recovered and meets every one of the user's own bounds."""

@@ -145,8 +145,8 @@ class GuidedSampler(BaseSampler):
             return None
         limit_ms = self._known.limit_ms
         # one that was over the limit was measured once, and its interval leaves the drift out
-        told = [t for t in done if t.trained and t.over_limit is not None]
-        widths = [np.log((t.over_limit or 1.0) * limit_ms / t.latency_ms) for t in told[-_WIDTHS_FROM:]]
+        told = [(t.over_limit, t.latency_ms) for t in done if t.trained and t.over_limit is not None]
+        widths = [np.log(over_limit * limit_ms / latency_ms) for over_limit, latency_ms in told[-_WIDTHS_FROM:]]
         return limit_ms * float(np.exp(-max(float(np.median(widths)), 0.0) / np.sqrt(OCCASIONS))) if widths else limit_ms
 
     def _parents(self, done: Sequence[_Ended]) -> list[Params]:

@@ -14,7 +14,6 @@ from paretopress.measurement import Z95, Latency, small_sample_factor
 # of 6.3 % within six minutes on a shared two-core Xeon (benchmarks/latency_coverage.py), where the interval of an occasion alone contained
 # the figure of twenty occasions in 51 % of cases. A run starts from it, as if it had been seen four times.
 _PRIOR_DRIFT, _PRIOR_DEGREES = 0.06, 4
-_Z95 = Z95
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def reserve(between: float, occasions: int) -> float:
     Args:
         between: standard deviation of the log ratio between occasions, from `drift`.
     """
-    return math.exp(_Z95 * between / math.sqrt(occasions))
+    return math.exp(Z95 * between / math.sqrt(occasions))
 
 
 def chance_within(latency: Latency, limit_ms: float, occasions: int) -> float:
@@ -72,9 +71,9 @@ def chance_within(latency: Latency, limit_ms: float, occasions: int) -> float:
 
     The interval shrinks with the root of the number of occasions, and what is known of its centre so far has the error of now.
     """
-    error = max(math.log(latency.latency_ci_ms[1] / latency.latency_ms) / _Z95, 1e-9)
+    error = max(math.log(latency.latency_ci_ms[1] / latency.latency_ms) / Z95, 1e-9)
     later = error * math.sqrt(latency.occasions / max(occasions, latency.occasions))
-    room = math.log(limit_ms / latency.latency_ms) - _Z95 * later
+    room = math.log(limit_ms / latency.latency_ms) - Z95 * later
     return NormalDist(0.0, math.hypot(error, later)).cdf(room)
 
 
@@ -119,4 +118,4 @@ def _reach(between: float, latencies: Sequence[Latency]) -> float:
     degrees = sum(latency.sessions - 1 for latency in latencies if latency.sessions > 1)
     total = drift_part + sampling_part
     factor = small_sample_factor(1.0 + degrees * (total / sampling_part) ** 2, 0.95) if degrees and sampling_part > 0.0 else 1.0
-    return _Z95 * factor * math.sqrt(total)
+    return Z95 * factor * math.sqrt(total)
