@@ -21,14 +21,14 @@ from results_file import Headline, recorded_rows, write_result
 from paretopress.api import start_run
 from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ParetopressError
-from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import check_parity
 from paretopress.pipeline import Pipeline
-from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.report.live import SilentReporter
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace

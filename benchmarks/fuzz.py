@@ -27,12 +27,12 @@ from results_file import Headline, write_result
 from torch import Tensor, fx
 
 from paretopress.compress.apply import compress_module
+from paretopress.core.model_graph import INPUT, ModelGraph
+from paretopress.core.plan import Plan
 from paretopress.errors import ParetopressError
-from paretopress.graph import INPUT, ModelGraph
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
-from paretopress.plan import Plan
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 # removing a channel and silencing it differ by rounding alone, as a share of the largest output

@@ -35,8 +35,8 @@ from threadpoolctl import threadpool_limits
 
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
+from paretopress.core.pareto import hypervolume_2d
 from paretopress.errors import SearchFailedError
-from paretopress.pareto import hypervolume_2d
 from paretopress.run_folder import RunFolder
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.samplers import DEFAULT_SAMPLER, PROGRAMME

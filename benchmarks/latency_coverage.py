@@ -20,7 +20,7 @@ from results_file import Headline, write_result
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recipe, Recovery
-from paretopress.measurement import Latency
+from paretopress.core.outcome import Latency
 from paretopress.search.occasions import drift, pooled
 
 OCCASIONS, CANDIDATES, STEPS_BETWEEN = 20, 8, 25

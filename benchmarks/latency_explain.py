@@ -17,11 +17,11 @@ from cifar10 import resnet20
 from planted import CASES, Case
 from results_file import Headline, write_result
 
+from paretopress.core.model_graph import INPUT
 from paretopress.evaluators.explain import explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
 from paretopress.evaluators.profile import profile_onnx
 from paretopress.evaluators.rates import measure_rates
-from paretopress.graph import INPUT
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.targets.capabilities import detect

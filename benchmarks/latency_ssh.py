@@ -17,8 +17,8 @@ from results_file import Headline, write_result
 
 from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
-from paretopress.measurement import Latency
-from paretopress.plan import Plan
+from paretopress.core.outcome import Latency
+from paretopress.core.plan import Plan
 from paretopress.report.live import SilentReporter
 from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study

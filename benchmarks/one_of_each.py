@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paretopress.plan import INT8_BITS, Plan
+from paretopress.core.plan import INT8_BITS, Plan
 from paretopress.spaces.space import SearchSpace
 
 ALL = "all three"

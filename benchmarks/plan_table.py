@@ -25,10 +25,10 @@ from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import rank_branches
 from paretopress.config import read_config
+from paretopress.core.model_inputs import zeros
+from paretopress.core.pareto import non_dominated
 from paretopress.evaluators.macs import count_macs
-from paretopress.inputs import zeros
 from paretopress.intake.data import stack
-from paretopress.pareto import non_dominated
 from paretopress.pipeline import Pipeline
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace

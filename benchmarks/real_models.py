@@ -21,12 +21,12 @@ from results_file import Headline, recorded_rows, write_result
 
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import read_config
+from paretopress.core.model_inputs import feeds, zeros
+from paretopress.core.plan import Plan
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
-from paretopress.inputs import feeds, zeros
 from paretopress.intake.data import Data, batch
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits

@@ -9,8 +9,8 @@ import numpy as np
 
 from paretopress.api import resume_run, start_run
 from paretopress.config import RunConfig
+from paretopress.core.outcome import Latency
 from paretopress.event_log import read_events
-from paretopress.measurement import Latency
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
 from paretopress.targets.local import LocalTarget

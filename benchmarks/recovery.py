@@ -40,8 +40,8 @@ from torch.nn import functional as F
 
 from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import read_config
+from paretopress.core.plan import Plan
 from paretopress.intake.data import stack
-from paretopress.plan import Plan
 from paretopress.run_parts import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 

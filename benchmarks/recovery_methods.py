@@ -18,8 +18,8 @@ from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.pruning import KeptChannels
 from paretopress.compress.reconstruct import Reconstruction
 from paretopress.compress.recover import Recipe, Recovery, RecoveryReport, Schedule
+from paretopress.core.plan import Plan
 from paretopress.intake.trace import Intake
-from paretopress.plan import Plan
 
 SEED = 0
 CALIBRATION_IMAGES = 512

@@ -9,10 +9,10 @@ import numpy as np
 
 from paretopress.compress.apply import compress_module
 from paretopress.config import read_config
+from paretopress.core.plan import Plan
 from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import seed_plans

@@ -29,8 +29,8 @@ from surrogate import NEAR_POINTS, Surrogate
 from threadpoolctl import threadpool_limits
 
 from paretopress.atomic import write_json
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.search import guided
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.limits import Limits

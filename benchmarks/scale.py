@@ -36,10 +36,10 @@ from loopback_database import running_database
 from optuna.trial import TrialState
 from results_file import Headline, recorded_rows, write_result
 
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.event_log import EventLog, read_events
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
-from paretopress.measurement import Budget, Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.search.claims import Claims
 from paretopress.search.heartbeat import KNOWN_WARNINGS

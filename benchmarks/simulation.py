@@ -12,8 +12,8 @@ from plan_table import CONFIG, KNOWN, read_table
 from surrogate import Surrogate
 
 from paretopress.config import read_config
-from paretopress.graph import ModelGraph
-from paretopress.measurement import Budget
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.outcome import Budget
 from paretopress.search.candidates import Bounds
 from paretopress.search.tables import Tables
 from paretopress.setup_run import space_for

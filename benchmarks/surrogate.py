@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from paretopress.plan import FLOAT_BITS, Plan
+from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace
 from paretopress.spaces.variables import Value
 

@@ -34,13 +34,13 @@ from paretopress.compress.importance import rank_channels
 from paretopress.compress.recover import Optimizer, Recovery
 from paretopress.compress.zeros import Zeros
 from paretopress.config import RunConfig, read_config
+from paretopress.core.model_inputs import feeds
+from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import first_line
-from paretopress.inputs import feeds
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.quantise import PLAIN, Formats
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Criterion, Plan
 from paretopress.run_folder import create_run_folder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits

@@ -25,7 +25,7 @@ from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.recover import Recovery
 from paretopress.compress.students import Students
 from paretopress.config import RunConfig, parse_config, read_config
-from paretopress.measurement import Rung
+from paretopress.core.outcome import Rung
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder

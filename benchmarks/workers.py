@@ -23,8 +23,8 @@ from results_file import Headline, recorded_rows, write_result
 
 from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
+from paretopress.core.outcome import Latency
 from paretopress.event_log import read_events
-from paretopress.measurement import Latency
 from paretopress.report.live import LiveView
 from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study

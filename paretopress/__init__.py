@@ -1,10 +1,10 @@
 """paretopress: hand over a trained model, its data and a latency budget; get a measured Pareto front of compressed models."""
 
 from paretopress.api import Result, compress, open_result, resume
+from paretopress.core.outcome import Budget
 from paretopress.deploy.verify import Verification, verify_bundle
 from paretopress.errors import InputError, ParetopressError, RunError
 from paretopress.intake.data import Data
-from paretopress.measurement import Budget
 
 __version__ = "0.1.0"
 

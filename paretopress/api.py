@@ -13,11 +13,11 @@ from typing import Any
 from torch import nn
 
 from paretopress.config import RunConfig, parse_config
+from paretopress.core.outcome import Budget
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.export import export_point, select_point
 from paretopress.intake.data_identity import LABELS
 from paretopress.intake.trace import Intake
-from paretopress.measurement import Budget
 from paretopress.probing import opener, target_facts
 from paretopress.ray_workers import demand_ray, workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from paretopress.confined import flat_name
+from paretopress.core.confined_path import flat_name
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.deploy.bundle_run import holds_its_weights
 from paretopress.errors import ConfigError, ForeignDataError, RunError
 from paretopress.folder_store import FolderStore
 from paretopress.masking import masked
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.plan_evaluator import STUDENT_FILE
 from paretopress.run_folder import MODEL_FILE, PART, RunFolder
 

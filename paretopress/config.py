@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from paretopress.compress.recover import Optimizer, Recipe, Schedule
 from paretopress.compress.zeros import Zeros
+from paretopress.core.outcome import Budget, Metric
+from paretopress.core.plan import Criterion
 from paretopress.errors import ConfigError, TrustError
 from paretopress.masking import masked
-from paretopress.measurement import Budget, Metric
-from paretopress.plan import Criterion
 from paretopress.search.limits import Limits
 from paretopress.search.places import GRACE_S
 from paretopress.search.samplers import DEFAULT_SAMPLER

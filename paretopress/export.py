@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from paretopress.core.outcome import Metric, drop_between, missed
 from paretopress.deploy.bundle import BundleFacts, write_bundle
 from paretopress.errors import SearchFailedError
-from paretopress.measurement import Metric, drop_between, missed
 from paretopress.run_folder import RunFolder
 
 _MEASURED = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from paretopress.inputs import Inputs
+from paretopress.core.model_inputs import Inputs
 
 # (x, label); x is a tensor, or a tuple or dict of them
 Item: TypeAlias = tuple[Any, Any]

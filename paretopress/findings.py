@@ -14,12 +14,12 @@ from paretopress.compress.recover import RATES, Recovery, learning_rate_test, us
 from paretopress.compress.sensitivity import judged_items, rank_branches
 from paretopress.compress.thread_pace import counts_up_to, threads_beside
 from paretopress.config import RunConfig
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.plan import Plan
 from paretopress.deadline import Deadline
-from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
 from paretopress.run_tables import measure_tables
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from paretopress.confined import flat_name
+from paretopress.core.confined_path import flat_name
 
 
 @dataclass(frozen=True, slots=True)

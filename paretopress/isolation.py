@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, ParetopressError, RunError, WorkerDiedError, error_named
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.targets.frames import read_frame, write_frame
 
 # A process must be ready, and answer a call, within so many seconds, or within so many times the slowest answer of its kind.

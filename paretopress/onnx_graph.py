@@ -16,9 +16,9 @@ import torch
 from onnx import numpy_helper, version_converter
 from torch import Tensor, fx, nn
 
+from paretopress.core.model_graph import Layer, LayerKind, kind_of_conv
+from paretopress.core.model_inputs import Inputs, arrays, feeds, fixed_batch, pieces, taken
 from paretopress.errors import ModelError, first_line
-from paretopress.graph import Layer, LayerKind, kind_of_conv
-from paretopress.inputs import Inputs, arrays, feeds, fixed_batch, pieces, taken
 
 OPSET = 17
 _LEAST_OPSET = 13  # of weights with a scale per channel

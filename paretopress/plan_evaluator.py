@@ -20,14 +20,14 @@ from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import judged_items
 from paretopress.compress.students import Students, fits
 from paretopress.compress.zeros import NO_ZEROS
+from paretopress.core.model_inputs import Inputs
+from paretopress.core.outcome import Latency, Outcome, Rung, decimals_for
+from paretopress.core.plan import INT8_BITS, Criterion, Plan
 from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import OutOfTimeError, RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
-from paretopress.inputs import Inputs
 from paretopress.intake.data import stack
-from paretopress.measurement import Latency, Outcome, Rung, decimals_for
 from paretopress.pipeline import Pipeline
-from paretopress.plan import INT8_BITS, Criterion, Plan
 from paretopress.run_folder import MODEL_FILE
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from paretopress.core.model_graph import ModelGraph
 from paretopress.errors import BudgetError
-from paretopress.graph import ModelGraph
 from paretopress.run_folder import open_run_folder
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.guided import measured_trials

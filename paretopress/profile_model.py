@@ -11,15 +11,15 @@ from typing import Any
 from torch import nn
 
 from paretopress.compress.apply import compress_module
+from paretopress.core.model_inputs import Inputs, feeds
+from paretopress.core.plan import Plan
 from paretopress.evaluators.profile import LayerOf, Profile, layer_by_module_path, profile_onnx
 from paretopress.evaluators.rates import peak_gmacs
-from paretopress.inputs import Inputs, feeds
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.onnx_graph import timed_feed
-from paretopress.plan import Plan
 from paretopress.report.tables import ProfileRow, ProfileSums
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
+from paretopress.core.untrusted_values import outcome_received, plan_received
 from paretopress.errors import RunFolderError
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.plan_evaluator import PlanEvaluator
-from paretopress.received import outcome_received, plan_received
 from paretopress.run_folder import RunFolder, open_run_folder
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
 from paretopress.run_study import confirmed_config, find_trial

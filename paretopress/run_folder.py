@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from paretopress.confined import confined
+from paretopress.core.confined_path import confined
 from paretopress.errors import OutsideFolderError, RunFolderError
 
 PART = ".part"

@@ -18,6 +18,7 @@ from paretopress.compress.students import Shelf, Students
 from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.config import RunConfig
 from paretopress.content_hash import Contents
+from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError
 from paretopress.event_log import EventLog, read_events
 from paretopress.intake.checks import check_data, check_model, has_class_axis
@@ -31,7 +32,6 @@ from paretopress.intake.model_spec import load_model, onnx_file
 from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
-from paretopress.measurement import Latency
 from paretopress.onnx_graph import OnnxGraph
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator

@@ -14,13 +14,13 @@ from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, Ti
 from paretopress.atomic import write_json
 from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
+from paretopress.core.outcome import Outcome
+from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, RunError, SearchFailedError
 from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
 from paretopress.intake.factory import is_factory
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
-from paretopress.measurement import Outcome
-from paretopress.plan import Plan
 from paretopress.probing import LOCAL
 from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter

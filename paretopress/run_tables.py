@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from paretopress.compress.fisher import Asked, Damages, fisher_damages
+from paretopress.core.model_graph import LayerKind
+from paretopress.core.model_inputs import Inputs, size_of
+from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
-from paretopress.graph import LayerKind
-from paretopress.inputs import Inputs, size_of
 from paretopress.pipeline import Pipeline
-from paretopress.plan import FLOAT_BITS, Plan
 from paretopress.search.seeds import int8_bits
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import REMOVED, SearchSpace

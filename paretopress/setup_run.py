@@ -18,14 +18,14 @@ from paretopress.atomic import write_json
 from paretopress.compress.recover import Recipe, Recovery, best_device, device_name, usual_optimizer
 from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.config import RecoverySection, RunConfig
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.outcome import Outcome
 from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import RunFolderError
 from paretopress.event_log import EventLog
 from paretopress.findings import Finder, Findings, trains
-from paretopress.graph import ModelGraph
 from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.measurement import Outcome
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import Effort
 from paretopress.same_run import demand_same

@@ -15,8 +15,8 @@ from odd_onnx import make_odd
 from skips import need, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks: to be here is all they need
 from torch import Tensor, nn
 
+from paretopress.core.plan import Plan
 from paretopress.lower.export import export_onnx
-from paretopress.plan import Plan
 from paretopress.spaces.knobs import Knob
 
 

@@ -13,11 +13,11 @@ from torch import fx
 from paretopress.compress.branches import remove_branches
 from paretopress.compress.factorise import break_even_rank, factorise
 from paretopress.compress.pruning import KeptChannels, prune_groups
+from paretopress.core.layer_types import Weighted, kernel_of
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.model_inputs import outputs_of, tensors, zeros
+from paretopress.core.plan import Plan
 from paretopress.errors import CompressError, first_line
-from paretopress.graph import ModelGraph
-from paretopress.inputs import outputs_of, tensors, zeros
-from paretopress.plan import Plan
-from paretopress.weighted import Weighted, kernel_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from paretopress.graph import ResidualBranch
+from paretopress.core.model_graph import ResidualBranch
 
 ADD_FUNCTIONS = frozenset({operator.add, operator.iadd, torch.add})
 ADD_METHODS = frozenset({"add", "add_"})

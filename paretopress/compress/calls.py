@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from paretopress.inputs import Inputs, outputs_of, split, tensors
+from paretopress.core.model_inputs import Inputs, outputs_of, split, tensors
 from paretopress.tasks.base import Task
 
 # items that are run at a time

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from paretopress.graph import ChannelGroup
+from paretopress.core.model_graph import ChannelGroup
 
 # what is applied to each value alone and leaves zero at zero
 _MODULES = (

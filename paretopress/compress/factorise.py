@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from paretopress.core.layer_types import Conv, Weighted
 from paretopress.errors import CompressError
-from paretopress.weighted import Conv, Weighted
 
 # by the number of axes of the map
 _CONVS: dict[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from paretopress.weighted import Weighted
+from paretopress.core.layer_types import Weighted
 
 _ACTIVATION_LEVELS = 255
 

@@ -12,8 +12,8 @@ from functools import partial
 
 from torch import Tensor, fx, nn
 
+from paretopress.core.model_inputs import outputs_of
 from paretopress.errors import ConfigError, nearest
-from paretopress.inputs import outputs_of
 from paretopress.tasks.base import squared_errors
 
 

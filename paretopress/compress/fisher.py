@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from paretopress.compress.calls import BATCH, Call, Calls, calls_by_batch, differentiable
 from paretopress.compress.factorise import Factoriser
 from paretopress.compress.pruning import dropped_inputs
+from paretopress.core.layer_types import Conv, Weighted
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.model_inputs import Inputs, size_of, zeros
 from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import CompressError
-from paretopress.graph import ModelGraph
-from paretopress.inputs import Inputs, size_of, zeros
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
-from paretopress.weighted import Conv, Weighted
 
 _TOP_1 = Classification()
 

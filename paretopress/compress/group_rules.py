@@ -10,7 +10,7 @@ from torch import nn
 from paretopress.compress.chains import is_chain
 from paretopress.compress.heads import least_important_heads, prune_heads, silence_heads
 from paretopress.compress.recurrent import Recurrent, columns_of_units, least_important_units, prune_units, silence_units
-from paretopress.graph import ChannelGroup
+from paretopress.core.model_graph import ChannelGroup
 
 Change = Callable[[nn.Module, ChannelGroup, Sequence[int]], None]
 

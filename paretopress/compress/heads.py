@@ -9,7 +9,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from paretopress.compress.windows import HeadBias
-from paretopress.graph import ChannelGroup
+from paretopress.core.model_graph import ChannelGroup
 
 
 def prune_heads(module: nn.Module, group: ChannelGroup, channels: Sequence[int]) -> None:

@@ -20,11 +20,11 @@ from torch import Tensor, fx, nn
 from paretopress.compress.calls import Call, calls_by_batch, differentiable
 from paretopress.compress.group_rules import rule_for
 from paretopress.compress.pruning import AVERAGED, L2_NORMS, dependency_graph, scores_of
-from paretopress.graph import ChannelGroup, ModelGraph
-from paretopress.inputs import Inputs, zeros
-from paretopress.plan import Criterion
+from paretopress.core.layer_types import Weighted
+from paretopress.core.model_graph import ChannelGroup, ModelGraph
+from paretopress.core.model_inputs import Inputs, zeros
+from paretopress.core.plan import Criterion
 from paretopress.tasks.base import Task
-from paretopress.weighted import Weighted
 
 _OF_WEIGHTS: dict[Criterion, tp.importance.Importance] = {
     Criterion.L2: L2_NORMS,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.memory_format import channels_last
+from paretopress.core.model_inputs import Inputs, like, outputs_of, tensors
 from paretopress.errors import RecoveryError, typed_line
 from paretopress.fetch import Item, collate, fetch
-from paretopress.inputs import Inputs, like, outputs_of, tensors
 from paretopress.seeding import seeded
 
 KEPT_BYTES = 1 << 30

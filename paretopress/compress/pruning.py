@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from paretopress.compress.group_rules import rule_for
 from paretopress.compress.recurrent import Recurrent
 from paretopress.compress.shuffle import ChannelShuffle, ShuffleBarrier
+from paretopress.core.layer_types import Conv
+from paretopress.core.model_graph import ChannelGroup
+from paretopress.core.model_inputs import Inputs, tensors
 from paretopress.errors import CompressError
-from paretopress.graph import ChannelGroup
-from paretopress.inputs import Inputs, tensors
-from paretopress.weighted import Conv
 
 AVERAGED = {"group_reduction": "mean", "normalizer": "mean"}  # over what a channel couples, and scaled to a mean of 1 in each group
 L2_NORMS = tp.importance.GroupMagnitudeImportance(p=2, **AVERAGED)

@@ -13,7 +13,7 @@ from paretopress.compress.branches import is_add
 from paretopress.compress.least_squares import Start, fit_near, onto_rank
 from paretopress.compress.sampled_rows import Positions
 from paretopress.compress.solvable import Solvable, solvable
-from paretopress.inputs import Inputs, size_of, tensors
+from paretopress.core.model_inputs import Inputs, size_of, tensors
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
 _ROWS = 8192

@@ -24,11 +24,11 @@ from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
 from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.compress.zeros import NO_ZEROS, Zeros, held
+from paretopress.core.model_inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
 from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import RecoveryError
 from paretopress.fetch import Item
 from paretopress.fvcore_import import update_bn_stats
-from paretopress.inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
 from paretopress.quiet_logger import quiet_logger
 from paretopress.seeding import seeded
 from paretopress.tasks.base import Task

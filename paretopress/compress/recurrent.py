@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paretopress.graph import ChannelGroup
+from paretopress.core.model_graph import ChannelGroup
 
 Recurrent = nn.LSTM | nn.GRU
 

@@ -10,10 +10,10 @@ import torch
 from torch import fx, nn
 
 from paretopress.compress.apply import compress_module
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.model_inputs import Inputs, outputs_of, tensors
+from paretopress.core.plan import Plan
 from paretopress.deadline import NO_DEADLINE, Deadline
-from paretopress.graph import ModelGraph
-from paretopress.inputs import Inputs, outputs_of, tensors
-from paretopress.plan import Plan
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 

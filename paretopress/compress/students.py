@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from paretopress.atomic import write_bytes
 from paretopress.cache import Cache
+from paretopress.core.outcome import Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import RecoveryError
 from paretopress.kept import Kept
-from paretopress.measurement import Rung
-from paretopress.plan import Plan
 
 _KEPT_BYTES = 256 << 20
 _KIND, _FILE = "student", "student.safetensors"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretopress.core.layer_types import Conv
 from paretopress.errors import ConfigError
-from paretopress.weighted import Conv
 
 
 @dataclass(frozen=True, slots=True)

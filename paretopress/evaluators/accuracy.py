@@ -15,8 +15,8 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
+from paretopress.core.model_inputs import outputs_of, pieces
 from paretopress.errors import DataError, RunError, TargetLostError, first_line
-from paretopress.inputs import outputs_of, pieces
 from paretopress.targets.local import SessionSettings, open_session
 from paretopress.targets.target import Feed, OpenFile, Target
 from paretopress.tasks.base import Scorer, Task

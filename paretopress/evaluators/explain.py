@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from paretopress.core.outcome import Latency
 from paretopress.evaluators.cause import Cause, Detector
 from paretopress.evaluators.causes_float import (
     layout_reorders,
@@ -27,7 +28,6 @@ from paretopress.evaluators.causes_quantised import (
 )
 from paretopress.evaluators.optimised_graph import Facts
 from paretopress.evaluators.profile import layer_by_module_path
-from paretopress.measurement import Latency
 
 EXPLANATION_SCHEMA = 1
 DETECTORS: tuple[Detector, ...] = (

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from paretopress.core.layer_types import Weighted
+from paretopress.core.model_inputs import Inputs, taken, tensors
 from paretopress.errors import ModelError
 from paretopress.fvcore_import import FlopCountAnalysis
-from paretopress.inputs import Inputs, taken, tensors
 from paretopress.onnx_graph import onnx_graph_in
-from paretopress.weighted import Weighted
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from paretopress.inputs import arrays
+from paretopress.core.model_inputs import arrays
 from paretopress.intake.data import Split, batch
 from paretopress.seeding import seeded
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from torch import fx, nn
 
 from paretopress.compress.branches import is_add
-from paretopress.graph import BitGroup, Layer, LayerKind
-from paretopress.weighted import Weighted
+from paretopress.core.layer_types import Weighted
+from paretopress.core.model_graph import BitGroup, Layer, LayerKind
 
 # int4 weights pay in size only where there are many: blocks of 32 along the inputs, a Linear with fewer has nothing to save
 _MIN_INT4_FEATURES = 128

@@ -21,12 +21,12 @@ from paretopress.compress.heads import channels_of_heads
 from paretopress.compress.pruning import channels_of, dependency_graph, pruning_function
 from paretopress.compress.recurrent import Recurrent
 from paretopress.compress.shuffle import ChannelShuffle
+from paretopress.core.layer_types import Weighted
+from paretopress.core.model_graph import ChannelGroup, Frozen, Layer, LayerKind
+from paretopress.core.model_inputs import Inputs, outputs_of, tensors
 from paretopress.errors import typed_line
-from paretopress.graph import ChannelGroup, Frozen, Layer, LayerKind
-from paretopress.inputs import Inputs, outputs_of, tensors
 from paretopress.intake.head_groups import find_head_groups
 from paretopress.intake.recurrent_groups import find_recurrent_groups
-from paretopress.weighted import Weighted
 
 _TOLERANCE = 1e-3
 _NORMS = frozenset({F.layer_norm, F.group_norm, torch.layer_norm, torch.group_norm})

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from paretopress.core.model_inputs import Inputs, size_of, tensors
 from paretopress.errors import DataError, ModelError, typed_line
 from paretopress.fetch import collate, fetch, inputs_of
-from paretopress.inputs import Inputs, size_of, tensors
 from paretopress.intake.data import Data, Split, labels_of, split_size
 from paretopress.onnx_graph import OnnxGraph
 from paretopress.seeding import seeded

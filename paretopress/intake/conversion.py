@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 from torch import nn
 
+from paretopress.core.model_inputs import Inputs, split, taken
 from paretopress.errors import typed_line
-from paretopress.inputs import Inputs, split, taken
 from paretopress.intake.agreement import by_place, difference, named_tensors
 from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.tracing import called

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from paretopress.core.model_inputs import Inputs
 from paretopress.errors import DataError
 from paretopress.fetch import Item, collate, fetch, inputs_of
-from paretopress.inputs import Inputs
 from paretopress.intake.data_identity import data_parts
 from paretopress.seeding import seeded
 from paretopress.tasks.base import Task

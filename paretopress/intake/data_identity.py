@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from paretopress.content_hash import Contents, attributes, is_installed, joined
+from paretopress.core.model_inputs import tensors
 from paretopress.fetch import Item, collate, fetch
-from paretopress.inputs import tensors
 from paretopress.intake.data_files import NamedFiles, files_below, files_sha256
 from paretopress.seeding import seeded
 

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from paretopress.core.model_inputs import Inputs, like, size_of, split, taken, tensors
 from paretopress.errors import ModelError, RewriteError, typed_line
-from paretopress.inputs import Inputs, like, size_of, split, taken, tensors
 from paretopress.intake.agreement import EXACT, Difference, by_place, coarsest, difference, named_tensors, tolerance
 from paretopress.intake.rewrites import Rules, in_plain_layers
 from paretopress.intake.tracing import arguments, called, called_with, copies, output_names, trace

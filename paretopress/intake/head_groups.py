@@ -7,7 +7,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from paretopress.compress.chains import linear_called
-from paretopress.graph import ChannelGroup
+from paretopress.core.model_graph import ChannelGroup
 from paretopress.intake.shapes import shape_of
 
 _MOVES_METHODS = frozenset({"transpose", "permute", "view", "reshape", "flatten", "unflatten", "contiguous", "swapaxes"})

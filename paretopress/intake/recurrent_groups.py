@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx, nn
 
 from paretopress.compress.recurrent import Recurrent, directions, has_plain_units
-from paretopress.graph import ChannelGroup
-from paretopress.weighted import Weighted
+from paretopress.core.layer_types import Weighted
+from paretopress.core.model_graph import ChannelGroup
 
 
 def find_recurrent_groups(module: fx.GraphModule) -> list[ChannelGroup]:

@@ -20,9 +20,9 @@ from paretopress.compress.attention import Attention, is_plain
 from paretopress.compress.encoder import is_known_encoder, plain_encoder
 from paretopress.compress.shuffle import ChannelShuffle
 from paretopress.compress.windows import WindowAttention, attends_in_windows
-from paretopress.inputs import Inputs, tensors
+from paretopress.core.layer_types import Conv, Weighted
+from paretopress.core.model_inputs import Inputs, tensors
 from paretopress.intake.shapes import shape_of
-from paretopress.weighted import Conv, Weighted
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})
 _TRANSPOSES = frozenset({"transpose", "permute", "swapaxes", torch.transpose, torch.permute})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paretopress.inputs import Inputs, like, tensors, values_of_an_item
+from paretopress.core.model_inputs import Inputs, like, tensors, values_of_an_item
 from paretopress.intake.data import Split, batch, split_size, stack
 
 _READ, _VALUES = 64, 1 << 24

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from paretopress.compress.windows import HeadBias
+from paretopress.core.model_inputs import Inputs, like, tensors
 from paretopress.errors import ModelError, first_line
-from paretopress.inputs import Inputs, like, tensors
 from paretopress.intake.rewrites import Rules, drop_dead_code, explicit, rewrite
 
 # where the output's node keeps the names of several outputs

@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from paretopress.atomic import write_bytes
+from paretopress.core.model_inputs import pieces
 from paretopress.errors import LoweringError, typed_line
-from paretopress.inputs import pieces
 from paretopress.lower.export import CALL
 from paretopress.lower.halves import store_in_16_bits
 from paretopress.quiet_logger import quiet_logger

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from paretopress.measurement import DISTURBED_CORES, Outcome
-from paretopress.plan import Plan
+from paretopress.core.outcome import DISTURBED_CORES, Outcome
+from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.racing import Agreement
 from paretopress.search.records import Counts

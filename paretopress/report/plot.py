@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from paretopress.atomic import write_bytes
-from paretopress.measurement import Metric
+from paretopress.core.outcome import Metric
 from paretopress.report.labels import Label, place_labels
 
 # Okabe and Ito 2008, "Color Universal Design": these stay apart under every common colour blindness; the shapes differ as well

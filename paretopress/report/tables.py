@@ -10,8 +10,8 @@ from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from paretopress.measurement import Metric, decimals_for
-from paretopress.plan import FLOAT_BITS
+from paretopress.core.outcome import Metric, decimals_for
+from paretopress.core.plan import FLOAT_BITS
 
 MAX_NAMED_RANKS = 2
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between, missed
-from paretopress.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
-from paretopress.plan import Plan
+from paretopress.core.outcome import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between, missed
+from paretopress.core.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
+from paretopress.core.plan import Plan
 from paretopress.search.scale import Scale
 
 # A short recovery has not won back what a full one will. On the CIFAR-10 ResNet-20 with four branches removed 9.1 points are lost after

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.search.racing import Pair, agreement, cannot_join, expected_drop
 from paretopress.search.records import Climb

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from paretopress.core.outcome import Outcome
 from paretopress.errors import ParetopressError, RunError, TargetLostError, typed_line
-from paretopress.measurement import Outcome
 from paretopress.search.candidates import Bounds, Candidate, front
 from paretopress.search.nearest import nearest_points
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError, typed_line
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search import records as keys
 from paretopress.search.candidates import Candidate, front
 from paretopress.search.climbing import Evaluate

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from paretopress.measurement import Outcome, Rung
+from paretopress.core.outcome import Outcome, Rung
 from paretopress.search.candidates import Bounds, Candidate, promising_front, selection_margin
 from paretopress.search.occasions import chance_within
 from paretopress.search.repeats import OCCASIONS

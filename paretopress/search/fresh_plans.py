@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from paretopress.plan import Plan
+from paretopress.core.plan import Plan
 from paretopress.search.records import Records
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.spaces.variables import Choice, Range, Value, Variable

@@ -12,8 +12,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.pareto import non_dominated
-from paretopress.plan import Plan
+from paretopress.core.pareto import non_dominated
+from paretopress.core.plan import Plan
 from paretopress.search.predictor import Known, Measured
 from paretopress.search.repeats import OCCASIONS
 from paretopress.search.screening import Screen, Seen

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 from typing import Self
 
-from paretopress.measurement import Z95, Latency, small_sample_factor
+from paretopress.core.outcome import Z95, Latency, small_sample_factor
 
 # The ratio of an int8 to a float model moves between machine states by more than one occasion's interval shows: by a standard deviation
 # of 6.3 % within six minutes on a shared two-core Xeon (benchmarks/latency_coverage.py), where the interval of an occasion alone contained

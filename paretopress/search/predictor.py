@@ -11,8 +11,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from paretopress.graph import Layer, LayerKind
-from paretopress.plan import FLOAT_BITS
+from paretopress.core.model_graph import Layer, LayerKind
+from paretopress.core.plan import FLOAT_BITS
 from paretopress.search.programme import Cost, Programme
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import REMOVED, UNPRICED, Params, SearchSpace

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # loads its parts at their first use
 
-from paretopress.measurement import Rung
+from paretopress.core.outcome import Rung
 
 # Before so many plans were seen at both rungs all go on: a line through fewer says little.
 LEAST_PAIRS = 5

@@ -14,10 +14,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
+from paretopress.core.untrusted_values import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.errors import ForeignDataError
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
-from paretopress.received import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.occasions import Spread, drift_of, pooled
 from paretopress.search.slots import CUT_OFF as CUT_OFF

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
+from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ParetopressError, TargetLostError, typed_line
-from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.search.candidates import Bounds, Candidate, front, promising_front, undominated
 from paretopress.search.records import Records
 

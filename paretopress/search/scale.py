@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from paretopress.measurement import Metric
+from paretopress.core.outcome import Metric
 
 # Two models that saw the same items agree on most of them: the difference of their scores has about this share of the error of one score.
 # It stands in where the difference itself is not known item by item.

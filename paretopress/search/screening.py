@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from paretopress.pareto import hypervolume_2d, non_dominated
-from paretopress.plan import Plan
+from paretopress.core.pareto import hypervolume_2d, non_dominated
+from paretopress.core.plan import Plan
 from paretopress.search.predictor import Known
 from paretopress.spaces.space import Params, SearchSpace
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paretopress.graph import ModelGraph
-from paretopress.plan import Plan
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.plan import Plan
 from paretopress.search.predictor import Predictor
 from paretopress.spaces.space import SearchSpace
 

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from paretopress.measurement import Latency, Outcome
+from paretopress.core.outcome import Latency, Outcome
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.claims import Claims
 from paretopress.search.limits import Limits

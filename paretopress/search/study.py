@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.claims import Claims, renewed
 from paretopress.search.climbing import RUNGS, Evaluate, climb_pairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paretopress.measurement import Outcome
+from paretopress.core.outcome import Outcome
 from paretopress.search.candidates import Bounds
 
 # events that others act on

@@ -12,9 +12,9 @@ import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError, typed_line
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search import records as keys
 from paretopress.search.candidates import Candidate
 from paretopress.search.climbing import Climber, Evaluate

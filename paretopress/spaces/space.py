@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 from optuna.distributions import BaseDistribution
 
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Frozen, Layer, LayerKind, ModelGraph
+from paretopress.core.plan import FLOAT_BITS, Criterion, Plan
 from paretopress.errors import ConfigError
-from paretopress.graph import BitGroup, ChannelGroup, Frozen, Layer, LayerKind, ModelGraph
-from paretopress.plan import FLOAT_BITS, Criterion, Plan
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.variables import Choice, Range, Value, Variable
 

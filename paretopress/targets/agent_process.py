@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paretopress.core.untrusted_values import printable
 from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
-from paretopress.received import printable
 from paretopress.targets.frames import Frame, read_frame, write_frame
 from paretopress.targets.ssh_address import SshAddress
 from paretopress.targets.ssh_connection import connect
@@ -56,7 +56,8 @@ def agent_archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
         archive.writestr("paretopress/__init__.py", "")  # the package's own imports torch
-        for file in (package / "errors.py", package / "measurement.py", *sorted((package / "targets").glob("*.py"))):
+        values = (package / "errors.py", package / "core" / "__init__.py", package / "core" / "outcome.py")
+        for file in (*values, *sorted((package / "targets").glob("*.py"))):
             archive.write(file, Path("paretopress", file.relative_to(package)))
     return buffer.getvalue()
 

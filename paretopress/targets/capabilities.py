@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from paretopress.graph import Layer, LayerKind
+from paretopress.core.model_graph import Layer, LayerKind
 
 X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError, LatencyError, first_line
-from paretopress.measurement import Latency
 from paretopress.targets.environment import environment
 from paretopress.targets.lock import sole_measurement
 from paretopress.targets.machine_state import cpu_times, disturbance

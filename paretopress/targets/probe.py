@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from paretopress.core.outcome import Latency
 from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import LatencyError, OutOfTimeError
-from paretopress.measurement import Latency
 from paretopress.targets.capabilities import Family
 from paretopress.targets.probe_models import (
     S8S8,

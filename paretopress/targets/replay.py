@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.measurement import Latency
 from paretopress.targets.file_facts import file_facts
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.target import Feed, OpenFile

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.measurement import Latency
 from paretopress.targets.sampling import Clock, OpenPair, PairedSamples, SamplingRules, sample_pair
 from paretopress.targets.statistics import block_medians, median_interval, ratio_interval
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.core.outcome import small_sample_factor
 from paretopress.errors import LatencyError
-from paretopress.measurement import small_sample_factor
 from paretopress.targets.sampling import PairedSamples, Times
 
 Interval = tuple[float, float]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from paretopress.measurement import Latency
+from paretopress.core.outcome import Latency
 
 Feed = Mapping[str, npt.NDArray[Any]]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paretopress.measurement import Metric
+from paretopress.core.outcome import Metric
 
 Arrays = Sequence[npt.NDArray[Any]]
 Outputs = Sequence[Tensor]

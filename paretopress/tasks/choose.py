@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from paretopress.core.outcome import Metric
 from paretopress.errors import ConfigError
-from paretopress.measurement import Metric
 from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
 from paretopress.tasks.classification import F1, TOP_1, TOP_5, Classification
 from paretopress.tasks.detection import MAP, Detection

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from paretopress.measurement import Metric
+from paretopress.core.outcome import Metric
 from paretopress.tasks.base import (
     Arrays,
     Gathered,

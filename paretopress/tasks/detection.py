@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from paretopress.core.outcome import Metric
 from paretopress.errors import ConfigError
-from paretopress.measurement import Metric
 from paretopress.tasks.base import (
     Arrays,
     Outputs,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paretopress.measurement import Metric
+from paretopress.core.outcome import Metric
 from paretopress.tasks.base import Gathered, Outputs, Scorer, held_to_the_teacher, surprise_of_others, surprise_of_values
 
 SPEARMAN, R2 = "Spearman", "R2"

@@ -11,9 +11,9 @@ from one_of_each import ALL, plans
 
 from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config
+from paretopress.core.plan import Plan
 from paretopress.lower.export import check_parity
 from paretopress.pipeline import Pipeline
-from paretopress.plan import Plan
 from paretopress.run_folder import create_run_folder
 from paretopress.run_parts import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions

@@ -10,8 +10,8 @@ import pytest
 from paretopress import probing
 from paretopress.api import resume_run, start_run
 from paretopress.config import parse_config
+from paretopress.core.outcome import Latency
 from paretopress.errors import TargetLostError
-from paretopress.measurement import Latency
 from paretopress.report.live import SilentReporter
 from paretopress.status import run_status
 from paretopress.targets.local import LocalTarget

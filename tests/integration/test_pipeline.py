@@ -21,6 +21,8 @@ from paretopress import atomic, pipeline, plan_evaluator
 from paretopress.compress import recover
 from paretopress.compress.recover import Recipe, Recovery
 from paretopress.compress.students import Students
+from paretopress.core.outcome import Budget, Latency, Rung
+from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import OutOfTimeError, RunError
 from paretopress.evaluators import accuracy
 from paretopress.evaluators.accuracy import onnx_scorer
@@ -28,9 +30,7 @@ from paretopress.evaluators.size import file_facts
 from paretopress.intake import batches
 from paretopress.intake.data import Data
 from paretopress.intake.trace import take_in
-from paretopress.measurement import Budget, Latency, Rung
 from paretopress.pipeline import Batches, Pipeline
-from paretopress.plan import Criterion, Plan
 from paretopress.plan_evaluator import STUDENT_FILE, Effort, PlanEvaluator
 from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.search.candidates import Bounds

@@ -11,8 +11,8 @@ import pytest
 from paretopress import pipeline, probing
 from paretopress.api import start_run
 from paretopress.config import parse_config
+from paretopress.core.outcome import Latency
 from paretopress.intake import batches
-from paretopress.measurement import Latency
 from paretopress.report.live import SilentReporter
 from paretopress.targets.local import LocalTarget
 

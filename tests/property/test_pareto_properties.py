@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretopress.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
+from paretopress.core.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 
 LEAST, SIDE = -2, 8
 COORDINATE = st.integers(LEAST, SIDE + 1)

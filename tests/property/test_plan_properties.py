@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.factorise import factorise
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
+from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.evaluators.macs import count_macs
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.intake.trace import Intake, take_in
-from paretopress.plan import Plan
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 

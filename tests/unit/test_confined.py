@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.confined import confined, flat_name
+from paretopress.core.confined_path import confined, flat_name
 from paretopress.errors import OutsideFolderError
 from paretopress.run_folder import RunFolder
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import optuna
 
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.housekeeping import drop_dominated, folder_bytes
-from paretopress.measurement import Budget, Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.run_folder import RunFolder
 from paretopress.search import records as keys
 from paretopress.search.candidates import Bounds

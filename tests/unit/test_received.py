@@ -10,10 +10,10 @@ import numpy as np
 import optuna
 import pytest
 
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
+from paretopress.core.untrusted_values import environment_received, latency_received, outcome_received, plan_received, printable
 from paretopress.errors import ForeignDataError
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
-from paretopress.received import environment_received, latency_received, outcome_received, plan_received, printable
 from paretopress.search.records import ACCURACIES, OUTCOME, PLAN, Records
 from paretopress.targets import frames
 from paretopress.targets.environment import environment

@@ -11,10 +11,10 @@ from torch import nn
 
 from paretopress import setup_run
 from paretopress.config import parse_config
+from paretopress.core.model_graph import ModelGraph
+from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ConfigError
-from paretopress.graph import ModelGraph
 from paretopress.intake.trace import take_in
-from paretopress.measurement import Latency, Outcome, Rung
 from paretopress.plan_evaluator import Effort
 from paretopress.search.scale import Scale
 from paretopress.setup_run import RunState, plan_effort, space_for, training_place

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from paretopress.core.outcome import Budget, Latency, Metric, Outcome, Rung, small_sample_factor
+from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import BudgetError, ConfigError, LatencyError, RunError
-from paretopress.measurement import Budget, Latency, Metric, Outcome, Rung, small_sample_factor
-from paretopress.plan import Criterion, Plan
 
 
 def test_plan_leaves_float_bits_out_when_given() -> None:

@@ -8,9 +8,9 @@ from torch import Tensor, fx, nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.chains import find_chains, is_chain
-from paretopress.graph import ChannelGroup
+from paretopress.core.model_graph import ChannelGroup
+from paretopress.core.plan import Plan
 from paretopress.intake.trace import take_in
-from paretopress.plan import Plan
 
 CHAIN = ChannelGroup("0", 32, ("0",), ("3",))
 

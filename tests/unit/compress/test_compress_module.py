@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
+from paretopress.core.plan import Plan
 from paretopress.errors import CompressError
 from paretopress.evaluators.macs import count_macs
 from paretopress.intake.trace import Intake, take_in
-from paretopress.plan import Plan
 
 
 def outputs(module: nn.Module, images: Tensor) -> Tensor:

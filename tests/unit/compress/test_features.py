@@ -11,9 +11,9 @@ from torch.utils.data import TensorDataset
 from paretopress.compress.apply import compress_module
 from paretopress.compress.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
 from paretopress.compress.recover import Recipe, Recovery
+from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
-from paretopress.plan import Plan
 
 
 def read_by(module: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:

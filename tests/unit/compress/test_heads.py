@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.heads import least_important_heads
+from paretopress.core.plan import Plan
 from paretopress.intake.trace import Intake, take_in
-from paretopress.plan import Plan
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 

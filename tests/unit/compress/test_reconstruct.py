@@ -14,9 +14,9 @@ from paretopress.compress.least_squares import Start, fit_near, onto_rank
 from paretopress.compress.reconstruct import Reconstruction
 from paretopress.compress.recover import Recipe, Recovery
 from paretopress.compress.sampled_rows import Positions
+from paretopress.core.plan import Plan
 from paretopress.errors import RecoveryError
 from paretopress.intake.trace import Intake, take_in
-from paretopress.plan import Plan
 
 PLANS = {
     "branch removed": Plan(kept={"block1.conv1": 0}),

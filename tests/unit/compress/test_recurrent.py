@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recurrent import least_important_units, silence_units
-from paretopress.graph import INPUT, LayerKind
+from paretopress.core.model_graph import INPUT, LayerKind
+from paretopress.core.plan import Plan
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
-from paretopress.plan import Plan
 
 
 class Sequences(nn.Module):

@@ -10,8 +10,8 @@ from torch import nn
 
 from paretopress.cache import Cache
 from paretopress.compress.students import Shelf, Students
-from paretopress.measurement import Rung
-from paretopress.plan import Plan
+from paretopress.core.outcome import Rung
+from paretopress.core.plan import Plan
 
 
 def weight(value: float) -> nn.Linear:

@@ -9,9 +9,9 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedW
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.windows import WindowAttention, attends_in_windows
+from paretopress.core.plan import Plan
 from paretopress.intake.rewrites import explicit
 from paretopress.intake.trace import take_in
-from paretopress.plan import Plan
 
 WIDTH, HEADS = 32, 4
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from paretopress.core.outcome import Latency
 from paretopress.evaluators.cause import Cause, CauseKind
 from paretopress.evaluators.explain import NO_LAYER, explain, find_causes
 from paretopress.evaluators.optimised_graph import BLOCKED_DOMAIN, Facts, Node
 from paretopress.evaluators.rates import Rates
 from paretopress.evaluators.source_graph import EightBits, SourceLayer
-from paretopress.measurement import Latency
 
 RATES = Rates(dense_float=100.0, dense_int8=400.0, depthwise_float=20.0, depthwise_int8=10.0)
 UNSIGNED, MIDDLE = EightBits("uint8", 0), EightBits("uint8", 128)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.fisher import Asked, fisher_damages
+from paretopress.core.model_graph import TensorSpec
+from paretopress.core.plan import Plan
 from paretopress.errors import ModelError
 from paretopress.fetch import collate, inputs_of
-from paretopress.graph import TensorSpec
 from paretopress.intake.trace import take_in
 from paretopress.lower.export import export_onnx
-from paretopress.plan import Plan
 
 
 class Views(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from paretopress.core.model_graph import LayerKind, ModelGraph
 from paretopress.errors import ModelError
 from paretopress.evaluators.macs import count_macs
-from paretopress.graph import LayerKind, ModelGraph
 from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.model_spec import load_model
 from paretopress.intake.trace import take_in

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paretopress.core.model_graph import LayerKind
 from paretopress.errors import ModelError
-from paretopress.graph import LayerKind
 from paretopress.intake import channel_groups
 from paretopress.intake.trace import take_in
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paretopress.core.model_graph import INPUT, OUTPUT, LayerKind
 from paretopress.errors import LoweringError, ParityError
 from paretopress.evaluators.source_graph import Format, source_layers
-from paretopress.graph import INPUT, OUTPUT, LayerKind
 from paretopress.intake.trace import take_in
 from paretopress.lower.export import check_parity, export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from paretopress.plan import Plan
+from paretopress.core.plan import Plan
 from paretopress.report.tables import ProfileRow, ProfileSums, front_table, plan_summary, profile_table
 
 

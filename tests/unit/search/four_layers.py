@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
-from paretopress.measurement import Budget, Latency, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
-from paretopress.measurement import Budget, Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search import climbing
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS, Climber

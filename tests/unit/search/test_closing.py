@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from four_layers import BOUNDS, made_up
 
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import RunError, TargetLostError
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate
 from paretopress.search.closing import reported
 

@@ -13,10 +13,10 @@ import pytest
 from four_layers import BOUNDS, GRAPH, SPACE, made_up
 from optuna.samplers import BaseSampler
 
+from paretopress.core.model_graph import BitGroup
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import RunError
-from paretopress.graph import BitGroup
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search.fresh_plans import FreshPlans
 from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import optuna
 import pytest
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
-from paretopress.measurement import Budget, Latency, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.limits import Limits
 from paretopress.search.predictor import Known, Predictor

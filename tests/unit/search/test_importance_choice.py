@@ -8,8 +8,8 @@ import optuna
 import pytest
 from four_layers import BOUNDS, GRAPH, NAMES, made_up
 
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Criterion, Plan
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Criterion, Plan
 from paretopress.search.candidates import front
 from paretopress.search.limits import Limits
 from paretopress.search.predictor import Known, Predictor

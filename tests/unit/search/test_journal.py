@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from paretopress.core.model_graph import BitGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.errors import RunFolderError
-from paretopress.graph import BitGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.search.journal import create_study, open_study
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 

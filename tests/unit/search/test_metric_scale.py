@@ -9,8 +9,8 @@ import optuna
 import pytest
 from test_search import GRAPH, LAYERS, SPACE, outcome, synthetic
 
-from paretopress.measurement import Budget, Metric, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.core.outcome import Budget, Metric, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
 from paretopress.search.finalists import next_finalist
 from paretopress.search.limits import Limits

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from paretopress.measurement import Budget, Latency, Outcome, Rung, small_sample_factor
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung, small_sample_factor
 from paretopress.search.candidates import Bounds
 from paretopress.search.occasions import drift, pooled
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.search.predictor import Measured, Predictor, shrunk_fit
 from paretopress.search.seeds import ladder_plans
 from paretopress.search.tables import Tables

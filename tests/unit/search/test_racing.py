@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import t as student_t
 
-from paretopress.measurement import Rung
+from paretopress.core.outcome import Rung
 from paretopress.search.racing import agreement, cannot_join, optimistic_drop
 
 HALVED = [(float(d), d / 2.0) for d in range(2, 12)]  # ten plans, each of which lost half as much at the higher rung

@@ -5,8 +5,8 @@ from __future__ import annotations
 import optuna
 from four_layers import BOUNDS, SPACE, made_up
 
-from paretopress.measurement import Rung
-from paretopress.plan import Plan
+from paretopress.core.outcome import Rung
+from paretopress.core.plan import Plan
 from paretopress.search import records as keys
 from paretopress.search.records import Records
 

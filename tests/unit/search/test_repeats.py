@@ -10,9 +10,9 @@ import optuna
 import pytest
 from four_layers import BOUNDS, SPACE, made_up
 
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import RunError, TargetLostError
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search import records as keys
 from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
-from paretopress.plan import Plan
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
+from paretopress.core.plan import Plan
 from paretopress.search import screening
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.screening import Screen, Seen, width_switches

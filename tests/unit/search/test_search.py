@@ -8,10 +8,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, LatencyError, RunError, SearchFailedError, TargetLostError
-from paretopress.graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
-from paretopress.measurement import Budget, Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
 from paretopress.search.finalists import next_finalist
 from paretopress.search.journal import create_study

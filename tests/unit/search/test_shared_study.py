@@ -17,9 +17,9 @@ from four_layers import BOUNDS, SPACE, made_up
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import Trial, TrialState
 
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search import journal, study, trial_phase
 from paretopress.search.claims import Claims
 from paretopress.search.journal import create_study, open_study

@@ -12,9 +12,9 @@ import pytest
 from four_layers import BOUNDS, SPACE, made_up
 from optuna.trial import Trial, TrialState
 
+from paretopress.core.outcome import Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import RunError, SearchFailedError, WorkerDiedError
-from paretopress.measurement import Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search.claims import Claims
 from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits

@@ -10,8 +10,8 @@ import optuna
 import pytest
 from test_search import BOUNDS, SPACE, outcome
 
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.search.climbing import Evaluate
 from paretopress.search.limits import Limits
 from paretopress.search.records import VOLUME

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from four_layers import SPACE
 
-from paretopress.measurement import Budget, Latency, Metric, Miss, Outcome, Rung
-from paretopress.plan import Plan
+from paretopress.core.outcome import Budget, Latency, Metric, Miss, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, promising_front
 from paretopress.search.finalists import next_finalist
 from paretopress.search.journal import create_study

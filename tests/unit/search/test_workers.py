@@ -13,9 +13,9 @@ import pytest
 from four_layers import BOUNDS, SPACE, made_up
 from optuna.trial import TrialState
 
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
 from paretopress.search.candidates import Candidate, front
 from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits

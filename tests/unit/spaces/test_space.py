@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
+from paretopress.core.model_graph import Frozen, LayerKind, ModelGraph
+from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import ConfigError
-from paretopress.graph import Frozen, LayerKind, ModelGraph
 from paretopress.intake.trace import take_in
-from paretopress.plan import Criterion, Plan
 from paretopress.search.seeds import seed_plans
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import ALPHA, IMPORTANCE, TEMPERATURE, SearchSpace, SpaceOptions

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from paretopress.inputs import pieces
+from paretopress.core.model_inputs import pieces
 from paretopress.targets import agent as agent_module
 from paretopress.targets.agent import Held
 from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays

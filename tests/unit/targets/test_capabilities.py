@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from paretopress.graph import Layer, LayerKind
+from paretopress.core.model_graph import Layer, LayerKind
 from paretopress.targets.capabilities import Capabilities, Family, capabilities_in, detect, family_of
 
 

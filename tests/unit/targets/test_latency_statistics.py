@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from paretopress.core.outcome import small_sample_factor
 from paretopress.errors import LatencyError
-from paretopress.measurement import small_sample_factor
 from paretopress.targets.sampling import Block, PairedSamples
 from paretopress.targets.statistics import block_medians, median_interval, ratio_interval
 

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.measurement import Latency
 from paretopress.targets.probe import channel_step, quantised_comparisons, run_probe, width_comparisons
 from paretopress.targets.probe_report import ProbeReport
 from paretopress.targets.target import Feed

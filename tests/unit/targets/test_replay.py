@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.measurement import Latency
 from paretopress.targets.replay import ReplayTarget
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.3)

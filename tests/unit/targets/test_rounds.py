@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.measurement import Latency
 from paretopress.targets.rounds import measure_in_rounds, settled, straddles
 from paretopress.targets.sampling import Run, SamplingRules
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from paretopress.measurement import Metric
+from paretopress.core.outcome import Metric
 from paretopress.tasks.base import Scorer, Task
 from paretopress.tasks.choose import task_scored_by
 from paretopress.tasks.classification import Classification

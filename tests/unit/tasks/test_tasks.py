@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from paretopress.core.outcome import Metric
 from paretopress.errors import ConfigError
-from paretopress.measurement import Metric
 from paretopress.tasks.base import Task, distillation_loss
 from paretopress.tasks.choose import metric_names, task_by, task_scored_by
 from paretopress.tasks.classification import Classification

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paretopress.graph import TensorSpec
+from paretopress.core.model_graph import TensorSpec
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 _Array = TypeVar("_Array", Tensor, np.ndarray)

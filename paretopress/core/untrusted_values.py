@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from paretopress.confined import is_plain
+from paretopress.core.confined_path import is_plain
+from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.plan import Plan
 from paretopress.errors import ForeignDataError, first_line
-from paretopress.measurement import Latency, Outcome, Rung
-from paretopress.plan import Plan
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Values that every part passes around: plans, model graphs, outcomes, Pareto fronts."""
