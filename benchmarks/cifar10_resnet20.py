@@ -20,7 +20,6 @@ import numpy as np
 from real_search import finalists, search_to_its_end, sessions_by_file
 from results_file import Headline, write_result
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config, read_config
 from paretopress.core.model_inputs import zeros
@@ -28,12 +27,13 @@ from paretopress.core.plan import Plan
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.pipeline import Pipeline
-from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.local import LocalTarget
 

@@ -30,11 +30,11 @@ from paretopress.intake.trace import Intake
 from paretopress.lower.export import check_parity
 from paretopress.pipeline import Pipeline
 from paretopress.report.live import SilentReporter
-from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.setup_run import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

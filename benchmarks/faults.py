@@ -34,12 +34,12 @@ from optuna.trial import TrialState
 from results_file import Headline, write_result
 from stages import stage_of
 
-from paretopress.run_folder import RunFolder
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import front
 from paretopress.search.journal import open_study
 from paretopress.search.records import OUTCOME, PLAN, WORKER, Records
 from paretopress.setup_run import RunState
+from paretopress.system.run_folder import RunFolder
 
 USER = Path(__file__).with_name("faulty_user.py")
 CONFIG = """

@@ -33,16 +33,16 @@ from simulation import median_interval, setting
 from surrogate import NEAR_POINTS
 from threadpoolctl import threadpool_limits
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.pareto import hypervolume_2d
 from paretopress.errors import SearchFailedError
-from paretopress.run_folder import RunFolder
 from paretopress.search.predictor import Known, Predictor
 from paretopress.search.samplers import DEFAULT_SAMPLER, PROGRAMME
 from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import Params, SearchSpace
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.run_folder import RunFolder
 
 CHECKPOINTS = (50, 100, 200)
 NOTHING = "buys nothing on this target"

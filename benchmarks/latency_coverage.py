@@ -17,11 +17,11 @@ import numpy as np
 from resnet20_candidates import make_candidates
 from results_file import Headline, write_result
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recipe, Recovery
 from paretopress.core.outcome import Latency
 from paretopress.search.occasions import drift, pooled
+from paretopress.system.allocator import keep_freed_memory
 
 OCCASIONS, CANDIDATES, STEPS_BETWEEN = 20, 8, 25
 

@@ -20,9 +20,9 @@ from paretopress.config import parse_config, read_config
 from paretopress.core.outcome import Latency
 from paretopress.core.plan import Plan
 from paretopress.report.live import SilentReporter
-from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
+from paretopress.system.run_folder import RunFolder
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 TRIALS = 20

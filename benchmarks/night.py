@@ -22,7 +22,7 @@ from pathlib import Path
 from faults import checked_end
 from results_file import Headline, write_result
 
-from paretopress.run_folder import RunFolder
+from paretopress.system.run_folder import RunFolder
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 ON_TIME_BAR, EARLY_BAR_S, ASKED_EVERY_S = 2.0, 600.0, 60.0

@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 from results_file import RESULTS
 
-from paretopress.atomic import write_json
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover import Recovery
 from paretopress.compress.sensitivity import rank_branches
@@ -30,14 +28,16 @@ from paretopress.core.pareto import non_dominated
 from paretopress.evaluators.macs import count_macs
 from paretopress.intake.data import stack
 from paretopress.pipeline import Pipeline
-from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.run_tables import measure_tables
 from paretopress.search.seeds import seed_plans
 from paretopress.setup_run import space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
 from paretopress.spaces.variables import Choice
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.atomic_files import write_json
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

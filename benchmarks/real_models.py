@@ -19,7 +19,6 @@ import numpy as np
 from cifar10_resnet20 import Model, compared
 from results_file import Headline, recorded_rows, write_result
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import read_config
 from paretopress.core.model_inputs import feeds, zeros
 from paretopress.core.plan import Plan
@@ -27,12 +26,13 @@ from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.intake.data import Data, batch
 from paretopress.pipeline import Pipeline
-from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import RunState
 from paretopress.spaces.space import SearchSpace
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.local import SessionSettings, open_session
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"

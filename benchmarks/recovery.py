@@ -38,12 +38,12 @@ from results_file import Headline, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import read_config
 from paretopress.core.plan import Plan
 from paretopress.intake.data import stack
 from paretopress.run_parts import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.system.allocator import keep_freed_memory
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 VAL_IMAGES, RECONSTRUCTION_IMAGES = 2_000, 512

@@ -13,11 +13,11 @@ from paretopress.core.plan import Plan
 from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
-from paretopress.run_folder import RunFolder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import seed_plans
 from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

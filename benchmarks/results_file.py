@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from paretopress.atomic import write_json
+from paretopress.system.atomic_files import write_json
 from paretopress.targets.environment import environment
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -28,7 +28,6 @@ from simulation import median_interval, setting
 from surrogate import NEAR_POINTS, Surrogate
 from threadpoolctl import threadpool_limits
 
-from paretopress.atomic import write_json
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search import guided
@@ -40,6 +39,7 @@ from paretopress.search.screening import Screen
 from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
 from paretopress.search.study import Search
 from paretopress.spaces.space import SearchSpace
+from paretopress.system.atomic_files import write_json
 
 CHECKPOINTS = (50, 100, 200, 400)
 # the Gaussian process takes seconds an ask: it runs for fewer trials, of fewer seeds; the ablations for fewer trials

@@ -39,7 +39,6 @@ from results_file import Headline, recorded_rows, write_result
 from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.event_log import EventLog, read_events
 from paretopress.search.candidates import Bounds
 from paretopress.search.claims import Claims
 from paretopress.search.heartbeat import KNOWN_WARNINGS
@@ -54,6 +53,7 @@ from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.system.event_log import EventLog, read_events
 
 LAYERS, CHANNELS, BASELINE_MS, BASELINE = 29, 64, 10.0, 90.0
 RUNG_S = {Rung.COSTS: 3.0, Rung.SHORT: 10.0, Rung.LONG: 25.0}

@@ -14,7 +14,7 @@ from pathlib import Path
 from cifar10_resnet20 import DROPS, compared, fastest
 from results_file import Headline, write_result
 
-from paretopress.compress.allocator import keep_freed_memory
+from paretopress.system.allocator import keep_freed_memory
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 NAMES = {"resnet20": "search_hour", "mobilenet_v2_050": "search_hour_mobilenet_v2_050"}

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from results_file import Headline, write_result
 
-from paretopress.run_folder import RunFolder
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
 from paretopress.search.stopping import LEAST_GAIN, stalled
 from paretopress.setup_run import RunState
+from paretopress.system.run_folder import RunFolder
 
 # the first is the rule without its second half
 LIMITS = (math.inf, 0.05, 0.02, 0.01, 0.005)

@@ -28,7 +28,6 @@ from results_file import Headline, recorded_rows, write_result
 from torch import fx, nn
 from torch.utils.data import Subset
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.apply import compress_module
 from paretopress.compress.importance import rank_channels
 from paretopress.compress.recover import Optimizer, Recovery
@@ -41,12 +40,13 @@ from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.quantise import PLAIN, Formats
 from paretopress.pipeline import Pipeline
-from paretopress.run_folder import create_run_folder
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits
 from paretopress.setup_run import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.run_folder import create_run_folder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

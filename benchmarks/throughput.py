@@ -21,14 +21,12 @@ import optuna
 from results_file import Headline, write_result
 from search_hour import MEASURED, OUTSIDE_BAR
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.compress.recover import Recovery
 from paretopress.compress.students import Students
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.outcome import Rung
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import Effort, PlanEvaluator
-from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.run_parts import load_and_trace
 from paretopress.search import racing
 from paretopress.search.candidates import Bounds
@@ -40,7 +38,9 @@ from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.setup_run import RunState, find_state, scoring_threads, space_for
 from paretopress.spaces.space import SearchSpace
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.run_folder import RunFolder, create_run_folder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from train_cifar10 import accuracy
 
-from paretopress.atomic import write_json
+from paretopress.system.atomic_files import write_json
 
 THREADS = 1
 Trained = tuple[nn.Module, nn.Module, dict[str, object]]

@@ -24,11 +24,11 @@ from results_file import Headline, recorded_rows, write_result
 from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
 from paretopress.core.outcome import Latency
-from paretopress.event_log import read_events
 from paretopress.report.live import LiveView
-from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
+from paretopress.system.event_log import read_events
+from paretopress.system.run_folder import RunFolder
 from paretopress.targets.local import LocalTarget
 
 ROOT = Path(__file__).resolve().parent.parent

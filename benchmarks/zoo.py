@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 from torchvision.models.detection.image_list import ImageList
 
-from paretopress.fetch import Item
 from paretopress.intake.model_spec import load_model
 from paretopress.lower.export import export_onnx
+from paretopress.system.batch_loading import Item
 
 CLASSES, SIZE, TOKENS, VOCABULARY = 10, 96, 64, 1_000
 Splits = tuple[Dataset[Item], Dataset[Item], Dataset[Item]]

@@ -21,7 +21,6 @@ from paretopress.intake.trace import Intake
 from paretopress.probing import opener, target_facts
 from paretopress.ray_workers import demand_ray, workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter
-from paretopress.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run_search import Helpers, open_shelf, search_run
 from paretopress.run_study import confirmed_config, store_config, study_place
@@ -29,10 +28,11 @@ from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace, open_storage
 from paretopress.search.records import Records
 from paretopress.search.samplers import check_sampler
-from paretopress.seeding import undisturbed
 from paretopress.setup_run import RunState, find_state, setup_deadline, space_for
 from paretopress.spaces.space import SearchSpace
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.run_folder import RunFolder, create_run_folder, open_run_folder
+from paretopress.system.seeding import undisturbed
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.machine_state import state_warnings
 from paretopress.targets.target import Target

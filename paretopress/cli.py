@@ -20,14 +20,11 @@ import typer
 from rich.console import Console
 
 from paretopress.api import Result, open_result, replay_run, resume_run, start_run
-from paretopress.cache import cache_root, entries, prune
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ConfigError, ParetopressError, SearchFailedError
 from paretopress.explain_file import explain_path
-from paretopress.masking import masked
 from paretopress.predicted_plan import predict_plan
 from paretopress.probing import LOCAL, opener, probe_target
 from paretopress.profile_model import profile_model
@@ -40,6 +37,9 @@ from paretopress.run_parts import load_and_trace
 from paretopress.search.heartbeat import KNOWN_WARNINGS
 from paretopress.search.places import serve_proxy
 from paretopress.status import run_status
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.disk_cache import cache_root, entries, prune
+from paretopress.system.secret_masking import masked
 from paretopress.worker import WorkerFlags, run_worker
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Press a model onto the Pareto front.")

@@ -13,11 +13,11 @@ from paretopress.compress.zeros import Zeros
 from paretopress.core.outcome import Budget, Metric
 from paretopress.core.plan import Criterion
 from paretopress.errors import ConfigError, TrustError
-from paretopress.masking import masked
 from paretopress.search.limits import Limits
 from paretopress.search.places import GRACE_S
 from paretopress.search.samplers import DEFAULT_SAMPLER
 from paretopress.spaces.knobs import Knob
+from paretopress.system.secret_masking import masked
 from paretopress.tasks.choose import UNITS
 from paretopress.tasks.classification import TOP_1
 

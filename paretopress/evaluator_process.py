@@ -19,18 +19,18 @@ from typing import Any, BinaryIO
 
 import torch
 
-from paretopress.compress.allocator import keep_freed_memory
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import ParetopressError
 from paretopress.isolation import TRUST
-from paretopress.masking import masked
 from paretopress.plan_evaluator import PlanEvaluator
-from paretopress.run_folder import open_run_folder
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target
 from paretopress.run_study import stored_config
 from paretopress.setup_run import RunState
+from paretopress.system.allocator import keep_freed_memory
+from paretopress.system.deadline import NO_DEADLINE, Deadline
+from paretopress.system.run_folder import open_run_folder
+from paretopress.system.secret_masking import masked
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.frames import Frame, read_frame, write_frame
 

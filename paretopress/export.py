@@ -11,7 +11,7 @@ import numpy as np
 from paretopress.core.outcome import Metric, drop_between, missed
 from paretopress.deploy.bundle import BundleFacts, write_bundle
 from paretopress.errors import SearchFailedError
-from paretopress.run_folder import RunFolder
+from paretopress.system.run_folder import RunFolder
 
 _MEASURED = (
     "val_accuracy",

@@ -12,18 +12,18 @@ import torch
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover import RATES, Recovery, learning_rate_test, usual_optimizer
 from paretopress.compress.sensitivity import judged_items, rank_branches
-from paretopress.compress.thread_pace import counts_up_to, threads_beside
 from paretopress.config import RunConfig
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
-from paretopress.deadline import Deadline
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
 from paretopress.run_tables import measure_tables
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import SearchSpace
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.deadline import Deadline
+from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.thread_pace import counts_up_to, threads_beside
 
 # steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0

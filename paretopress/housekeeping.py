@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds, front, promising_front
 from paretopress.search.nearest import nearest_points
 from paretopress.search.records import Records
+from paretopress.system.run_folder import RunFolder
 
 
 def drop_dominated(folder: RunFolder, records: Records, bounds: Bounds, most_bytes: int) -> list[int]:

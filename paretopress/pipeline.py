@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from paretopress.atomic import write_bytes, write_json
-from paretopress.cache import Cache
 from paretopress.core.model_inputs import arrays, feeds, split
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
@@ -25,17 +23,19 @@ from paretopress.errors import RunError
 from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
-from paretopress.event_log import EventLog
 from paretopress.intake.batches import Batch, Batches, forget
 from paretopress.intake.data import Data, stack
 from paretopress.intake.trace import Intake
-from paretopress.kept import Kept
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 from paretopress.onnx_graph import timed_feed
-from paretopress.run_folder import RunFolder
 from paretopress.search.candidates import Bounds
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.atomic_files import write_bytes, write_json
+from paretopress.system.disk_cache import Cache
+from paretopress.system.event_log import EventLog
+from paretopress.system.lru_cache import Kept
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Scorer

@@ -23,15 +23,15 @@ from paretopress.compress.zeros import NO_ZEROS
 from paretopress.core.model_inputs import Inputs
 from paretopress.core.outcome import Latency, Outcome, Rung, decimals_for
 from paretopress.core.plan import INT8_BITS, Criterion, Plan
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import OutOfTimeError, RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.intake.data import stack
 from paretopress.pipeline import Pipeline
-from paretopress.run_folder import MODEL_FILE
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.deadline import NO_DEADLINE, Deadline
+from paretopress.system.run_folder import MODEL_FILE
+from paretopress.system.stage_timer import Stopwatch
 
 # a recovery that has less than this share of its steps tells too little to be worth its time
 LEAST_SHARE = 0.3

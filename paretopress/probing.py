@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import OutOfTimeError, RunError
+from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import SessionSettings

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from paretopress.config import RunConfig
 from paretopress.errors import ConfigError, typed_line
-from paretopress.masking import masked
 from paretopress.report.live import Reporter, SilentReporter
+from paretopress.system.secret_masking import masked
 from paretopress.worker import WorkerFlags, run_worker
 
 LOCAL = "local"  # a cluster of this host alone, for as long as the run lasts

@@ -11,21 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from paretopress.cache import Cache, cache_root, code_version
 from paretopress.compress.features import check_layers
 from paretopress.compress.recover import device_name
 from paretopress.compress.students import Shelf, Students
-from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.config import RunConfig
-from paretopress.content_hash import Contents
 from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError
-from paretopress.event_log import EventLog, read_events
 from paretopress.intake.checks import check_data, check_model, has_class_axis
 from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.data import Data, argument_names, as_data, data_identity, stack
 from paretopress.intake.data_spec import load_data
-from paretopress.intake.factory import is_factory, load_function
 from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.model_identity import model_parts
 from paretopress.intake.model_spec import load_model, onnx_file
@@ -36,11 +31,16 @@ from paretopress.onnx_graph import OnnxGraph
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.probing import opener
-from paretopress.run_folder import RunFolder, open_run_folder
 from paretopress.same_run import FORMAT, versions
 from paretopress.search.candidates import Bounds
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace
+from paretopress.system.content_hash import Contents
+from paretopress.system.disk_cache import Cache, cache_root, code_version
+from paretopress.system.event_log import EventLog, read_events
+from paretopress.system.run_folder import RunFolder, open_run_folder
+from paretopress.system.thread_pace import ThreadPace, threads_as_before
+from paretopress.system.user_factory import is_factory, load_function
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.replay import ReplayTarget

@@ -11,21 +11,16 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
-from paretopress.atomic import write_json
-from paretopress.cache import cache_root, prune
 from paretopress.config import RunConfig
 from paretopress.core.outcome import Outcome
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, RunError, SearchFailedError
-from paretopress.event_log import EventLog
 from paretopress.housekeeping import drop_dominated
-from paretopress.intake.factory import is_factory
 from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.probing import LOCAL
 from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
-from paretopress.run_folder import RunFolder
 from paretopress.run_parts import Prepared, evaluator_here, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
@@ -43,8 +38,13 @@ from paretopress.search.study import Search
 from paretopress.search.tables import Tables
 from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe
 from paretopress.shared_run import publish
-from paretopress.stopwatch import Stopwatch
-from paretopress.worked import noting_work, seconds_worked
+from paretopress.system.atomic_files import write_json
+from paretopress.system.disk_cache import cache_root, prune
+from paretopress.system.elapsed_time import noting_work, seconds_worked
+from paretopress.system.event_log import EventLog
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.user_factory import is_factory
 
 Helpers = Callable[[str], AbstractContextManager[None]]
 

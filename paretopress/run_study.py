@@ -7,14 +7,14 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from paretopress.atomic import write_json
 from paretopress.config import RunConfig, confirmed, parse_config
 from paretopress.errors import RunFolderError
-from paretopress.masking import MASK, masked
-from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study
 from paretopress.search.places import StudyPlace
 from paretopress.search.records import COPY_OF
+from paretopress.system.atomic_files import write_json
+from paretopress.system.run_folder import RunFolder
+from paretopress.system.secret_masking import MASK, masked
 
 
 def stored_config(folder: RunFolder) -> RunConfig:

@@ -13,14 +13,14 @@ from paretopress.compress.fisher import Asked, Damages, fisher_damages
 from paretopress.core.model_graph import LayerKind
 from paretopress.core.model_inputs import Inputs, size_of
 from paretopress.core.plan import FLOAT_BITS, Plan
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.pipeline import Pipeline
 from paretopress.search.seeds import int8_bits
 from paretopress.search.tables import Tables
 from paretopress.spaces.space import REMOVED, SearchSpace
 from paretopress.spaces.variables import Choice, Value
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.deadline import NO_DEADLINE, Deadline
+from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.local import SessionSettings
 
 # runs of the profiler: a hundred of a quick model, and of a slow one as many as fit into two seconds, but ten

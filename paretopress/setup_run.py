@@ -14,15 +14,11 @@ import torch
 from optuna.distributions import distribution_to_json
 from torch import nn
 
-from paretopress.atomic import write_json
 from paretopress.compress.recover import Recipe, Recovery, best_device, device_name, usual_optimizer
-from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Outcome
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import RunFolderError
-from paretopress.event_log import EventLog
 from paretopress.findings import Finder, Findings, trains
 from paretopress.intake.data import Data
 from paretopress.intake.trace import Intake
@@ -33,7 +29,11 @@ from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
 from paretopress.search.scale import Scale
 from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.stopwatch import Stopwatch
+from paretopress.system.atomic_files import write_json
+from paretopress.system.deadline import NO_DEADLINE, Deadline
+from paretopress.system.event_log import EventLog
+from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.thread_pace import ThreadPace, threads_as_before
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.environment import environment as environment_here
 from paretopress.targets.lock import no_measurement

@@ -9,11 +9,11 @@ from typing import Any
 import optuna
 
 from paretopress.artifact_shelf import ArtifactShelf
-from paretopress.atomic import write_json
 from paretopress.config import RunConfig
 from paretopress.errors import ForeignDataError, RunFolderError
-from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.run_study import store_config
+from paretopress.system.atomic_files import write_json
+from paretopress.system.run_folder import RunFolder, create_run_folder
 
 _PUBLISHED, _IDENTITY = "run/", "identity"
 _FILES = ("config.json", "state.json", "tables.json", "graph.json")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paretopress.event_log import read_events
-from paretopress.run_folder import open_run_folder
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import best, front
 from paretopress.search.journal import open_study
@@ -15,7 +13,9 @@ from paretopress.search.records import Records
 from paretopress.search.telling import describe
 from paretopress.search.timetable import Timetable
 from paretopress.setup_run import RunState
-from paretopress.worked import seconds_worked
+from paretopress.system.elapsed_time import seconds_worked
+from paretopress.system.event_log import read_events
+from paretopress.system.run_folder import open_run_folder
 
 
 def run_status(run: Path) -> dict[str, Any]:

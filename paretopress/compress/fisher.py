@@ -21,8 +21,8 @@ from paretopress.compress.pruning import dropped_inputs
 from paretopress.core.layer_types import Conv, Weighted
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.model_inputs import Inputs, size_of, zeros
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import CompressError
+from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from paretopress.compress.memory_format import channels_last
 from paretopress.core.model_inputs import Inputs, like, outputs_of, tensors
 from paretopress.errors import RecoveryError, typed_line
-from paretopress.fetch import Item, collate, fetch
-from paretopress.seeding import seeded
+from paretopress.system.batch_loading import Item, collate, fetch
+from paretopress.system.seeding import seeded
 
 KEPT_BYTES = 1 << 30
 _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003

@@ -22,15 +22,15 @@ from paretopress.compress.features import OutputsAndFeatures, features_off, outp
 from paretopress.compress.lessons import KEPT_BYTES, Lessons
 from paretopress.compress.memory_format import placed
 from paretopress.compress.reconstruct import Reconstruction
-from paretopress.compress.thread_pace import ThreadPace, threads_as_before
 from paretopress.compress.zeros import NO_ZEROS, Zeros, held
 from paretopress.core.model_inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import RecoveryError
-from paretopress.fetch import Item
-from paretopress.fvcore_import import update_bn_stats
-from paretopress.quiet_logger import quiet_logger
-from paretopress.seeding import seeded
+from paretopress.system.batch_loading import Item
+from paretopress.system.deadline import NO_DEADLINE, Deadline
+from paretopress.system.fvcore_import import update_bn_stats
+from paretopress.system.quiet_logger import quiet_logger
+from paretopress.system.seeding import seeded
+from paretopress.system.thread_pace import ThreadPace, threads_as_before
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 

@@ -13,7 +13,7 @@ from paretopress.compress.apply import compress_module
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.model_inputs import Inputs, outputs_of, tensors
 from paretopress.core.plan import Plan
-from paretopress.deadline import NO_DEADLINE, Deadline
+from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from paretopress.atomic import write_bytes
-from paretopress.cache import Cache
 from paretopress.core.outcome import Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RecoveryError
-from paretopress.kept import Kept
+from paretopress.system.atomic_files import write_bytes
+from paretopress.system.disk_cache import Cache
+from paretopress.system.lru_cache import Kept
 
 _KEPT_BYTES = 256 << 20
 _KIND, _FILE = "student", "student.safetensors"

@@ -12,8 +12,8 @@ from torch import nn
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_inputs import Inputs, taken, tensors
 from paretopress.errors import ModelError
-from paretopress.fvcore_import import FlopCountAnalysis
 from paretopress.onnx_graph import onnx_graph_in
+from paretopress.system.fvcore_import import FlopCountAnalysis
 
 
 @dataclass(frozen=True, slots=True)

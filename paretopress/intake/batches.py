@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from paretopress.core.model_inputs import arrays
 from paretopress.intake.data import Split, batch
-from paretopress.seeding import seeded
+from paretopress.system.seeding import seeded
 
 Batch = tuple[tuple[npt.NDArray[Any], ...], npt.NDArray[Any]]
 

@@ -13,10 +13,10 @@ from torch.nn.parameter import is_lazy
 
 from paretopress.core.model_inputs import Inputs, size_of, tensors
 from paretopress.errors import DataError, ModelError, typed_line
-from paretopress.fetch import collate, fetch, inputs_of
 from paretopress.intake.data import Data, Split, labels_of, split_size
 from paretopress.onnx_graph import OnnxGraph
-from paretopress.seeding import seeded
+from paretopress.system.batch_loading import collate, fetch, inputs_of
+from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection

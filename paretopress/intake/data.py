@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, Subset
 
 from paretopress.core.model_inputs import Inputs
 from paretopress.errors import DataError
-from paretopress.fetch import Item, collate, fetch, inputs_of
 from paretopress.intake.data_identity import data_parts
-from paretopress.seeding import seeded
+from paretopress.system.batch_loading import Item, collate, fetch, inputs_of
+from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 

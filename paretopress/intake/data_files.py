@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from paretopress.content_hash import Contents, joined
+from paretopress.system.content_hash import Contents, joined
 
 # files of so much together are read; of more, sizes and times of modification stand for the bytes
 READ_UP_TO_BYTES = 1 << 30

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from paretopress.content_hash import Contents, attributes, is_installed, joined
 from paretopress.core.model_inputs import tensors
-from paretopress.fetch import Item, collate, fetch
 from paretopress.intake.data_files import NamedFiles, files_below, files_sha256
-from paretopress.seeding import seeded
+from paretopress.system.batch_loading import Item, collate, fetch
+from paretopress.system.content_hash import Contents, attributes, is_installed, joined
+from paretopress.system.seeding import seeded
 
 LABELS, ITEMS = "data labels", "data items"
 # items that are read of every split; and of one whose content could not be looked into

@@ -8,10 +8,10 @@ from pathlib import Path
 from paretopress.errors import ConfigError, DataError
 from paretopress.intake.data import Data, as_data
 from paretopress.intake.digits import digits
-from paretopress.intake.factory import call_factory, is_factory
 from paretopress.intake.fashion_mnist import fashion_mnist
-from paretopress.intake.spec import Spec, parse_spec
 from paretopress.intake.vision_data import folder, torchvision_dataset
+from paretopress.system.object_spec import Spec, parse_spec
+from paretopress.system.user_factory import call_factory, is_factory
 
 SOURCES: dict[str, Callable[[Spec, int], Data]] = {
     "digits": digits,

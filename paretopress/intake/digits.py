@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from paretopress.errors import ConfigError
 from paretopress.intake.data import Data, stratified
 from paretopress.intake.images import Augmentation, Images, Normalisation
-from paretopress.intake.spec import Spec
+from paretopress.system.object_spec import Spec
 
 RAW_SIZE = 8
 NORMALISATION = Normalisation(scale=1 / 16, mean=(0.305,), std=(0.376,))

@@ -13,7 +13,7 @@ from torch import Tensor
 from paretopress.errors import DataError
 from paretopress.intake.data import Data
 from paretopress.intake.images import Augmentation, Images, Normalisation
-from paretopress.intake.spec import Spec
+from paretopress.system.object_spec import Spec
 
 DEBIAN_ROOT = Path("/usr/share/datasets/fashion-mnist")
 DOWNLOAD_ROOT = Path("~/.cache/paretopress")

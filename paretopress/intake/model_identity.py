@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from paretopress.content_hash import Contents, joined
 from paretopress.onnx_graph import OnnxGraph
+from paretopress.system.content_hash import Contents, joined
 
 CODE, WEIGHTS = "model code", "model weights"
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 from paretopress.errors import ConfigError, ModelError, TrustError, nearest, typed_line
-from paretopress.intake.factory import call_factory, is_factory
-from paretopress.intake.spec import Spec, parse_spec, resolve
 from paretopress.onnx_graph import OnnxGraph
+from paretopress.system.object_spec import Spec, parse_spec, resolve
+from paretopress.system.user_factory import call_factory, is_factory
 
 PICKLES = (".pt", ".pth")
 MODEL_FORMS = (

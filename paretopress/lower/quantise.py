@@ -14,12 +14,12 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-from paretopress.atomic import write_bytes
 from paretopress.core.model_inputs import pieces
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
 from paretopress.lower.halves import store_in_16_bits
-from paretopress.quiet_logger import quiet_logger
+from paretopress.system.atomic_files import write_bytes
+from paretopress.system.quiet_logger import quiet_logger
 
 _LSTM = "LSTM"
 _LINEAR_OPS = frozenset({"Gemm", "MatMul"})

@@ -14,9 +14,9 @@ from matplotlib.ticker import FixedLocator, NullFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from paretopress.atomic import write_bytes
 from paretopress.core.outcome import Metric
 from paretopress.report.labels import Label, place_labels
+from paretopress.system.atomic_files import write_bytes
 
 # Okabe and Ito 2008, "Color Universal Design": these stay apart under every common colour blindness; the shapes differ as well
 FRONT, BASELINE, BEST, BUDGET, FAINT, INK = "#0072B2", "#D55E00", "#E69F00", "#4D4D4D", "#B0B0B0", "#222222"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import optuna
 
-from paretopress.repeating import repeating
 from paretopress.search.places import GRACE_S, WORDS
+from paretopress.system.periodic import repeating
 
 _CLAIM, _ALIVE = "claim/", "alive/"
 # the longest of these moments

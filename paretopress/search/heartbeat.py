@@ -14,9 +14,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from paretopress.repeating import repeating
 from paretopress.search.claims import Claims
 from paretopress.search.records import WORKER, retry_once
+from paretopress.system.periodic import repeating
 
 KNOWN_WARNINGS = (
     "Heartbeat of storage is supposed to be used with Study.optimize",

@@ -16,11 +16,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError
-from paretopress.masking import masked
 from paretopress.search.database_storage import DatabaseStorage
 from paretopress.search.places import WORDS, StudyPlace
 from paretopress.search.proxy import ProxyStorage, proxy_server
 from paretopress.search.records import retry_once
+from paretopress.system.secret_masking import masked
 
 
 def open_shared(where: StudyPlace) -> BaseStorage:

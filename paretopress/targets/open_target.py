@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paretopress.errors import ConfigError
-from paretopress.masking import masked
+from paretopress.system.secret_masking import masked
 from paretopress.targets.local import LocalTarget, SessionSettings
 from paretopress.targets.ssh import SshTarget
 from paretopress.targets.ssh_address import parse_address

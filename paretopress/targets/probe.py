@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 
 from paretopress.core.outcome import Latency
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.errors import LatencyError, OutOfTimeError
+from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.targets.capabilities import Family
 from paretopress.targets.probe_models import (
     S8S8,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paretopress.atomic import write_json
-from paretopress.cache import cache_root
 from paretopress.errors import RunError, first_line
+from paretopress.system.atomic_files import write_json
+from paretopress.system.disk_cache import cache_root
 from paretopress.targets.probe_report import ProbeReport, fingerprint_digest
 
 _LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from paretopress.errors import ConfigError
-from paretopress.masking import masked
+from paretopress.system.secret_masking import masked
 
 OPTIONS = ("key", "known_hosts", "python")
 _FORM = f"Give ssh://user@host[:port], with ?{'=...&'.join(OPTIONS)}=... where needed."

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typed import quick, typed
 
-from paretopress.run_folder import RunFolder
+from paretopress.system.run_folder import RunFolder
 
 INSTALL_TIMEOUT_S = 900
 

@@ -15,10 +15,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from typed import typed_here
 
-from paretopress.atomic import write_json
 from paretopress.config import parse_config
-from paretopress.run_folder import MODEL_FILE, RunFolder
 from paretopress.search.journal import STUDY_NAME
+from paretopress.system.atomic_files import write_json
+from paretopress.system.run_folder import MODEL_FILE, RunFolder
 
 
 def write(path: Path, channels: int = 32, op: str = "Conv") -> Path:

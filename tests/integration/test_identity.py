@@ -14,7 +14,7 @@ import torch
 from typed import typed_here
 
 from paretopress.evaluator_process import serve
-from paretopress.run_folder import RunFolder
+from paretopress.system.run_folder import RunFolder
 from paretopress.targets.frames import read_frame
 
 

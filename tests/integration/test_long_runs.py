@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typed import quick, typed, typed_here
 
-from paretopress.event_log import read_events
-from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
+from paretopress.system.event_log import read_events
+from paretopress.system.run_folder import RunFolder
 
 FATAL = """
 

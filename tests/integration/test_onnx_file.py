@@ -19,9 +19,9 @@ from paretopress.config import parse_config
 from paretopress.deploy.verify import verify_bundle
 from paretopress.intake.model_spec import load_model
 from paretopress.report.live import SilentReporter
-from paretopress.run_folder import RunFolder
 from paretopress.search.journal import open_study
 from paretopress.search.records import Records
+from paretopress.system.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 3])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from paretopress import atomic, pipeline, plan_evaluator
+from paretopress import pipeline, plan_evaluator
 from paretopress.compress import recover
 from paretopress.compress.recover import Recipe, Recovery
 from paretopress.compress.students import Students
@@ -32,8 +32,9 @@ from paretopress.intake.data import Data
 from paretopress.intake.trace import take_in
 from paretopress.pipeline import Batches, Pipeline
 from paretopress.plan_evaluator import STUDENT_FILE, Effort, PlanEvaluator
-from paretopress.run_folder import RunFolder, create_run_folder
 from paretopress.search.candidates import Bounds
+from paretopress.system import atomic_files
+from paretopress.system.run_folder import RunFolder, create_run_folder
 from paretopress.targets import file_facts as file_facts_module
 from paretopress.tasks.spread import item_scores
 
@@ -260,7 +261,7 @@ def test_evaluate_leaves_nothing_behind_when_the_disk_is_full(tiny: nn.Module, f
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
     with pytest.raises(RunError, match="No space left"):
         evaluate(Plan(), Rung.SHORT, 0)
     assert list((folder.root / "trials").iterdir()) == []

@@ -11,7 +11,7 @@ from paretopress.artifact_shelf import ArtifactShelf, ArtifactStore, SharedFiles
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, RunError
-from paretopress.run_folder import RunFolder
+from paretopress.system.run_folder import RunFolder
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)
 

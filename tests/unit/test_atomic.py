@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.atomic import write_bytes, write_json, write_text
 from paretopress.errors import RunError
+from paretopress.system.atomic_files import write_bytes, write_json, write_text
 
 
 @pytest.fixture

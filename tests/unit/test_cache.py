@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.atomic import write_json
-from paretopress.cache import Cache, cache_root, code_version, entries, prune
+from paretopress.system.atomic_files import write_json
+from paretopress.system.disk_cache import Cache, cache_root, code_version, entries, prune
 
 
 def filled(root: Path, kind: str, name: str, size: int, used_at: float) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from paretopress.core.confined_path import confined, flat_name
 from paretopress.errors import OutsideFolderError
-from paretopress.run_folder import RunFolder
+from paretopress.system.run_folder import RunFolder
 
 OUTSIDE = [
     "",

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from paretopress.content_hash import Contents, joined
+from paretopress.system.content_hash import Contents, joined
 
 
 def of(value: object) -> str:
@@ -154,7 +154,7 @@ PROGRAM = """
 import sys, torch
 sys.path.insert(0, ".")
 import user
-from paretopress.content_hash import Contents
+from paretopress.system.content_hash import Contents
 print(Contents().hexdigest([user.Net(), user.score, user.TABLE]))
 """
 USER = """

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from paretopress.deadline import NO_DEADLINE, Deadline
+from paretopress.system.deadline import NO_DEADLINE, Deadline
 
 
 def test_left_s_falls_with_the_clock_when_there_is_a_deadline() -> None:

@@ -4,7 +4,7 @@ import json
 import threading
 from pathlib import Path
 
-from paretopress.event_log import EventLog, read_events
+from paretopress.system.event_log import EventLog, read_events
 
 
 def test_event_log_keeps_lines_whole_when_threads_write_at_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from paretopress.artifact_shelf import ArtifactShelf, SharedFiles, open_store
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ConfigError, ForeignDataError, OutsideFolderError, RunError
 from paretopress.folder_store import FolderStore
-from paretopress.run_folder import RunFolder
+from paretopress.system.run_folder import RunFolder
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from paretopress.kept import Kept
+from paretopress.system.lru_cache import Kept
 
 
 def test_the_value_used_longest_ago_goes_first() -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from paretopress.repeating import repeating
+from paretopress.system.periodic import repeating
 
 
 def test_repeating_goes_on_and_says_why_when_its_action_fails(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from paretopress import api
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 from paretopress.report.live import SilentReporter
-from paretopress.seeding import seeded, undisturbed
+from paretopress.system.seeding import seeded, undisturbed
 
 Draws = tuple[float, float, float]
 

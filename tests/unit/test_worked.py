@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.worked import noting_work, seconds_worked
+from paretopress.system.elapsed_time import noting_work, seconds_worked
 
 
 def test_seconds_worked_are_noted_while_work_goes_on_and_at_its_end(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from paretopress.compress.factorise import factorise
 from paretopress.compress.fisher import Asked, fisher_damages, rounding_change
-from paretopress.deadline import Deadline
 from paretopress.intake.trace import take_in
+from paretopress.system.deadline import Deadline
 from paretopress.tasks.base import Task, held_to_the_teacher
 from paretopress.tasks.detection import Detection
 from paretopress.tasks.regression import Regression

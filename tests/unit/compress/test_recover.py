@@ -24,8 +24,8 @@ from paretopress.compress.recover import (
     steps_in_time,
     usual_optimizer,
 )
-from paretopress.deadline import Deadline
 from paretopress.errors import RecoveryError
+from paretopress.system.deadline import Deadline
 from paretopress.tasks.base import distillation_loss
 
 

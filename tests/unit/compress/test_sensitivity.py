@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.compress.sensitivity import BranchRanking, rank_branches
-from paretopress.deadline import NO_DEADLINE, Deadline
 from paretopress.intake.trace import take_in
+from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.tasks.classification import Classification
 
 

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from paretopress.cache import Cache
 from paretopress.compress.students import Shelf, Students
 from paretopress.core.outcome import Rung
 from paretopress.core.plan import Plan
+from paretopress.system.disk_cache import Cache
 
 
 def weight(value: float) -> nn.Linear:

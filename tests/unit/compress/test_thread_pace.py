@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from paretopress.compress.thread_pace import ThreadPace, counts_up_to, threads_beside
+from paretopress.system.thread_pace import ThreadPace, counts_up_to, threads_beside
 
 
 @pytest.mark.parametrize(("foreign", "most", "expected"), [(0.1, 4, 4), (1.0, 4, 3), (2.6, 4, 1), (4.0, 4, 1), (1.0, 2, 2)])

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import DataError
-from paretopress.fetch import fetch
 from paretopress.intake.data import Data, Sample, Split, as_data, labels_of, stack, stratified
+from paretopress.system.batch_loading import fetch
 
 
 class Numbered(Dataset[Sample]):

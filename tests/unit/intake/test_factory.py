@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paretopress.errors import ConfigError, DataError, ModelError
-from paretopress.intake.factory import call_factory, is_factory
+from paretopress.system.user_factory import call_factory, is_factory
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -15,9 +15,9 @@ from paretopress.compress.fisher import Asked, fisher_damages
 from paretopress.core.model_graph import TensorSpec
 from paretopress.core.plan import Plan
 from paretopress.errors import ModelError
-from paretopress.fetch import collate, inputs_of
 from paretopress.intake.trace import take_in
 from paretopress.lower.export import export_onnx
+from paretopress.system.batch_loading import collate, inputs_of
 
 
 class Views(nn.Module):

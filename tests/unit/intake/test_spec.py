@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from paretopress.errors import ConfigError
-from paretopress.intake.spec import parse_spec, resolve
+from paretopress.system.object_spec import parse_spec, resolve
 
 
 def test_parse_spec_splits_the_parts_when_all_are_given() -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from paretopress.errors import ConfigError, InputError
-from paretopress.intake.spec import resolve
+from paretopress.system.object_spec import resolve
 
 FOLDER_MARK = "__paretopress_folder__"
 FACTORY = re.compile(r"(?P<file>.+\.py):(?P<function>[^\W\d]\w*)")

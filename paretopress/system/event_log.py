@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from paretopress.masking import masked
+from paretopress.system.secret_masking import masked
 
 
 @dataclass(frozen=True, slots=True)

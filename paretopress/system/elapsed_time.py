@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from paretopress.repeating import repeating
+from paretopress.system.periodic import repeating
 
 _EVERY_S = 2.0
 

@@ -1,0 +1,1 @@
+"""Files, caches, clocks, seeds and events; nothing here knows a model."""
