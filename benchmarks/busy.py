@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 
 from paretopress.demo import DEMO_DATA, DEMO_MAX_DROP, DEMO_SPEEDUP
 from paretopress.demo_model import train_demo_model
-from paretopress.intake.data_spec import load_data
+from paretopress.intake.datasets.data_spec import load_data
 from paretopress.system.event_log import read_events
 
 NAME = "busy"

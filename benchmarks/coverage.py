@@ -25,7 +25,7 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ParetopressError
-from paretopress.intake.data import Data
+from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import check_parity
 from paretopress.pipeline import Pipeline

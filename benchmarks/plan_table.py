@@ -26,7 +26,7 @@ from paretopress.config import read_config
 from paretopress.core.model_inputs import zeros
 from paretopress.core.pareto import non_dominated
 from paretopress.evaluators.macs import count_macs
-from paretopress.intake.data import stack
+from paretopress.intake.datasets.data import stack
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.run_tables import measure_tables

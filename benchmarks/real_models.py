@@ -24,7 +24,7 @@ from paretopress.core.model_inputs import feeds, zeros
 from paretopress.core.plan import Plan
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
-from paretopress.intake.data import Data, batch
+from paretopress.intake.datasets.data import Data, batch
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.search.seeds import int8_bits

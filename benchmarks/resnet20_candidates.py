@@ -10,7 +10,7 @@ import numpy as np
 from paretopress.compress.apply import compress_module
 from paretopress.config import read_config
 from paretopress.core.plan import Plan
-from paretopress.intake.data import Data
+from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace

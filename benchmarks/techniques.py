@@ -36,7 +36,7 @@ from paretopress.config import RunConfig, read_config
 from paretopress.core.model_inputs import feeds
 from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import first_line
-from paretopress.intake.data import Data, stack
+from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.quantise import PLAIN, Formats
 from paretopress.pipeline import Pipeline

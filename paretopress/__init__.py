@@ -4,7 +4,7 @@ from paretopress.api import Result, compress, open_result, resume
 from paretopress.core.outcome import Budget
 from paretopress.deploy.verify import Verification, verify_bundle
 from paretopress.errors import InputError, ParetopressError, RunError
-from paretopress.intake.data import Data
+from paretopress.intake.datasets.data import Data
 
 __version__ = "0.1.0"
 

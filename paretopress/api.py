@@ -16,7 +16,7 @@ from paretopress.config import RunConfig, parse_config
 from paretopress.core.outcome import Budget
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.export import export_point, select_point
-from paretopress.intake.data_identity import LABELS
+from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.probing import opener, target_facts
 from paretopress.ray_workers import demand_ray, workers_on_ray

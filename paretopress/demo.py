@@ -11,7 +11,7 @@ from paretopress.api import Result, compress
 from paretopress.core.outcome import Budget
 from paretopress.demo_model import train_demo_model
 from paretopress.errors import RunFolderError
-from paretopress.intake.data_spec import load_data
+from paretopress.intake.datasets.data_spec import load_data
 from paretopress.probing import LOCAL, cached_probe, opener
 from paretopress.report.live import Reporter
 from paretopress.system.thread_pace import threads_as_before, threads_beside

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from paretopress.intake.data import Data, batch, split_size
+from paretopress.intake.datasets.data import Data, batch, split_size
 
 BATCH = 64
 LEARNING_RATE = 4e-3

@@ -15,7 +15,7 @@ from paretopress.compress.sensitivity import judged_items, rank_branches
 from paretopress.config import RunConfig
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
-from paretopress.intake.data import Data, stack
+from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
 from paretopress.run_tables import measure_tables

@@ -23,12 +23,12 @@ from paretopress.errors import RunError
 from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.size import file_facts
-from paretopress.intake.batches import Batch, Batches, forget
-from paretopress.intake.data import Data, stack
+from paretopress.intake.datasets.batches import Batch, Batches, forget
+from paretopress.intake.datasets.data import Data, stack
+from paretopress.intake.onnx_module import timed_feed
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
-from paretopress.onnx_graph import timed_feed
 from paretopress.search.candidates import Bounds
 from paretopress.system.atomic_files import write_bytes, write_json
 from paretopress.system.disk_cache import Cache

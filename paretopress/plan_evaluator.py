@@ -25,7 +25,7 @@ from paretopress.core.outcome import Latency, Outcome, Rung, decimals_for
 from paretopress.core.plan import INT8_BITS, Criterion, Plan
 from paretopress.errors import OutOfTimeError, RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
-from paretopress.intake.data import stack
+from paretopress.intake.datasets.data import stack
 from paretopress.pipeline import Pipeline
 from paretopress.search.candidates import Bounds
 from paretopress.search.climbing import RUNGS

@@ -15,11 +15,11 @@ from paretopress.core.model_inputs import Inputs, feeds
 from paretopress.core.plan import Plan
 from paretopress.evaluators.profile import LayerOf, Profile, layer_by_module_path, profile_onnx
 from paretopress.evaluators.rates import peak_gmacs
-from paretopress.intake.data import Data, stack
+from paretopress.intake.datasets.data import Data, stack
+from paretopress.intake.onnx_module import timed_feed
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
-from paretopress.onnx_graph import timed_feed
 from paretopress.report.tables import ProfileRow, ProfileSums
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect

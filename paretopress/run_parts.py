@@ -19,15 +19,15 @@ from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError
 from paretopress.intake.checks import check_data, check_model, has_class_axis
 from paretopress.intake.conversion import faithful_conversion
-from paretopress.intake.data import Data, argument_names, as_data, data_identity, stack
-from paretopress.intake.data_spec import load_data
+from paretopress.intake.datasets.data import Data, argument_names, as_data, data_identity, stack
+from paretopress.intake.datasets.data_spec import load_data
 from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.model_identity import model_parts
 from paretopress.intake.model_spec import load_model, onnx_file
+from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
-from paretopress.onnx_graph import OnnxGraph
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.probing import opener

@@ -20,7 +20,7 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Outcome
 from paretopress.errors import RunFolderError
 from paretopress.findings import Finder, Findings, trains
-from paretopress.intake.data import Data
+from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import Effort

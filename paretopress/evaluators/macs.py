@@ -12,7 +12,7 @@ from torch import nn
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_inputs import Inputs, taken, tensors
 from paretopress.errors import ModelError
-from paretopress.onnx_graph import onnx_graph_in
+from paretopress.intake.onnx_module import onnx_graph_in
 from paretopress.system.fvcore_import import FlopCountAnalysis
 
 

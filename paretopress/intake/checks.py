@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from paretopress.core.model_inputs import Inputs, size_of, tensors
 from paretopress.errors import DataError, ModelError, typed_line
-from paretopress.intake.data import Data, Split, labels_of, split_size
-from paretopress.onnx_graph import OnnxGraph
+from paretopress.intake.datasets.data import Data, Split, labels_of, split_size
+from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.system.batch_loading import collate, fetch, inputs_of
 from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task

@@ -12,8 +12,8 @@ from paretopress.core.model_inputs import Inputs, split, taken
 from paretopress.errors import typed_line
 from paretopress.intake.agreement import by_place, difference, named_tensors
 from paretopress.intake.faithful import evaluated_copy
+from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.tracing import called
-from paretopress.onnx_graph import OnnxGraph
 
 # the two run on other kernels; what `check_parity` allows on the way back
 _ALLOWED = 1e-3

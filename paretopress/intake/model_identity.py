@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from paretopress.onnx_graph import OnnxGraph
+from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.system.content_hash import Contents, joined
 
 CODE, WEIGHTS = "model code", "model weights"

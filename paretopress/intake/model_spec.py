@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 from paretopress.errors import ConfigError, ModelError, TrustError, nearest, typed_line
-from paretopress.onnx_graph import OnnxGraph
+from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.system.object_spec import Spec, parse_spec, resolve
 from paretopress.system.user_factory import call_factory, is_factory
 

@@ -22,7 +22,7 @@ from paretopress.compress.shuffle import ChannelShuffle
 from paretopress.compress.windows import WindowAttention, attends_in_windows
 from paretopress.core.layer_types import Conv, Weighted
 from paretopress.core.model_inputs import Inputs, tensors
-from paretopress.intake.shapes import shape_of
+from paretopress.intake.groups.shapes import shape_of
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})
 _TRANSPOSES = frozenset({"transpose", "permute", "swapaxes", torch.transpose, torch.permute})

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from paretopress.core.model_inputs import Inputs, like, tensors, values_of_an_item
-from paretopress.intake.data import Split, batch, split_size, stack
+from paretopress.intake.datasets.data import Split, batch, split_size, stack
 
 _READ, _VALUES = 64, 1 << 24
 

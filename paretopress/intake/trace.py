@@ -17,13 +17,13 @@ from paretopress.core.layer_types import Weighted, kernel_of
 from paretopress.core.model_graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec, kind_of_conv
 from paretopress.core.model_inputs import Inputs, outputs_of, size_of, tensors
 from paretopress.errors import ModelError
-from paretopress.intake.bit_groups import bits_of, find_bit_groups
-from paretopress.intake.channel_groups import find_channel_groups
 from paretopress.intake.faithful import faithful
-from paretopress.intake.residual import find_branches
-from paretopress.intake.shapes import shape_of
+from paretopress.intake.groups.bit_groups import bits_of, find_bit_groups
+from paretopress.intake.groups.channel_groups import find_channel_groups
+from paretopress.intake.groups.residual_branches import find_branches
+from paretopress.intake.groups.shapes import shape_of
+from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.tracing import output_names, output_nodes
-from paretopress.onnx_graph import OnnxGraph
 
 _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU
 

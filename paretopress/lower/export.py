@@ -22,7 +22,7 @@ from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import INPUT, OUTPUT
 from paretopress.core.model_inputs import Inputs, feeds, outputs_of, tensors
 from paretopress.errors import LoweringError, ParityError, typed_line
-from paretopress.onnx_graph import OPSET, onnx_graph_in
+from paretopress.intake.onnx_module import OPSET, onnx_graph_in
 from paretopress.system.atomic_files import write_bytes
 
 # stands between the name of a layer and the number of a further call of it

@@ -27,8 +27,8 @@ from paretopress.errors import OutOfTimeError, RunError
 from paretopress.evaluators import accuracy
 from paretopress.evaluators.accuracy import onnx_scorer
 from paretopress.evaluators.size import file_facts
-from paretopress.intake import batches
-from paretopress.intake.data import Data
+from paretopress.intake.datasets import batches
+from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import take_in
 from paretopress.pipeline import Batches, Pipeline
 from paretopress.plan_evaluator import STUDENT_FILE, Effort, PlanEvaluator

@@ -12,7 +12,7 @@ from paretopress import pipeline, probing
 from paretopress.api import start_run
 from paretopress.config import parse_config
 from paretopress.core.outcome import Latency
-from paretopress.intake import batches
+from paretopress.intake.datasets import batches
 from paretopress.report.live import SilentReporter
 from paretopress.targets.local import LocalTarget
 

@@ -11,9 +11,9 @@ from torch.utils.data import TensorDataset
 
 from paretopress.config import RunConfig, parse_config
 from paretopress.errors import DataError, ModelError
-from paretopress.intake.data import Data
+from paretopress.intake.datasets.data import Data
+from paretopress.intake.onnx_module import onnx_graph_in
 from paretopress.lower.export import export_onnx
-from paretopress.onnx_graph import onnx_graph_in
 from paretopress.run_parts import load_and_trace
 
 

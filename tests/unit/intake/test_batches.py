@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from paretopress.intake import batches as module
-from paretopress.intake.batches import BATCH_ITEMS, Batches, forget
+from paretopress.intake.datasets import batches as module
+from paretopress.intake.datasets.batches import BATCH_ITEMS, Batches, forget
 
 COUNT = 300
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from paretopress.errors import DataError, ModelError
 from paretopress.intake.checks import check_data, check_model, has_class_axis
-from paretopress.intake.data import Data, Split
+from paretopress.intake.datasets.data import Data, Split
 from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 

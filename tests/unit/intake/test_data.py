@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import DataError
-from paretopress.intake.data import Data, Sample, Split, as_data, labels_of, stack, stratified
+from paretopress.intake.datasets.data import Data, Sample, Split, as_data, labels_of, stack, stratified
 from paretopress.system.batch_loading import fetch
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from paretopress.intake import data_files, data_identity
-from paretopress.intake.data import Data
-from paretopress.intake.data import data_identity as named
-from paretopress.intake.data_identity import ITEMS, LABELS
-from paretopress.intake.images import Augmentation, Images, Normalisation
+from paretopress.intake.datasets import data_files, data_identity
+from paretopress.intake.datasets.data import Data
+from paretopress.intake.datasets.data import data_identity as named
+from paretopress.intake.datasets.data_identity import ITEMS, LABELS
+from paretopress.intake.datasets.images import Augmentation, Images, Normalisation
 
 COUNT = 5_000
 

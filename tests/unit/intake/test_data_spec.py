@@ -15,9 +15,9 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from paretopress.errors import ConfigError, DataError
-from paretopress.intake import fashion_mnist
-from paretopress.intake.data import Split, batch, labels_of, split_size, stack
-from paretopress.intake.data_spec import load_data
+from paretopress.intake.datasets import fashion_mnist
+from paretopress.intake.datasets.data import Split, batch, labels_of, split_size, stack
+from paretopress.intake.datasets.data_spec import load_data
 from paretopress.system.batch_loading import fetch
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import fx, nn
 
 from paretopress.demo_model import DemoNet, train_demo_model
-from paretopress.intake.data import Data
-from paretopress.intake.images import Images, Normalisation
+from paretopress.intake.datasets.data import Data
+from paretopress.intake.datasets.images import Images, Normalisation
 
 
 def striped(count: int = 64) -> Data:

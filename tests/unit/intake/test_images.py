@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from paretopress.intake.images import Augmentation, Images, Normalisation
+from paretopress.intake.datasets.images import Augmentation, Images, Normalisation
 
 PLAIN = Normalisation(scale=1.0, mean=(0.0,), std=(1.0,))
 

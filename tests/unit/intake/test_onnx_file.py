@@ -18,10 +18,10 @@ from paretopress.errors import ModelError
 from paretopress.evaluators.macs import count_macs
 from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.model_spec import load_model
+from paretopress.intake.onnx_module import OnnxGraph, onnx_graph_in, timed_feed
 from paretopress.intake.trace import take_in
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
-from paretopress.onnx_graph import OnnxGraph, onnx_graph_in, timed_feed
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 

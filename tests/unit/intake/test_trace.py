@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from paretopress.core.model_graph import LayerKind
 from paretopress.errors import ModelError
-from paretopress.intake import channel_groups
+from paretopress.intake.groups import channel_groups
 from paretopress.intake.trace import take_in
 
 

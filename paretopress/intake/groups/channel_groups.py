@@ -25,8 +25,8 @@ from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup, Frozen, Layer, LayerKind
 from paretopress.core.model_inputs import Inputs, outputs_of, tensors
 from paretopress.errors import typed_line
-from paretopress.intake.head_groups import find_head_groups
-from paretopress.intake.recurrent_groups import find_recurrent_groups
+from paretopress.intake.groups.head_groups import find_head_groups
+from paretopress.intake.groups.recurrent_groups import find_recurrent_groups
 
 _TOLERANCE = 1e-3
 _NORMS = frozenset({F.layer_norm, F.group_norm, torch.layer_norm, torch.group_norm})

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.errors import ConfigError
-from paretopress.intake.data import Data, stratified
-from paretopress.intake.images import Augmentation, Images, Normalisation
+from paretopress.intake.datasets.data import Data, stratified
+from paretopress.intake.datasets.images import Augmentation, Images, Normalisation
 from paretopress.system.object_spec import Spec
 
 RAW_SIZE = 8

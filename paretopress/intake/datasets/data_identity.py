@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from paretopress.core.model_inputs import tensors
-from paretopress.intake.data_files import NamedFiles, files_below, files_sha256
+from paretopress.intake.datasets.data_files import NamedFiles, files_below, files_sha256
 from paretopress.system.batch_loading import Item, collate, fetch
 from paretopress.system.content_hash import Contents, attributes, is_installed, joined
 from paretopress.system.seeding import seeded

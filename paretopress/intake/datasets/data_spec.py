@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paretopress.errors import ConfigError, DataError
-from paretopress.intake.data import Data, as_data
-from paretopress.intake.digits import digits
-from paretopress.intake.fashion_mnist import fashion_mnist
-from paretopress.intake.vision_data import folder, torchvision_dataset
+from paretopress.intake.datasets.data import Data, as_data
+from paretopress.intake.datasets.digits import digits
+from paretopress.intake.datasets.fashion_mnist import fashion_mnist
+from paretopress.intake.datasets.vision_data import folder, torchvision_dataset
 from paretopress.system.object_spec import Spec, parse_spec
 from paretopress.system.user_factory import call_factory, is_factory
 

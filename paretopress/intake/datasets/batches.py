@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paretopress.core.model_inputs import arrays
-from paretopress.intake.data import Split, batch
+from paretopress.intake.datasets.data import Split, batch
 from paretopress.system.seeding import seeded
 
 Batch = tuple[tuple[npt.NDArray[Any], ...], npt.NDArray[Any]]

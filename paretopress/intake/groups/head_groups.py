@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from paretopress.compress.chains import linear_called
 from paretopress.core.model_graph import ChannelGroup
-from paretopress.intake.shapes import shape_of
+from paretopress.intake.groups.shapes import shape_of
 
 _MOVES_METHODS = frozenset({"transpose", "permute", "view", "reshape", "flatten", "unflatten", "contiguous", "swapaxes"})
 _MOVES_FUNCTIONS = frozenset({torch.transpose, torch.permute, torch.reshape, torch.flatten})

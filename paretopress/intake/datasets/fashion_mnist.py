@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from paretopress.errors import DataError
-from paretopress.intake.data import Data
-from paretopress.intake.images import Augmentation, Images, Normalisation
+from paretopress.intake.datasets.data import Data
+from paretopress.intake.datasets.images import Augmentation, Images, Normalisation
 from paretopress.system.object_spec import Spec
 
 DEBIAN_ROOT = Path("/usr/share/datasets/fashion-mnist")

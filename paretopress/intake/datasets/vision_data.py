@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Subset
 
 from paretopress.errors import ConfigError, DataError, first_line, nearest, typed_line
-from paretopress.intake.data import Data, Split, as_data, cut, labels_of, shuffled, split_size, stratified
+from paretopress.intake.datasets.data import Data, Split, as_data, cut, labels_of, shuffled, split_size, stratified
 from paretopress.system.object_spec import Spec, resolve
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset
 
 from paretopress.core.model_inputs import Inputs
 from paretopress.errors import DataError
-from paretopress.intake.data_identity import data_parts
+from paretopress.intake.datasets.data_identity import data_parts
 from paretopress.system.batch_loading import Item, collate, fetch, inputs_of
 from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task

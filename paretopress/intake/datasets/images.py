@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from paretopress.intake.data import Sample
+from paretopress.intake.datasets.data import Sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The user's data: splits, items, batches, and what names them."""
