@@ -18,7 +18,7 @@ from resnet20_candidates import make_candidates
 from results_file import Headline, write_result
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.recover import Recipe, Recovery
+from paretopress.compress.recover.finetune import Recipe, Recovery
 from paretopress.core.outcome import Latency
 from paretopress.search.occasions import drift, pooled
 from paretopress.system.allocator import keep_freed_memory

@@ -20,8 +20,8 @@ import numpy as np
 from results_file import RESULTS
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.recover import Recovery
-from paretopress.compress.sensitivity import rank_branches
+from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.sensitivity.branch_ranking import rank_branches
 from paretopress.config import read_config
 from paretopress.core.model_inputs import zeros
 from paretopress.core.pareto import non_dominated

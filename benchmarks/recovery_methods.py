@@ -15,9 +15,9 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.pruning import KeptChannels
-from paretopress.compress.reconstruct import Reconstruction
-from paretopress.compress.recover import Recipe, Recovery, RecoveryReport, Schedule
+from paretopress.compress.prune.channels import KeptChannels
+from paretopress.compress.recover.finetune import Recipe, Recovery, RecoveryReport, Schedule
+from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.core.plan import Plan
 from paretopress.intake.trace import Intake
 

@@ -21,8 +21,8 @@ import optuna
 from results_file import Headline, write_result
 from search_hour import MEASURED, OUTSIDE_BAR
 
-from paretopress.compress.recover import Recovery
-from paretopress.compress.students import Students
+from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.recover.student_cache import Students
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.outcome import Rung
 from paretopress.pipeline import Pipeline

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from paretopress.compress.recover import Optimizer, Recipe, Schedule
-from paretopress.compress.zeros import Zeros
+from paretopress.compress.recover.finetune import Optimizer, Recipe, Schedule
+from paretopress.compress.recover.sparsity import Zeros
 from paretopress.core.outcome import Budget, Metric
 from paretopress.core.plan import Criterion
 from paretopress.errors import ConfigError, TrustError

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.fake_quant import fake_quantised
-from paretopress.compress.importance import Ranking, rank_channels
-from paretopress.compress.recover import Recovery
-from paretopress.compress.sensitivity import judged_items
-from paretopress.compress.students import Students, fits
-from paretopress.compress.zeros import NO_ZEROS
+from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.recover.qat import fake_quantised
+from paretopress.compress.recover.sparsity import NO_ZEROS
+from paretopress.compress.recover.student_cache import Students, fits
+from paretopress.compress.sensitivity.branch_ranking import judged_items
+from paretopress.compress.sensitivity.channel_importance import Ranking, rank_channels
 from paretopress.core.model_inputs import Inputs
 from paretopress.core.outcome import Latency, Outcome, Rung, decimals_for
 from paretopress.core.plan import INT8_BITS, Criterion, Plan

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from paretopress.compress.features import check_layers
-from paretopress.compress.recover import device_name
-from paretopress.compress.students import Shelf, Students
+from paretopress.compress.recover.features import check_layers
+from paretopress.compress.recover.finetune import device_name
+from paretopress.compress.recover.student_cache import Shelf, Students
 from paretopress.config import RunConfig
 from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paretopress.compress.fisher import Asked, Damages, fisher_damages
+from paretopress.compress.sensitivity.fisher import Asked, Damages, fisher_damages
 from paretopress.core.model_graph import LayerKind
 from paretopress.core.model_inputs import Inputs, size_of
 from paretopress.core.plan import FLOAT_BITS, Plan

@@ -14,7 +14,7 @@ import torch
 from optuna.distributions import distribution_to_json
 from torch import nn
 
-from paretopress.compress.recover import Recipe, Recovery, best_device, device_name, usual_optimizer
+from paretopress.compress.recover.finetune import Recipe, Recovery, best_device, device_name, usual_optimizer
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Outcome

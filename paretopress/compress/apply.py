@@ -10,9 +10,9 @@ from types import MappingProxyType
 import torch
 from torch import fx
 
-from paretopress.compress.branches import remove_branches
 from paretopress.compress.factorise import break_even_rank, factorise
-from paretopress.compress.pruning import KeptChannels, prune_groups
+from paretopress.compress.prune.branches import remove_branches
+from paretopress.compress.prune.channels import KeptChannels, prune_groups
 from paretopress.core.layer_types import Weighted, kernel_of
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.model_inputs import outputs_of, tensors, zeros

@@ -16,10 +16,10 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
-from paretopress.compress.attention import Attention, is_plain
-from paretopress.compress.encoder import is_known_encoder, plain_encoder
-from paretopress.compress.shuffle import ChannelShuffle
-from paretopress.compress.windows import WindowAttention, attends_in_windows
+from paretopress.compress.explicit.attention import Attention, is_plain
+from paretopress.compress.explicit.bert_encoder import is_known_encoder, plain_encoder
+from paretopress.compress.explicit.swin_attention import WindowAttention, attends_in_windows
+from paretopress.compress.prune.channel_shuffle import ChannelShuffle
 from paretopress.core.layer_types import Conv, Weighted
 from paretopress.core.model_inputs import Inputs, tensors
 from paretopress.intake.groups.shapes import shape_of

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from paretopress.compress.recurrent import Recurrent
+from paretopress.compress.prune.recurrent_units import Recurrent
 from paretopress.core.layer_types import Weighted, kernel_of
 from paretopress.core.model_graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec, kind_of_conv
 from paretopress.core.model_inputs import Inputs, outputs_of, size_of, tensors

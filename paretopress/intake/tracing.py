@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from paretopress.compress.windows import HeadBias
+from paretopress.compress.explicit.swin_attention import HeadBias
 from paretopress.core.model_inputs import Inputs, like, tensors
 from paretopress.errors import ModelError, first_line
 from paretopress.intake.rewrites import Rules, drop_dead_code, explicit, rewrite

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from paretopress import pipeline, plan_evaluator
-from paretopress.compress import recover
-from paretopress.compress.recover import Recipe, Recovery
-from paretopress.compress.students import Students
+from paretopress.compress.recover import finetune
+from paretopress.compress.recover.finetune import Recipe, Recovery
+from paretopress.compress.recover.student_cache import Students
 from paretopress.core.outcome import Budget, Latency, Rung
 from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import OutOfTimeError, RunError
@@ -398,7 +398,7 @@ def test_evaluate_trains_as_far_as_the_time_goes_and_says_so_when_the_run_ends(
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     evaluate.effort = replace(evaluate.effort, final_steps=20)
-    monkeypatch.setattr(recover, "steps_in_time", lambda steps, took_s, deadline: min(steps, 8))
+    monkeypatch.setattr(finetune, "steps_in_time", lambda steps, took_s, deadline: min(steps, 8))
     evaluate.keep_within(lambda: 1e6)
     outcome = evaluate(Plan(kept={"stem": 4}), Rung.FINAL, 0)
     assert "trained for 8 of 20 steps, which was the time that the run had left" in outcome.notes
@@ -431,7 +431,7 @@ def test_evaluate_shares_no_student_that_the_time_cut_off(tiny: nn.Module, folde
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     evaluate._students = Students()
     with monkeypatch.context() as short:
-        short.setattr(recover, "steps_in_time", lambda steps, took_s, deadline: 1)
+        short.setattr(finetune, "steps_in_time", lambda steps, took_s, deadline: 1)
         evaluate(Plan(), Rung.SHORT, 0)
     evaluate(Plan(bits={"stem": 8}), Rung.SHORT, 1)
     assert evaluate.recovery.steps == 4  # type: ignore[attr-defined]  # both were trained

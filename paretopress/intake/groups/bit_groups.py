@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from torch import fx, nn
 
-from paretopress.compress.branches import is_add
+from paretopress.compress.prune.branches import is_add
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import BitGroup, Layer, LayerKind
 

@@ -15,12 +15,12 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from paretopress.compress.chains import find_chains
-from paretopress.compress.group_rules import rule_for
-from paretopress.compress.heads import channels_of_heads
-from paretopress.compress.pruning import channels_of, dependency_graph, pruning_function
-from paretopress.compress.recurrent import Recurrent
-from paretopress.compress.shuffle import ChannelShuffle
+from paretopress.compress.prune.attention_heads import channels_of_heads
+from paretopress.compress.prune.channel_shuffle import ChannelShuffle
+from paretopress.compress.prune.channels import channels_of, dependency_graph, pruning_function
+from paretopress.compress.prune.group_rules import rule_for
+from paretopress.compress.prune.mlp_widths import find_chains
+from paretopress.compress.prune.recurrent_units import Recurrent
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup, Frozen, Layer, LayerKind
 from paretopress.core.model_inputs import Inputs, outputs_of, tensors

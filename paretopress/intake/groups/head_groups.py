@@ -6,7 +6,7 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from paretopress.compress.chains import linear_called
+from paretopress.compress.prune.mlp_widths import linear_called
 from paretopress.core.model_graph import ChannelGroup
 from paretopress.intake.groups.shapes import shape_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from paretopress.compress.recurrent import Recurrent, directions, has_plain_units
+from paretopress.compress.prune.recurrent_units import Recurrent, directions, has_plain_units
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup
 

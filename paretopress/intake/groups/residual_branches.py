@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from torch import fx
 
-from paretopress.compress.branches import is_add
+from paretopress.compress.prune.branches import is_add
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup, ResidualBranch
 from paretopress.intake.groups.shapes import shape_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.chains import find_chains, is_chain
+from paretopress.compress.prune.mlp_widths import find_chains, is_chain
 from paretopress.core.model_graph import ChannelGroup
 from paretopress.core.plan import Plan
 from paretopress.intake.trace import take_in

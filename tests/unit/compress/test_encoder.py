@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paretopress.compress.encoder import Encoder, plain_encoder
+from paretopress.compress.explicit.bert_encoder import Encoder, plain_encoder
 from paretopress.errors import RewriteError
 from paretopress.intake.rewrites import explicit
 from paretopress.intake.trace import take_in

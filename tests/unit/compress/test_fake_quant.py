@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from paretopress.compress.fake_quant import fake_quantised
+from paretopress.compress.recover.qat import fake_quantised
 
 
 def layer(weights: list[list[float]]) -> nn.Linear:

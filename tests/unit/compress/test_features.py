@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
-from paretopress.compress.recover import Recipe, Recovery
+from paretopress.compress.recover.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
+from paretopress.compress.recover.finetune import Recipe, Recovery
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in

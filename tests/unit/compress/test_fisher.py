@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paretopress.compress.factorise import factorise
-from paretopress.compress.fisher import Asked, fisher_damages, rounding_change
+from paretopress.compress.sensitivity.fisher import Asked, fisher_damages, rounding_change
 from paretopress.intake.trace import take_in
 from paretopress.system.deadline import Deadline
 from paretopress.tasks.base import Task, held_to_the_teacher

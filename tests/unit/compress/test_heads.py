@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.heads import least_important_heads
+from paretopress.compress.prune.attention_heads import least_important_heads
 from paretopress.core.plan import Plan
 from paretopress.intake.trace import Intake, take_in
 from paretopress.spaces.space import SearchSpace, SpaceOptions

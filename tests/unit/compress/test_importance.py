@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.importance import rank_channels
+from paretopress.compress.sensitivity.channel_importance import rank_channels
 from paretopress.core.plan import Criterion, Plan
 from paretopress.intake.trace import Intake, take_in
 from paretopress.tasks.base import surprise_of_logits

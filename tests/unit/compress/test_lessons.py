@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from paretopress.compress.lessons import Lessons
+from paretopress.compress.recover.distillation_batches import Lessons
 from paretopress.errors import RecoveryError
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from paretopress.compress import recover
-from paretopress.compress.recover import (
+from paretopress.compress.recover import finetune
+from paretopress.compress.recover.finetune import (
     RATES,
     Optimizer,
     Recipe,
@@ -172,7 +172,7 @@ def test_run_ends_in_time_with_its_learning_rate_down_when_a_deadline_is_near(
     tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks, rates = Ticks(1.0), list[float]()
-    monkeypatch.setattr(recover.time, "monotonic", ticks)
+    monkeypatch.setattr(finetune.time, "monotonic", ticks)
     recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16), ticks.step)
     step = recovery._step
 
@@ -192,7 +192,7 @@ def test_learning_rate_test_leaves_out_what_there_is_no_time_for(
     tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = Ticks(1.0)
-    monkeypatch.setattr(recover.time, "monotonic", ticks)
+    monkeypatch.setattr(finetune.time, "monotonic", ticks)
     rates = (0.003, 0.01, 0.03, 0.1)
 
     def recovery_of(rate: float) -> Recovery:
@@ -206,7 +206,7 @@ def test_seconds_per_step_are_measured_when_there_is_no_time_left(
     tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = Ticks(2.5)
-    monkeypatch.setattr(recover.time, "monotonic", ticks)
+    monkeypatch.setattr(finetune.time, "monotonic", ticks)
     recovery = Recovery(tiny, train, Recipe(batch_size=16), ticks.step)
     assert recovery.seconds_per_step(tiny, deadline=Deadline.after(-1.0, ticks)) == 2.5
     assert ticks.now == 2.5  # one step

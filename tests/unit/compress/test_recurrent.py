@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.recurrent import least_important_units, silence_units
+from paretopress.compress.prune.recurrent_units import least_important_units, silence_units
 from paretopress.core.model_graph import INPUT, LayerKind
 from paretopress.core.plan import Plan
 from paretopress.intake.trace import Intake, take_in

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paretopress.compress.sensitivity import BranchRanking, rank_branches
+from paretopress.compress.sensitivity.branch_ranking import BranchRanking, rank_branches
 from paretopress.intake.trace import take_in
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.tasks.classification import Classification

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from paretopress.compress.students import Shelf, Students
+from paretopress.compress.recover.student_cache import Shelf, Students
 from paretopress.core.outcome import Rung
 from paretopress.core.plan import Plan
 from paretopress.system.disk_cache import Cache

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2, SwinTransformer
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.windows import WindowAttention, attends_in_windows
+from paretopress.compress.explicit.swin_attention import WindowAttention, attends_in_windows
 from paretopress.core.plan import Plan
 from paretopress.intake.rewrites import explicit
 from paretopress.intake.trace import take_in

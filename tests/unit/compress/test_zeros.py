@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from paretopress.compress.fake_quant import fake_quantised
-from paretopress.compress.recover import Recipe, Recovery
-from paretopress.compress.zeros import NO_ZEROS, Zeros, held
+from paretopress.compress.recover.finetune import Recipe, Recovery
+from paretopress.compress.recover.qat import fake_quantised
+from paretopress.compress.recover.sparsity import NO_ZEROS, Zeros, held
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paretopress.compress.attention import Attention
+from paretopress.compress.explicit.attention import Attention
 from paretopress.errors import ModelError
 from paretopress.intake import faithful as faithful_module
 from paretopress.intake.agreement import by_place, difference, tolerance

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.fisher import Asked, fisher_damages
+from paretopress.compress.sensitivity.fisher import Asked, fisher_damages
 from paretopress.core.model_graph import TensorSpec
 from paretopress.core.plan import Plan
 from paretopress.errors import ModelError

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from paretopress.compress.attention import Attention
-from paretopress.compress.shuffle import ChannelShuffle
+from paretopress.compress.explicit.attention import Attention
+from paretopress.compress.prune.channel_shuffle import ChannelShuffle
 from paretopress.intake.rewrites import explicit, rewrite
 from paretopress.intake.trace import take_in
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretopress.compress.attention import no_other_arguments, split_heads
+from paretopress.compress.explicit.attention import no_other_arguments, split_heads
 
 # what is added to the score of a position that is masked; its weight is then 0 in float32
 _MASKED = -1e4

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from paretopress.compress.chains import is_chain
-from paretopress.compress.heads import least_important_heads, prune_heads, silence_heads
-from paretopress.compress.recurrent import Recurrent, columns_of_units, least_important_units, prune_units, silence_units
+from paretopress.compress.prune.attention_heads import least_important_heads, prune_heads, silence_heads
+from paretopress.compress.prune.mlp_widths import is_chain
+from paretopress.compress.prune.recurrent_units import Recurrent, columns_of_units, least_important_units, prune_units, silence_units
 from paretopress.core.model_graph import ChannelGroup
 
 Change = Callable[[nn.Module, ChannelGroup, Sequence[int]], None]

@@ -11,9 +11,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from paretopress.compress.group_rules import rule_for
-from paretopress.compress.recurrent import Recurrent
-from paretopress.compress.shuffle import ChannelShuffle, ShuffleBarrier
+from paretopress.compress.prune.channel_shuffle import ChannelShuffle, ShuffleBarrier
+from paretopress.compress.prune.group_rules import rule_for
+from paretopress.compress.prune.recurrent_units import Recurrent
 from paretopress.core.layer_types import Conv
 from paretopress.core.model_graph import ChannelGroup
 from paretopress.core.model_inputs import Inputs, tensors

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from paretopress.compress.apply import Compressed
-from paretopress.compress.branches import is_add
-from paretopress.compress.least_squares import Start, fit_near, onto_rank
-from paretopress.compress.sampled_rows import Positions
-from paretopress.compress.solvable import Solvable, solvable
+from paretopress.compress.prune.branches import is_add
+from paretopress.compress.recover.least_squares import Start, fit_near, onto_rank
+from paretopress.compress.recover.linear_view import Solvable, solvable
+from paretopress.compress.recover.patch_sampling import Positions
 from paretopress.core.model_inputs import Inputs, size_of, tensors
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from paretopress.compress.calls import BATCH, Call, Calls, calls_by_batch, differentiable
 from paretopress.compress.factorise import Factoriser
-from paretopress.compress.pruning import dropped_inputs
+from paretopress.compress.prune.channels import dropped_inputs
+from paretopress.compress.recover.activation_recorder import BATCH, Call, Calls, calls_by_batch, differentiable
 from paretopress.core.layer_types import Conv, Weighted
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.model_inputs import Inputs, size_of, zeros

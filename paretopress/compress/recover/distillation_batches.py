@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from paretopress.compress.memory_format import channels_last
+from paretopress.compress.recover.memory_format import channels_last
 from paretopress.core.model_inputs import Inputs, like, outputs_of, tensors
 from paretopress.errors import RecoveryError, typed_line
 from paretopress.system.batch_loading import Item, collate, fetch

@@ -17,9 +17,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, fx, nn
 
-from paretopress.compress.calls import Call, calls_by_batch, differentiable
-from paretopress.compress.group_rules import rule_for
-from paretopress.compress.pruning import AVERAGED, L2_NORMS, dependency_graph, scores_of
+from paretopress.compress.prune.channels import AVERAGED, L2_NORMS, dependency_graph, scores_of
+from paretopress.compress.prune.group_rules import rule_for
+from paretopress.compress.recover.activation_recorder import Call, calls_by_batch, differentiable
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup, ModelGraph
 from paretopress.core.model_inputs import Inputs, zeros

@@ -18,11 +18,11 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
-from paretopress.compress.features import OutputsAndFeatures, features_off, outputs_and_features
-from paretopress.compress.lessons import KEPT_BYTES, Lessons
-from paretopress.compress.memory_format import placed
-from paretopress.compress.reconstruct import Reconstruction
-from paretopress.compress.zeros import NO_ZEROS, Zeros, held
+from paretopress.compress.recover.distillation_batches import KEPT_BYTES, Lessons
+from paretopress.compress.recover.features import OutputsAndFeatures, features_off, outputs_and_features
+from paretopress.compress.recover.memory_format import placed
+from paretopress.compress.recover.reconstruct import Reconstruction
+from paretopress.compress.recover.sparsity import NO_ZEROS, Zeros, held
 from paretopress.core.model_inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
 from paretopress.errors import RecoveryError
 from paretopress.system.batch_loading import Item

@@ -8,7 +8,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from paretopress.compress.windows import HeadBias
+from paretopress.compress.explicit.swin_attention import HeadBias
 from paretopress.core.model_graph import ChannelGroup
 
 

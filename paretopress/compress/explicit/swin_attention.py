@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretopress.compress.attention import plain_linear, split_heads, three_linears
+from paretopress.compress.explicit.attention import plain_linear, split_heads, three_linears
 
 if TYPE_CHECKING:
     from torchvision.models.swin_transformer import ShiftedWindowAttention

@@ -1,0 +1,1 @@
+"""Structured pruning: channels, attention heads, recurrent units, residual branches."""

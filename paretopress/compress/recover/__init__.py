@@ -1,0 +1,1 @@
+"""Fine-tune a compressed module by knowledge distillation from the original."""

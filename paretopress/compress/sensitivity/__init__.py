@@ -1,0 +1,1 @@
+"""How much the loss rises when a layer is compressed."""
