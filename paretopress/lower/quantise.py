@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from paretopress.core.model_inputs import pieces
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
-from paretopress.lower.halves import store_in_16_bits
+from paretopress.lower.float16_storage import store_in_16_bits
 from paretopress.system.atomic_files import write_bytes
 from paretopress.system.quiet_logger import quiet_logger
 
