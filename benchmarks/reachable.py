@@ -25,7 +25,7 @@ from typing import Any
 
 from results_file import Headline, recorded_rows, write_result
 
-from paretopress.targets.probe_cache import cache_folder
+from paretopress.targets.probe.report_cache import cache_folder
 
 HERE = Path(__file__).resolve().parent
 NAME, MAX_DROP, SHARES = "reachable", 1.0, (0.6, 0.8, 0.95)

@@ -18,7 +18,6 @@ from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.export import export_point, select_point
 from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
-from paretopress.probing import opener, target_facts
 from paretopress.ray_workers import demand_ray, workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
@@ -35,6 +34,7 @@ from paretopress.system.seeding import undisturbed
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.machine_state import state_warnings
+from paretopress.targets.probe.probing import opener, target_facts
 from paretopress.targets.target import Target
 
 # the share of the set-up's time that a probe may take

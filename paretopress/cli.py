@@ -26,7 +26,6 @@ from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import ConfigError, ParetopressError, SearchFailedError
 from paretopress.explain_file import explain_path
 from paretopress.predicted_plan import predict_plan
-from paretopress.probing import LOCAL, opener, probe_target
 from paretopress.profile_model import profile_model
 from paretopress.report.explanation import explanation_view
 from paretopress.report.live import LiveView
@@ -40,6 +39,7 @@ from paretopress.status import run_status
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.disk_cache import cache_root, entries, prune
 from paretopress.system.secret_masking import masked
+from paretopress.targets.probe.probing import LOCAL, opener, probe_target
 from paretopress.worker import WorkerFlags, run_worker
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Press a model onto the Pareto front.")

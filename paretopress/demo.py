@@ -12,10 +12,10 @@ from paretopress.core.outcome import Budget
 from paretopress.demo_model import train_demo_model
 from paretopress.errors import RunFolderError
 from paretopress.intake.datasets.data_spec import load_data
-from paretopress.probing import LOCAL, cached_probe, opener
 from paretopress.report.live import Reporter
 from paretopress.system.thread_pace import threads_as_before, threads_beside
 from paretopress.targets.machine_state import LoadOfOthers
+from paretopress.targets.probe.probing import LOCAL, cached_probe, opener
 
 DEMO_DATA = "digits?size=16"
 DEMO_SPEEDUP = 2.0

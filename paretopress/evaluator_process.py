@@ -32,7 +32,7 @@ from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import open_run_folder
 from paretopress.system.secret_masking import masked
 from paretopress.targets.capabilities import capabilities_in
-from paretopress.targets.frames import Frame, read_frame, write_frame
+from paretopress.targets.wire_protocol import Frame, read_frame, write_frame
 
 # Where memory runs out, Linux ends the process with the highest score: this one, which can be replaced, rather than the search.
 _EXPENDABLE = "800"

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, ParetopressError, RunError, WorkerDiedError, error_named
-from paretopress.targets.frames import read_frame, write_frame
+from paretopress.targets.wire_protocol import read_frame, write_frame
 
 # A process must be ready, and answer a call, within so many seconds, or within so many times the slowest answer of its kind.
 _READY_S, _LEAST_PATIENCE_S, _PATIENCE_FACTOR = 900.0, 600.0, 10.0

@@ -36,7 +36,7 @@ from paretopress.system.event_log import EventLog
 from paretopress.system.lru_cache import Kept
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch
-from paretopress.targets.probe_report import probe_fingerprint
+from paretopress.targets.probe.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Scorer
 from paretopress.tasks.spread import item_scores, paired_error, score_error

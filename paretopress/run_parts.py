@@ -30,7 +30,6 @@ from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import PlanEvaluator
-from paretopress.probing import opener
 from paretopress.same_run import FORMAT, versions
 from paretopress.search.candidates import Bounds
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
@@ -43,6 +42,7 @@ from paretopress.system.thread_pace import ThreadPace, threads_as_before
 from paretopress.system.user_factory import is_factory, load_function
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.machine_state import LoadOfOthers
+from paretopress.targets.probe.probing import opener
 from paretopress.targets.replay import ReplayTarget
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Task

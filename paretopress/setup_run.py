@@ -38,7 +38,7 @@ from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.environment import environment as environment_here
 from paretopress.targets.lock import no_measurement
 from paretopress.targets.machine_state import LoadOfOthers
-from paretopress.targets.probe_report import probe_fingerprint
+from paretopress.targets.probe.probe_report import probe_fingerprint
 
 STATE_SCHEMA = 1
 # the cache's folders of findings, and their file

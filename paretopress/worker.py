@@ -24,7 +24,7 @@ from paretopress.shared_run import published_config, published_identity, taken_o
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.user_factory import is_factory
 from paretopress.targets.capabilities import capabilities_in
-from paretopress.targets.probe_report import probe_fingerprint
+from paretopress.targets.probe.probe_report import probe_fingerprint
 
 # the target that a study may name without having a worker connect anywhere
 _LOCAL = "local"

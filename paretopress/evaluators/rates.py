@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from paretopress.errors import LatencyError
-from paretopress.targets import probe_models
 from paretopress.targets.local import SessionSettings, open_session, run_session
+from paretopress.targets.probe import probe_models
 from paretopress.targets.sampling import collector_paused
 
 SIZE, CHANNELS = 28, 128

@@ -24,9 +24,9 @@ import onnxruntime as ort
 from paretopress.errors import LatencyError, ParetopressError, first_line
 from paretopress.targets.environment import environment
 from paretopress.targets.file_facts import file_facts
-from paretopress.targets.frames import Frame, pack_arrays, read_frame, unpack_arrays, write_frame
 from paretopress.targets.local import LocalTarget, SessionSettings
 from paretopress.targets.target import OpenFile
+from paretopress.targets.wire_protocol import Frame, pack_arrays, read_frame, unpack_arrays, write_frame
 
 FOLDER_PREFIX = "paretopress-"
 # a network that was cut without a word leaves the connection open for hours; the host starts another agent where it finds none

@@ -15,9 +15,9 @@ from typing import Any
 
 from paretopress.core.untrusted_values import printable
 from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
-from paretopress.targets.frames import Frame, read_frame, write_frame
 from paretopress.targets.ssh_address import SshAddress
 from paretopress.targets.ssh_connection import connect
+from paretopress.targets.wire_protocol import Frame, read_frame, write_frame
 
 # What the host exports and quantises for: an older runtime refuses some files, and fuses others in another way.
 RUNTIME_AT_LEAST = (1, 24)

@@ -18,10 +18,10 @@ import onnxruntime as ort
 
 from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError, LatencyError, first_line
+from paretopress.targets.adaptive_measurement import measure_in_rounds
 from paretopress.targets.environment import environment
 from paretopress.targets.lock import sole_measurement
 from paretopress.targets.machine_state import cpu_times, disturbance
-from paretopress.targets.rounds import measure_in_rounds
 from paretopress.targets.sampling import Run, SamplingRules
 from paretopress.targets.target import Feed, OpenFile
 

@@ -17,10 +17,10 @@ from paretopress.core.untrusted_values import environment_received, latency_rece
 from paretopress.errors import ConfigError, ForeignDataError, LatencyError, ParetopressError, TargetLostError, first_line
 from paretopress.targets.agent_process import AgentProcess, start_agent
 from paretopress.targets.file_facts import file_facts
-from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.ssh_address import SshAddress
 from paretopress.targets.target import Feed, OpenFile
+from paretopress.targets.wire_protocol import Frame, pack_arrays, unpack_arrays
 
 Start = Callable[[SshAddress, Sequence[str]], AgentProcess]
 

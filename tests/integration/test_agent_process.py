@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from paretopress.targets.agent_process import BOOTSTRAP, agent_archive
-from paretopress.targets.frames import pack_arrays, read_frame, write_frame
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.lock import sole_measurement
+from paretopress.targets.wire_protocol import pack_arrays, read_frame, write_frame
 
 TOKEN = "0123"
 

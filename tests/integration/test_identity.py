@@ -15,7 +15,7 @@ from typed import typed_here
 
 from paretopress.evaluator_process import serve
 from paretopress.system.run_folder import RunFolder
-from paretopress.targets.frames import read_frame
+from paretopress.targets.wire_protocol import read_frame
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from paretopress import probing
 from paretopress.api import resume_run, start_run
 from paretopress.config import parse_config
 from paretopress.core.outcome import Latency
@@ -15,6 +14,7 @@ from paretopress.errors import TargetLostError
 from paretopress.report.live import SilentReporter
 from paretopress.status import run_status
 from paretopress.targets.local import LocalTarget
+from paretopress.targets.probe import probing
 
 LATENCY = Latency(1.0, (0.99, 1.01), 1.0, (0.99, 1.01), 1.0, 1.1, 1.0, 16, 160, 0.5)
 

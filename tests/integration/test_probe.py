@@ -13,9 +13,9 @@ import pytest
 from typed import typed_here
 
 from paretopress.targets.local import LocalTarget, SessionSettings
-from paretopress.targets.probe import quantised_comparisons, run_probe, width_comparisons
-from paretopress.targets.probe_cache import write_report
-from paretopress.targets.probe_report import Finding, ProbeReport, probe_fingerprint
+from paretopress.targets.probe.probe_report import Finding, ProbeReport, probe_fingerprint
+from paretopress.targets.probe.report_cache import write_report
+from paretopress.targets.probe.run_probe import quantised_comparisons, run_probe, width_comparisons
 
 SEARCH = """
 schema = 1

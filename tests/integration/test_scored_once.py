@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from paretopress import pipeline, probing
+from paretopress import pipeline
 from paretopress.api import start_run
 from paretopress.config import parse_config
 from paretopress.core.outcome import Latency
 from paretopress.intake.datasets import batches
 from paretopress.report.live import SilentReporter
 from paretopress.targets.local import LocalTarget
+from paretopress.targets.probe import probing
 
 
 class Quick(LocalTarget):

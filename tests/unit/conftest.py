@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paretopress.targets.probe_report import Finding, ProbeReport
+from paretopress.targets.probe.probe_report import Finding, ProbeReport
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from paretopress import probing
 from paretopress.errors import ConfigError
-from paretopress.probing import LOCAL, cached_probe, opener, probe_target, target_facts
 from paretopress.system.deadline import Deadline
 from paretopress.targets.capabilities import detect
-from paretopress.targets.probe_cache import write_report
-from paretopress.targets.probe_report import ProbeReport, probe_fingerprint
+from paretopress.targets.probe import probing
+from paretopress.targets.probe.probe_report import ProbeReport, probe_fingerprint
+from paretopress.targets.probe.probing import LOCAL, cached_probe, opener, probe_target, target_facts
+from paretopress.targets.probe.report_cache import write_report
 
 
 @dataclass

@@ -15,9 +15,9 @@ from paretopress.core.plan import Plan
 from paretopress.core.untrusted_values import environment_received, latency_received, outcome_received, plan_received, printable
 from paretopress.errors import ForeignDataError
 from paretopress.search.records import ACCURACIES, OUTCOME, PLAN, Records
-from paretopress.targets import frames
+from paretopress.targets import wire_protocol
 from paretopress.targets.environment import environment
-from paretopress.targets.frames import pack_arrays, read_frame, unpack_arrays
+from paretopress.targets.wire_protocol import pack_arrays, read_frame, unpack_arrays
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1, 0.05)
 OUT = Outcome(Rung.SHORT, 91.5, 10, 10, LATENCY, 1_000, "trials/0003/model.onnx", "f" * 64, stages_s={"export": 0.1}, notes=("a",))
@@ -202,6 +202,6 @@ def test_unpack_arrays_refuses_when_it_is_no_archive_of_numbers(data: bytes) -> 
 
 
 def test_unpack_arrays_refuses_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_MOST_ARRAYS", 1)
+    monkeypatch.setattr(wire_protocol, "_MOST_ARRAYS", 1)
     with pytest.raises(ValueError, match="at most 1"):
         unpack_arrays(pack_arrays([np.zeros(1), np.zeros(1)]))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from paretopress.report.probe_table import probe_table
-from paretopress.targets.probe_report import ProbeReport
+from paretopress.targets.probe.probe_report import ProbeReport
 
 
 def rendered(report: ProbeReport, width: int = 160) -> str:

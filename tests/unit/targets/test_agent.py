@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 from paretopress.core.model_inputs import pieces
 from paretopress.targets import agent as agent_module
 from paretopress.targets.agent import Held
-from paretopress.targets.frames import Frame, pack_arrays, unpack_arrays
 from paretopress.targets.local import LocalTarget
+from paretopress.targets.wire_protocol import Frame, pack_arrays, unpack_arrays
 
 
 def sha256(data: bytes) -> str:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from paretopress.targets.frames import pack_arrays, read_frame, unpack_arrays, write_frame
+from paretopress.targets.wire_protocol import pack_arrays, read_frame, unpack_arrays, write_frame
 
 
 def written(*frames: tuple[dict[str, object], bytes]) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from paretopress.targets import machine_limits as module
 from paretopress.targets.machine_limits import machine_limits
-from paretopress.targets.probe_report import fingerprint_digest, probe_fingerprint
+from paretopress.targets.probe.probe_report import fingerprint_digest, probe_fingerprint
 
 PROCESSOR = {"vendor_id": "GenuineIntel", "cpu family": "6", "model": "85", "stepping": "7", "microcode": "0x1", "flags": "fpu avx2"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from paretopress.errors import RunError
-from paretopress.targets.probe_cache import cache_folder, read_report, write_report
-from paretopress.targets.probe_report import ProbeReport
+from paretopress.targets.probe.probe_report import ProbeReport
+from paretopress.targets.probe.report_cache import cache_folder, read_report, write_report
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.targets.capabilities import Family
 from paretopress.targets.local import LocalTarget
-from paretopress.targets.probe_models import (
+from paretopress.targets.probe.probe_models import (
     S8S8,
     U8S8,
     U8S8_CENTRED,

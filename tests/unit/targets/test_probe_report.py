@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from paretopress.targets import probe_report as module
 from paretopress.targets.capabilities import Capabilities
-from paretopress.targets.probe_report import Finding, ProbeReport, fingerprint_digest, probe_fingerprint
+from paretopress.targets.probe import probe_report as module
+from paretopress.targets.probe.probe_report import Finding, ProbeReport, fingerprint_digest, probe_fingerprint
 
 
 def with_finding(report: ProbeReport, key: str, ratio: float) -> ProbeReport:

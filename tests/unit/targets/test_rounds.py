@@ -9,7 +9,7 @@ import pytest
 
 from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.targets.rounds import measure_in_rounds, settled, straddles
+from paretopress.targets.adaptive_measurement import measure_in_rounds, settled, straddles
 from paretopress.targets.sampling import Run, SamplingRules
 
 BASELINE_MS = 8.0

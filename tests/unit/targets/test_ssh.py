@@ -12,11 +12,11 @@ import pytest
 
 from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
 from paretopress.targets.agent import Held, answer
-from paretopress.targets.frames import Frame
 from paretopress.targets.local import LocalTarget, SessionSettings
 from paretopress.targets.ssh import SshTarget
 from paretopress.targets.ssh_address import SshAddress
 from paretopress.targets.target import Target
+from paretopress.targets.wire_protocol import Frame
 
 LOST = TargetLostError("the connection must hold, but got: nothing")
 DIED = LatencyError("the agent must live through its work, but it ended")

@@ -13,9 +13,9 @@ from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import SessionSettings
 from paretopress.targets.open_target import open_target
-from paretopress.targets.probe import OpenTarget, run_probe
-from paretopress.targets.probe_cache import read_report, write_report
-from paretopress.targets.probe_report import ProbeReport, probe_fingerprint
+from paretopress.targets.probe.probe_report import ProbeReport, probe_fingerprint
+from paretopress.targets.probe.report_cache import read_report, write_report
+from paretopress.targets.probe.run_probe import OpenTarget, run_probe
 from paretopress.targets.target import Target
 
 LOCAL = "local"

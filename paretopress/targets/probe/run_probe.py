@@ -19,7 +19,7 @@ from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError, OutOfTimeError
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.targets.capabilities import Family
-from paretopress.targets.probe_models import (
+from paretopress.targets.probe.probe_models import (
     S8S8,
     U8S8,
     U8S8_CENTRED,
@@ -37,7 +37,7 @@ from paretopress.targets.probe_models import (
     step_chain,
     step_macs,
 )
-from paretopress.targets.probe_report import Finding, ProbeReport, probe_fingerprint
+from paretopress.targets.probe.probe_report import Finding, ProbeReport, probe_fingerprint
 from paretopress.targets.statistics import median_interval
 from paretopress.targets.target import Target
 

@@ -10,7 +10,7 @@ from typing import Any
 from paretopress.errors import RunError, first_line
 from paretopress.system.atomic_files import write_json
 from paretopress.system.disk_cache import cache_root
-from paretopress.targets.probe_report import ProbeReport, fingerprint_digest
+from paretopress.targets.probe.probe_report import ProbeReport, fingerprint_digest
 
 _LOG = logging.getLogger(__name__)
 
