@@ -28,7 +28,7 @@ from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
-from paretopress.search.seeds import int8_bits
+from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.allocator import keep_freed_memory

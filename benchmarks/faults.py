@@ -36,8 +36,8 @@ from stages import stage_of
 
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import front
-from paretopress.search.journal import open_study
-from paretopress.search.records import OUTCOME, PLAN, WORKER, Records
+from paretopress.search.storage.open_study import open_study
+from paretopress.search.storage.records import OUTCOME, PLAN, WORKER, Records
 from paretopress.setup_run import RunState
 from paretopress.system.run_folder import RunFolder
 

@@ -20,7 +20,7 @@ from results_file import Headline, write_result
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover.finetune import Recipe, Recovery
 from paretopress.core.outcome import Latency
-from paretopress.search.occasions import drift, pooled
+from paretopress.search.fidelity.latency_pooling import drift, pooled
 from paretopress.system.allocator import keep_freed_memory
 
 OCCASIONS, CANDIDATES, STEPS_BETWEEN = 20, 8, 25

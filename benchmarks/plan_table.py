@@ -30,7 +30,7 @@ from paretopress.intake.datasets.data import stack
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.run_tables import measure_tables
-from paretopress.search.seeds import seed_plans
+from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.setup_run import space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
 from paretopress.spaces.variables import Choice

@@ -27,7 +27,7 @@ from paretopress.evaluators.size import file_facts
 from paretopress.intake.datasets.data import Data, batch
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
-from paretopress.search.seeds import int8_bits
+from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.setup_run import RunState
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory

@@ -14,7 +14,7 @@ from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
-from paretopress.search.seeds import seed_plans
+from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch

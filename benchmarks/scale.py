@@ -40,17 +40,17 @@ from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKin
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds
-from paretopress.search.claims import Claims
-from paretopress.search.heartbeat import KNOWN_WARNINGS
-from paretopress.search.journal import create_study, open_study
 from paretopress.search.limits import Limits
-from paretopress.search.places import StudyPlace
-from paretopress.search.predictor import Known, Predictor
-from paretopress.search.records import COPY_OF, PLAN
-from paretopress.search.samplers import DEFAULT_SAMPLER
-from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Search
-from paretopress.search.tables import Tables
+from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.registry import DEFAULT_SAMPLER
+from paretopress.search.samplers.tables import Tables
+from paretopress.search.storage.heartbeat import KNOWN_WARNINGS
+from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.open_study import create_study, open_study
+from paretopress.search.storage.places import StudyPlace
+from paretopress.search.storage.records import COPY_OF, PLAN
+from paretopress.search.study.search import Search
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.event_log import EventLog, read_events

@@ -13,9 +13,9 @@ import paretopress
 from paretopress import run_search
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
-from paretopress.search.journal import create_study
-from paretopress.search.session import Session
-from paretopress.search.trial_phase import TrialPhase
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.context import Session
+from paretopress.search.study.trial_phase import TrialPhase
 from paretopress.setup_run import find_state
 
 PACKAGE = Path(paretopress.__file__).parent

@@ -17,9 +17,9 @@ import numpy as np
 from results_file import Headline, write_result
 
 from paretopress.run_study import stored_config, study_place
-from paretopress.search.journal import open_study
-from paretopress.search.records import Records
-from paretopress.search.stopping import LEAST_GAIN, stalled
+from paretopress.search.early_stopping import LEAST_GAIN, stalled
+from paretopress.search.storage.open_study import open_study
+from paretopress.search.storage.records import Records
 from paretopress.setup_run import RunState
 from paretopress.system.run_folder import RunFolder
 

@@ -41,7 +41,7 @@ from paretopress.intake.trace import Intake
 from paretopress.lower.quantise import PLAIN, Formats
 from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
-from paretopress.search.seeds import int8_bits
+from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.setup_run import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.allocator import keep_freed_memory

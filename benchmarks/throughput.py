@@ -28,14 +28,14 @@ from paretopress.core.outcome import Rung
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import Effort, PlanEvaluator
 from paretopress.run_parts import load_and_trace
-from paretopress.search import racing
 from paretopress.search.candidates import Bounds
-from paretopress.search.climbing import RUNGS
-from paretopress.search.journal import create_study
-from paretopress.search.predictor import Known, Predictor
-from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Search
-from paretopress.search.tables import Tables
+from paretopress.search.fidelity import promotion
+from paretopress.search.fidelity.ladder import RUNGS
+from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.tables import Tables
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.search import Search
 from paretopress.setup_run import RunState, find_state, scoring_threads, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory
@@ -103,14 +103,14 @@ class Bench:
         images = self.pipeline.data.sizes()["val"]
         search = Search(study, self.space, evaluate, bounds, limits, images, ladder=variant.ladder)
         search.measure_again, search.recover_in_part = evaluate.latency_again, evaluate.recover_in_part
-        asked_from = racing.LEAST_PAIRS
-        racing.LEAST_PAIRS = asked_from if variant.races else 10**9
+        asked_from = promotion.LEAST_PAIRS
+        promotion.LEAST_PAIRS = asked_from if variant.races else 10**9
         try:
             started = time.monotonic()
             search.run(seed_plans(self.space, self.state.removal_order))
             whole_s = time.monotonic() - started
         finally:
-            racing.LEAST_PAIRS = asked_from
+            promotion.LEAST_PAIRS = asked_from
         return self._row(variant, search, whole_s)
 
     def _row(self, variant: Variant, search: Search, whole_s: float) -> dict[str, object]:

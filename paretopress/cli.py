@@ -33,8 +33,8 @@ from paretopress.report.probe_table import probe_table
 from paretopress.report.tables import front_table, profile_table
 from paretopress.rerun import rerun_trial
 from paretopress.run_parts import load_and_trace
-from paretopress.search.heartbeat import KNOWN_WARNINGS
-from paretopress.search.places import serve_proxy
+from paretopress.search.storage.heartbeat import KNOWN_WARNINGS
+from paretopress.search.storage.places import serve_proxy
 from paretopress.status import run_status
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.disk_cache import cache_root, entries, prune

@@ -14,8 +14,8 @@ from paretopress.core.outcome import Budget, Metric
 from paretopress.core.plan import Criterion
 from paretopress.errors import ConfigError, TrustError
 from paretopress.search.limits import Limits
-from paretopress.search.places import GRACE_S
-from paretopress.search.samplers import DEFAULT_SAMPLER
+from paretopress.search.samplers.registry import DEFAULT_SAMPLER
+from paretopress.search.storage.places import GRACE_S
 from paretopress.spaces.knobs import Knob
 from paretopress.system.secret_masking import masked
 from paretopress.tasks.choose import UNITS

@@ -19,7 +19,7 @@ from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
 from paretopress.run_tables import measure_tables
-from paretopress.search.tables import Tables
+from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.deadline import Deadline
 from paretopress.system.stage_timer import Stopwatch

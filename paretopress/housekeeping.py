@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from paretopress.search.candidates import Bounds, front, promising_front
-from paretopress.search.nearest import nearest_points
-from paretopress.search.records import Records
+from paretopress.search.storage.records import Records
+from paretopress.search.study.nearest import nearest_points
 from paretopress.system.run_folder import RunFolder
 
 

@@ -28,7 +28,7 @@ from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.intake.datasets.data import stack
 from paretopress.pipeline import Pipeline
 from paretopress.search.candidates import Bounds
-from paretopress.search.climbing import RUNGS
+from paretopress.search.fidelity.ladder import RUNGS
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import MODEL_FILE
 from paretopress.system.stage_timer import Stopwatch

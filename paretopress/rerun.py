@@ -17,7 +17,7 @@ from paretopress.errors import RunFolderError
 from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
 from paretopress.run_study import confirmed_config, find_trial
-from paretopress.search import records as keys
+from paretopress.search.storage import records as keys
 from paretopress.setup_run import RunState
 from paretopress.system.run_folder import RunFolder, open_run_folder
 from paretopress.targets.capabilities import capabilities_in

@@ -23,19 +23,19 @@ from paretopress.report.plot import write_front_png
 from paretopress.run_parts import Prepared, evaluator_here, worker_threads
 from paretopress.run_study import study_place
 from paretopress.search.candidates import Bounds, Candidate, best, front
-from paretopress.search.claims import Claims
-from paretopress.search.closing import Reported, reported
-from paretopress.search.journal import create_study
-from paretopress.search.nearest import miss_sentence
-from paretopress.search.occasions import drift_of, reserve
-from paretopress.search.places import StudyPlace
-from paretopress.search.predictor import Known, Predictor
-from paretopress.search.repeats import OCCASIONS
-from paretopress.search.samplers import OURS, PROGRAMME
-from paretopress.search.seeds import ladder_plans, seed_plans, with_solved
-from paretopress.search.study import Search
-from paretopress.search.tables import Tables
-from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe
+from paretopress.search.fidelity.latency_pooling import drift_of, reserve
+from paretopress.search.fidelity.remeasurement import OCCASIONS
+from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans, with_solved
+from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.registry import OURS, PROGRAMME
+from paretopress.search.samplers.tables import Tables
+from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.storage.places import StudyPlace
+from paretopress.search.study.closing import Reported, reported
+from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe
+from paretopress.search.study.nearest import miss_sentence
+from paretopress.search.study.search import Search
 from paretopress.shared_run import publish
 from paretopress.system.atomic_files import write_json
 from paretopress.system.disk_cache import cache_root, prune

@@ -15,8 +15,8 @@ from paretopress.core.model_inputs import Inputs, size_of
 from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.pipeline import Pipeline
-from paretopress.search.seeds import int8_bits
-from paretopress.search.tables import Tables
+from paretopress.search.samplers.initial_plans import int8_bits
+from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import REMOVED, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 from paretopress.system.deadline import NO_DEADLINE, Deadline

@@ -25,9 +25,9 @@ from paretopress.intake.trace import Intake
 from paretopress.pipeline import Pipeline
 from paretopress.plan_evaluator import Effort
 from paretopress.same_run import demand_same
+from paretopress.search.accuracy_scale import Scale
 from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
-from paretopress.search.scale import Scale
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.atomic_files import write_json
 from paretopress.system.deadline import NO_DEADLINE, Deadline

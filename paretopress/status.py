@@ -7,11 +7,11 @@ from typing import Any
 
 from paretopress.run_study import stored_config, study_place
 from paretopress.search.candidates import best, front
-from paretopress.search.journal import open_study
-from paretopress.search.nearest import miss_sentence, nearest_points
-from paretopress.search.records import Records
-from paretopress.search.telling import describe
-from paretopress.search.timetable import Timetable
+from paretopress.search.storage.open_study import open_study
+from paretopress.search.storage.records import Records
+from paretopress.search.study.event_format import describe
+from paretopress.search.study.nearest import miss_sentence, nearest_points
+from paretopress.search.study.time_budget import Timetable
 from paretopress.setup_run import RunState
 from paretopress.system.elapsed_time import seconds_worked
 from paretopress.system.event_log import read_events

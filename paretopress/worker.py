@@ -17,8 +17,8 @@ from paretopress.report.live import Reporter
 from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run_search import open_shelf, work_along
 from paretopress.same_run import demand_same
-from paretopress.search.journal import open_study
-from paretopress.search.places import StudyPlace
+from paretopress.search.storage.open_study import open_study
+from paretopress.search.storage.places import StudyPlace
 from paretopress.setup_run import RunState, space_for
 from paretopress.shared_run import published_config, published_identity, taken_over
 from paretopress.system.run_folder import RunFolder

@@ -9,9 +9,9 @@ from typing import Any
 from paretopress.core.outcome import DISTURBED_CORES, Outcome
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.racing import Agreement
-from paretopress.search.records import Counts
-from paretopress.search.stopping import Stall
+from paretopress.search.early_stopping import Stall
+from paretopress.search.fidelity.promotion import Agreement
+from paretopress.search.storage.records import Counts
 
 FRONT_SCHEMA = 1
 

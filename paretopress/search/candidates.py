@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from paretopress.core.outcome import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between, missed
 from paretopress.core.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 from paretopress.core.plan import Plan
-from paretopress.search.scale import Scale
+from paretopress.search.accuracy_scale import Scale
 
 # A short recovery has not won back what a full one will. On the CIFAR-10 ResNet-20 with four branches removed 9.1 points are lost after
 # 10 steps, 4.0 after 45, 1.7 in the end.

@@ -22,7 +22,7 @@ from paretopress.errors import ConfigError
 from paretopress.ray_workers import LOCAL, demand_ray, workers_on_ray
 from paretopress.report.live import SilentReporter
 from paretopress.run_study import study_place
-from paretopress.search.places import StudyPlace, open_storage
+from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.system.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("known_setup")

@@ -7,9 +7,9 @@ import optuna
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.housekeeping import drop_dominated, folder_bytes
-from paretopress.search import records as keys
 from paretopress.search.candidates import Bounds
-from paretopress.search.records import Records
+from paretopress.search.storage import records as keys
+from paretopress.search.storage.records import Records
 from paretopress.system.run_folder import RunFolder
 
 BOUNDS = Bounds(Budget(speedup=1.0), 10.0, 90.0)

@@ -9,7 +9,7 @@ import pytest
 
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
-from paretopress.search.places import StudyPlace, open_storage
+from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.system.event_log import EventLog
 from paretopress.system.secret_masking import masked
 from paretopress.targets.ssh_address import parse_address

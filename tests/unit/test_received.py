@@ -14,7 +14,7 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.core.untrusted_values import environment_received, latency_received, outcome_received, plan_received, printable
 from paretopress.errors import ForeignDataError
-from paretopress.search.records import ACCURACIES, OUTCOME, PLAN, Records
+from paretopress.search.storage.records import ACCURACIES, OUTCOME, PLAN, Records
 from paretopress.targets import wire_protocol
 from paretopress.targets.environment import environment
 from paretopress.targets.wire_protocol import pack_arrays, read_frame, unpack_arrays

@@ -20,7 +20,7 @@ from paretopress.isolation import evaluator_command
 from paretopress.ray_workers import flags_of
 from paretopress.report.live import SilentReporter
 from paretopress.run_study import confirmed_config, store_config, stored_config, study_place
-from paretopress.search.places import StudyPlace
+from paretopress.search.storage.places import StudyPlace
 from paretopress.shared_run import publish, published_config
 from paretopress.system.run_folder import RunFolder
 from paretopress.worker import WorkerFlags, own_config, run_worker

@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import RDBStorage
 from written_trials import opened
 
-from paretopress.search.database_storage import DatabaseStorage
+from paretopress.search.storage.rdb import DatabaseStorage
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import optuna
 import pytest
 
 from paretopress.errors import ConfigError
-from paretopress.search.claims import Claims, renewed
-from paretopress.search.places import StudyPlace
+from paretopress.search.storage.leases import Claims, renewed
+from paretopress.search.storage.places import StudyPlace
 
 
 @pytest.fixture

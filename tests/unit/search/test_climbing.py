@@ -5,10 +5,10 @@ import pytest
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
-from paretopress.search import climbing
 from paretopress.search.candidates import Bounds
-from paretopress.search.climbing import RUNGS, Climber
-from paretopress.search.records import Climb
+from paretopress.search.fidelity import ladder
+from paretopress.search.fidelity.ladder import RUNGS, Climber
+from paretopress.search.storage.records import Climb
 
 BOUNDS = Bounds(Budget(latency_ms=5.0), 10.0, 90.0)
 # at costs a plan loses ten times as much, after a short recovery twice as much, as after a long one
@@ -81,7 +81,7 @@ def test_climb_sends_one_plan_in_four_on_when_the_rungs_agree(seen: list[Climb],
 
 
 def test_climb_goes_by_the_newest_plans_when_many_were_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(climbing, "_MOST_SEEN", len(SEEN))
+    monkeypatch.setattr(ladder, "_MOST_SEEN", len(SEEN))
     # of the oldest, which are slow, those lost least that had looked worst
     old = [Climb({Rung.COSTS: 90.0 - 10 * d, Rung.SHORT: 70.0 + 2 * d}, 9.0) for d in range(1, 10)] * 3
     for seen, highest in ((SEEN, Rung.COSTS), ([*old, *SEEN], Rung.COSTS), (old, Rung.LONG)):

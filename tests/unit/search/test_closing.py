@@ -12,7 +12,7 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError, TargetLostError
 from paretopress.search.candidates import Candidate
-from paretopress.search.closing import reported
+from paretopress.search.study.closing import reported
 
 # each faster and less accurate than the one before; of 10 ms they may take 9.09
 PLANS = [Plan(kept=dict.fromkeys(layers, 0)) for layers in ("a", "ab", "abc")]

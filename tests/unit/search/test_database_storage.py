@@ -12,8 +12,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 from written_trials import DISTRIBUTIONS, begun, ended, opened
 
-from paretopress.search.database_storage import DatabaseStorage
-from paretopress.search.records import LATENCY, WORKER
+from paretopress.search.storage.rdb import DatabaseStorage
+from paretopress.search.storage.records import LATENCY, WORKER
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_repeated_latencies_are_read_once_and_other_attributes_always(ours: optu
     read: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         seen = SimpleNamespace(loads=lambda text: read.append(text) or json.loads(text))
-        patch.setattr("paretopress.search.database_storage.json", seen)
+        patch.setattr("paretopress.search.storage.rdb.json", seen)
         assert ours._storage.get_study_user_attrs(ours._study_id) == optunas.user_attrs
     assert sorted(read) == ["2.0", '{"ms": "c"}']
 

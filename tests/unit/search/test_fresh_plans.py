@@ -17,13 +17,13 @@ from paretopress.core.model_graph import BitGroup
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError
-from paretopress.search.fresh_plans import FreshPlans
-from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits
-from paretopress.search.records import Records
-from paretopress.search.samplers import sampler_names
-from paretopress.search.study import Search
-from paretopress.search.telling import STOPPED_EARLY
+from paretopress.search.samplers.registry import sampler_names
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.storage.records import Records
+from paretopress.search.study.event_format import STOPPED_EARLY
+from paretopress.search.study.fresh_plans import FreshPlans
+from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 

@@ -12,11 +12,11 @@ from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.limits import Limits
-from paretopress.search.predictor import Known, Predictor
-from paretopress.search.samplers import make_sampler
-from paretopress.search.seeds import ladder_plans, seed_plans
-from paretopress.search.study import Search
-from paretopress.search.tables import Tables
+from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans
+from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.registry import make_sampler
+from paretopress.search.samplers.tables import Tables
+from paretopress.search.study.search import Search
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 

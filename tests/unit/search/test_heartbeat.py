@@ -11,9 +11,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from paretopress.search.claims import Claims
-from paretopress.search.heartbeat import fail_stale, heartbeat
-from paretopress.search.records import RETRY_OF, WORKER
+from paretopress.search.storage.heartbeat import fail_stale, heartbeat
+from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.records import RETRY_OF, WORKER
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.search.journal_lock import JournalLock
+from paretopress.search.storage.journal_lock import JournalLock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from paretopress.search.journal_lock import JournalLock
+from paretopress.search.storage.journal_lock import JournalLock
 lock = JournalLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)

@@ -11,16 +11,16 @@ from test_search import GRAPH, LAYERS, SPACE, outcome, synthetic
 
 from paretopress.core.outcome import Budget, Metric, Outcome, Rung
 from paretopress.core.plan import Plan
+from paretopress.search.accuracy_scale import Scale
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
-from paretopress.search.finalists import next_finalist
+from paretopress.search.fidelity.finalists import next_finalist
+from paretopress.search.fidelity.promotion import cannot_join
 from paretopress.search.limits import Limits
-from paretopress.search.predictor import Known, Predictor
-from paretopress.search.racing import cannot_join
-from paretopress.search.samplers import PROGRAMME, make_sampler
-from paretopress.search.scale import Scale
-from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Search
-from paretopress.search.tables import Tables
+from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.registry import PROGRAMME, make_sampler
+from paretopress.search.samplers.tables import Tables
+from paretopress.search.study.search import Search
 
 TABLES = Tables(
     {layer.name: {32: 1.5, 8: 0.6} for layer in LAYERS},

@@ -8,7 +8,7 @@ import pytest
 
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung, small_sample_factor
 from paretopress.search.candidates import Bounds
-from paretopress.search.occasions import drift, pooled
+from paretopress.search.fidelity.latency_pooling import drift, pooled
 
 
 def latency(ratio: float, half_width: float = 0.01) -> Latency:

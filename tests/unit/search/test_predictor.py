@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
-from paretopress.search.predictor import Measured, Predictor, shrunk_fit
-from paretopress.search.seeds import ladder_plans
-from paretopress.search.tables import Tables
+from paretopress.search.samplers.initial_plans import ladder_plans
+from paretopress.search.samplers.predictor import Measured, Predictor, shrunk_fit
+from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace, SpaceOptions
 
 NAMES = ("stem", "conv1", "conv2")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paretopress.errors import ConfigError
-from paretopress.search.programme import Cost, Programme
+from paretopress.search.samplers.integer_programme import Cost, Programme
 
 WIDTHS = {0.0: 0.0, 0.5: 1.0, 1.0: 5.0}  # share removed -> damage
 BITS = {32: 0.0, 8: 0.4}

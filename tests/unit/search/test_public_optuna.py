@@ -30,10 +30,10 @@ sys.path[:0] = [sys.argv[1]]
 import optuna
 from four_layers import BOUNDS, SPACE, made_up
 from paretopress.errors import ConfigError
-from paretopress.search.journal import create_study
+from paretopress.search.storage.open_study import create_study
 from paretopress.search.limits import Limits
-from paretopress.search.places import StudyPlace, open_storage
-from paretopress.search.study import Search
+from paretopress.search.storage.places import StudyPlace, open_storage
+from paretopress.search.study.search import Search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 journal = Path(sys.argv[2])

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t as student_t
 
 from paretopress.core.outcome import Rung
-from paretopress.search.racing import agreement, cannot_join, optimistic_drop
+from paretopress.search.fidelity.promotion import agreement, cannot_join, optimistic_drop
 
 HALVED = [(float(d), d / 2.0) for d in range(2, 12)]  # ten plans, each of which lost half as much at the higher rung
 

@@ -7,8 +7,8 @@ from four_layers import BOUNDS, SPACE, made_up
 
 from paretopress.core.outcome import Rung
 from paretopress.core.plan import Plan
-from paretopress.search import records as keys
-from paretopress.search.records import Records
+from paretopress.search.storage import records as keys
+from paretopress.search.storage.records import Records
 
 PLANS = [Plan(kept={name: 32}) for name in "abcd"]
 

@@ -13,12 +13,12 @@ from four_layers import BOUNDS, SPACE, made_up
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError, TargetLostError
-from paretopress.search import records as keys
-from paretopress.search.journal import create_study
+from paretopress.search.fidelity.remeasurement import Repeats
 from paretopress.search.limits import Limits
-from paretopress.search.records import Records
-from paretopress.search.repeats import Repeats
-from paretopress.search.study import Search
+from paretopress.search.storage import records as keys
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.storage.records import Records
+from paretopress.search.study.search import Search
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 
 from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.core.plan import Plan
-from paretopress.search import screening
-from paretopress.search.predictor import Known, Predictor
-from paretopress.search.screening import Screen, Seen, width_switches
-from paretopress.search.tables import Tables
+from paretopress.search.samplers import surrogate
+from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.surrogate import Screen, Seen, width_switches
+from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 NAMES = ("stem", "a.conv1", "a.conv2", "head")
@@ -90,7 +90,7 @@ def test_promises_do_not_pile_up_what_was_only_proposed() -> None:
 
 
 def test_promises_are_learnt_from_the_newest_trials_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screening, "_MOST_FITTED", 3)
+    monkeypatch.setattr(surrogate, "_MOST_FITTED", 3)
     # the old ones say that int8 in the head ruins a model, and that its removal costs nothing
     old = [Seen(Plan(bits={"head": 8}), 2.9, 30.0 + i, False) for i in range(3)] + [Seen(Plan(kept={"a.conv1": 0}), 9.0, None, False)]
     new = [seen(Plan(bits={"head": 8}), 2.0, 0.5), seen(Plan(bits={"stem": 8}), 2.5, 0.6), seen(Plan(bits={"a.conv2": 8}), 2.6, 0.4)]
@@ -101,7 +101,7 @@ def test_promises_are_learnt_from_the_newest_trials_when_there_are_many(monkeypa
 
 
 def test_a_point_of_the_front_counts_however_old_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screening, "_MOST_FITTED", 3)
+    monkeypatch.setattr(surrogate, "_MOST_FITTED", 3)
     new = [seen(Plan(bits={"head": 8}), 2.0, 0.5), seen(Plan(bits={"stem": 8}), 2.5, 0.6), seen(Plan(bits={"a.conv2": 8}), 2.6, 0.4)]
     best = seen(Plan(bits=dict.fromkeys(NAMES, 8)), 0.1, 0.0)
     proposals = [Plan(kept={"a.conv1": 0}, bits={"head": 8, "stem": 8})]

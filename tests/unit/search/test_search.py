@@ -13,12 +13,12 @@ from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, LatencyError, RunError, SearchFailedError, TargetLostError
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
-from paretopress.search.finalists import next_finalist
-from paretopress.search.journal import create_study
+from paretopress.search.fidelity.finalists import next_finalist
 from paretopress.search.limits import Limits
-from paretopress.search.samplers import make_sampler, sampler_names
-from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Search
+from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.registry import make_sampler, sampler_names
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 LAYERS = tuple(

@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 from written_trials import DISTRIBUTIONS, begun, ended, opened
 
 from paretopress.errors import ConfigError
-from paretopress.search.database_storage import DatabaseStorage
-from paretopress.search.places import StudyPlace, open_storage
-from paretopress.search.proxy import ProxyStorage, proxy_server
-from paretopress.search.records import LATENCY, WORKER
+from paretopress.search.storage.grpc_proxy import ProxyStorage, proxy_server
+from paretopress.search.storage.places import StudyPlace, open_storage
+from paretopress.search.storage.rdb import DatabaseStorage
+from paretopress.search.storage.records import LATENCY, WORKER
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -15,12 +15,12 @@ from optuna.trial import Trial, TrialState
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError, SearchFailedError, WorkerDiedError
-from paretopress.search.claims import Claims
-from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits
-from paretopress.search.records import ERROR, OUTCOME, PLAN, RETRY_OF, Records, retry_once
-from paretopress.search.slots import CUT_OFF
-from paretopress.search.study import Search
+from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.storage.records import ERROR, OUTCOME, PLAN, RETRY_OF, Records, retry_once
+from paretopress.search.storage.slots import CUT_OFF
+from paretopress.search.study.search import Search
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +185,7 @@ def test_run_tries_a_trial_again_whose_worker_died_after_the_trials_were_over(st
     dead = Claims(study, "dead", 90.0, lambda: now[0])
     dead.renew()
     lost = asked(study, **{PLAN: Plan().to_json(), "worker": "dead"})
-    monkeypatch.setattr("paretopress.search.study.time.sleep", lambda _: now.__setitem__(0, now[0] + 30.0))
+    monkeypatch.setattr("paretopress.search.study.search.time.sleep", lambda _: now.__setitem__(0, now[0] + 30.0))
     run.run([])
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert study.trials[2].user_attrs[RETRY_OF] == lost.number

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from paretopress.search.stopping import LEAST_GAIN, stalled
+from paretopress.search.early_stopping import LEAST_GAIN, stalled
 
 
 def test_stalled_is_none_when_too_few_trials_ran() -> None:

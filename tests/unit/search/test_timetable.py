@@ -6,11 +6,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from paretopress.search.crew import crew
+from paretopress.search.early_stopping import Stall
 from paretopress.search.limits import Limits
-from paretopress.search.records import Records
-from paretopress.search.stopping import Stall
-from paretopress.search.timetable import Timetable
+from paretopress.search.storage.records import Records
+from paretopress.search.study.thread_pool import crew
+from paretopress.search.study.time_budget import Timetable
 
 
 @pytest.fixture

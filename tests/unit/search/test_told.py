@@ -12,12 +12,12 @@ from test_search import BOUNDS, SPACE, outcome
 
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.search.climbing import Evaluate
+from paretopress.search.fidelity.ladder import Evaluate
 from paretopress.search.limits import Limits
-from paretopress.search.records import VOLUME
-from paretopress.search.samplers import make_sampler
-from paretopress.search.seeds import seed_plans
-from paretopress.search.study import Search
+from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.registry import make_sampler
+from paretopress.search.storage.records import VOLUME
+from paretopress.search.study.search import Search
 
 # of the first trial's file the first occasion is a lucky one: 2 ms of 4
 LUCKY_MS, TRUE_MS = 2.0, 4.0

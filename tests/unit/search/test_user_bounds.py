@@ -11,12 +11,12 @@ from four_layers import SPACE
 from paretopress.core.outcome import Budget, Latency, Metric, Miss, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate, best, front, promising_front
-from paretopress.search.finalists import next_finalist
-from paretopress.search.journal import create_study
+from paretopress.search.fidelity.finalists import next_finalist
+from paretopress.search.fidelity.latency_pooling import chance_within, reserve
 from paretopress.search.limits import Limits
-from paretopress.search.nearest import miss_sentence, nearest_points
-from paretopress.search.occasions import chance_within, reserve
-from paretopress.search.study import Search
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.nearest import miss_sentence, nearest_points
+from paretopress.search.study.search import Search
 
 BOUNDS = Bounds(Budget(speedup=2.0, max_drop=1.0), 10.0, 90.0)
 

@@ -17,9 +17,9 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError
 from paretopress.search.candidates import Candidate, front
-from paretopress.search.journal import create_study
 from paretopress.search.limits import Limits
-from paretopress.search.study import Search
+from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.search import Search
 
 
 @pytest.fixture(autouse=True)

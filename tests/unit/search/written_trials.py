@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 
-from paretopress.search.records import WORKER
+from paretopress.search.storage.records import WORKER
 
 DISTRIBUTIONS = {
     "kept": IntDistribution(0, 64, step=8),

@@ -8,7 +8,7 @@ from paretopress.core.model_graph import Frozen, LayerKind, ModelGraph
 from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
-from paretopress.search.seeds import seed_plans
+from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import ALPHA, IMPORTANCE, TEMPERATURE, SearchSpace, SpaceOptions
 from paretopress.spaces.variables import Choice, Range

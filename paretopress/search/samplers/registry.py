@@ -8,8 +8,8 @@ from functools import partial
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from paretopress.errors import ConfigError
-from paretopress.search.guided import GuidedSampler
-from paretopress.search.predictor import Known
+from paretopress.search.samplers.guided import GuidedSampler
+from paretopress.search.samplers.predictor import Known
 from paretopress.spaces.space import SearchSpace
 
 DEFAULT_SAMPLER, PROGRAMME = "guided", "programme"

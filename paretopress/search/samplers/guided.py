@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.core.pareto import non_dominated
 from paretopress.core.plan import Plan
-from paretopress.search.predictor import Known, Measured
-from paretopress.search.repeats import OCCASIONS
-from paretopress.search.screening import Screen, Seen
+from paretopress.search.fidelity.remeasurement import OCCASIONS
+from paretopress.search.samplers.predictor import Known, Measured
+from paretopress.search.samplers.surrogate import Screen, Seen
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.spaces.variables import Value
 

@@ -14,8 +14,8 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from paretopress.search.claims import Claims
-from paretopress.search.records import WORKER, retry_once
+from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.records import WORKER, retry_once
 from paretopress.system.periodic import repeating
 
 KNOWN_WARNINGS = (

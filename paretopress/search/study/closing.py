@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from paretopress.core.outcome import Outcome
 from paretopress.errors import ParetopressError, RunError, TargetLostError, typed_line
 from paretopress.search.candidates import Bounds, Candidate, front
-from paretopress.search.nearest import nearest_points
+from paretopress.search.study.nearest import nearest_points
 
 # where a point is left out, those that it dominated may take its place; a store that is gone for good must not be asked for all of them
 _ROUNDS = 3

@@ -10,7 +10,7 @@ from threading import RLock
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ParetopressError, TargetLostError, typed_line
 from paretopress.search.candidates import Bounds, Candidate, front, promising_front, undominated
-from paretopress.search.records import Records
+from paretopress.search.storage.records import Records
 
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 OCCASIONS, FINAL_OCCASIONS = 6, 3

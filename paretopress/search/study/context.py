@@ -12,11 +12,11 @@ from optuna.trial import Trial, TrialState
 
 from paretopress.core.outcome import Latency, Outcome
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.claims import Claims
+from paretopress.search.fidelity.remeasurement import Repeats
 from paretopress.search.limits import Limits
-from paretopress.search.records import Records, retry_once
-from paretopress.search.repeats import Repeats
-from paretopress.search.timetable import Timetable
+from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.records import Records, retry_once
+from paretopress.search.study.time_budget import Timetable
 
 
 @dataclass(slots=True)

@@ -20,8 +20,8 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _create_scoped_session, models, sqlalchemy  # type: ignore[attr-defined]
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.search.records import LATENCY, WORKER
-from paretopress.search.written_together import WrittenTogether
+from paretopress.search.storage.buffered import WrittenTogether
+from paretopress.search.storage.records import LATENCY, WORKER
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

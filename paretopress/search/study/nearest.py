@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paretopress.search.candidates import Bounds, Candidate, undominated
-from paretopress.search.telling import describe
+from paretopress.search.study.event_format import describe
 
 # how many are shown where no candidate meets the budget
 _MOST_SHOWN = 5

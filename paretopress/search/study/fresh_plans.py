@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from paretopress.core.plan import Plan
-from paretopress.search.records import Records
+from paretopress.search.storage.records import Records
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.spaces.variables import Choice, Range, Value, Variable
 

@@ -15,20 +15,20 @@ from optuna.trial import Trial, TrialState
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError, typed_line
-from paretopress.search import records as keys
 from paretopress.search.candidates import Candidate
-from paretopress.search.climbing import Climber, Evaluate
-from paretopress.search.fresh_plans import USED_UP, FreshPlans
-from paretopress.search.guided import PREDICTED_ACCURACY
-from paretopress.search.heartbeat import fail_stale, heartbeat
-from paretopress.search.places import WORDS
-from paretopress.search.records import Records, retry_once
-from paretopress.search.repeats import OCCASIONS
-from paretopress.search.session import Session
-from paretopress.search.slots import queued, rank
-from paretopress.search.stopping import stalled
-from paretopress.search.telling import STOPPED_EARLY, TRIAL, describe, fields_of
-from paretopress.search.timetable import Timetable
+from paretopress.search.early_stopping import stalled
+from paretopress.search.fidelity.ladder import Climber, Evaluate
+from paretopress.search.fidelity.remeasurement import OCCASIONS
+from paretopress.search.samplers.guided import PREDICTED_ACCURACY
+from paretopress.search.storage import records as keys
+from paretopress.search.storage.heartbeat import fail_stale, heartbeat
+from paretopress.search.storage.places import WORDS
+from paretopress.search.storage.records import Records, retry_once
+from paretopress.search.storage.slots import queued, rank
+from paretopress.search.study.context import Session
+from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe, fields_of
+from paretopress.search.study.fresh_plans import USED_UP, FreshPlans
+from paretopress.search.study.time_budget import Timetable
 from paretopress.spaces.space import SearchSpace
 
 _SAME_FAILURES = 10

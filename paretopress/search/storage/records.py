@@ -19,14 +19,14 @@ from paretopress.core.plan import Plan
 from paretopress.core.untrusted_values import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.errors import ForeignDataError
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.occasions import Spread, drift_of, pooled
-from paretopress.search.slots import CUT_OFF as CUT_OFF
-from paretopress.search.slots import ERROR as ERROR
-from paretopress.search.slots import PLAN as PLAN
-from paretopress.search.slots import RETRY_OF as RETRY_OF
-from paretopress.search.slots import Slots
-from paretopress.search.slots import retry_once as retry_once
-from paretopress.search.stopping import Stall
+from paretopress.search.early_stopping import Stall
+from paretopress.search.fidelity.latency_pooling import Spread, drift_of, pooled
+from paretopress.search.storage.slots import CUT_OFF as CUT_OFF
+from paretopress.search.storage.slots import ERROR as ERROR
+from paretopress.search.storage.slots import PLAN as PLAN
+from paretopress.search.storage.slots import RETRY_OF as RETRY_OF
+from paretopress.search.storage.slots import Slots
+from paretopress.search.storage.slots import retry_once as retry_once
 
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
-from paretopress.search.predictor import Predictor
+from paretopress.search.samplers.predictor import Predictor
 from paretopress.spaces.space import SearchSpace
 
 _WIDE_CHANNELS = 32

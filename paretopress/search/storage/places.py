@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from paretopress.errors import ConfigError, RunFolderError
-from paretopress.search.journal_lock import JournalLock
+from paretopress.search.storage.journal_lock import JournalLock
 from paretopress.system.secret_masking import MASK, masked
 
 # After so long without a word what a worker is at is given to another; it says four times as often that it lives.
@@ -68,7 +68,7 @@ def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[str], object
 def _shared_storage() -> ModuleType:
     """Return the module of shared storages: it alone needs what is not of Optuna's public interface, and is loaded for a shared run."""
     try:
-        return importlib.import_module("paretopress.search.shared_storage")
+        return importlib.import_module("paretopress.search.storage.shared")
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"a shared run needs the storages of Optuna 5, but got {optuna.__version__}: {error}", "pip install 'optuna>=5,<6'."

@@ -10,8 +10,8 @@ import numpy as np
 
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.search.candidates import Bounds, Candidate, promising_front, selection_margin
-from paretopress.search.occasions import chance_within
-from paretopress.search.repeats import OCCASIONS
+from paretopress.search.fidelity.latency_pooling import chance_within
+from paretopress.search.fidelity.remeasurement import OCCASIONS
 
 # before a finalist from that rung is back: full recovery leaves about half of the drop that a longer one left, a quarter of a short one's
 _FIRST_GUESS = {Rung.SHORT: 0.25, Rung.LONG: 0.5}

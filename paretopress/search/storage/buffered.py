@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.search.records import WORKER
+from paretopress.search.storage.records import WORKER
 
 Param = TypeVar("Param")
 

@@ -14,19 +14,19 @@ from optuna.trial import TrialState
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.claims import Claims, renewed
-from paretopress.search.climbing import RUNGS, Evaluate, climb_pairs
-from paretopress.search.crew import crew
-from paretopress.search.finalist_phase import FinalistPhase
-from paretopress.search.heartbeat import fail_stale
+from paretopress.search.early_stopping import Stall
+from paretopress.search.fidelity.ladder import RUNGS, Evaluate, climb_pairs
+from paretopress.search.fidelity.promotion import Agreement, agreement
 from paretopress.search.limits import Limits
-from paretopress.search.racing import Agreement, agreement
-from paretopress.search.records import Counts, Records, retry_once
-from paretopress.search.session import Session
-from paretopress.search.spent import seconds_by_stage
-from paretopress.search.stopping import Stall
-from paretopress.search.timetable import Timetable
-from paretopress.search.trial_phase import TrialPhase, retry_is_due
+from paretopress.search.storage.heartbeat import fail_stale
+from paretopress.search.storage.leases import Claims, renewed
+from paretopress.search.storage.records import Counts, Records, retry_once
+from paretopress.search.study.context import Session
+from paretopress.search.study.finalist_phase import FinalistPhase
+from paretopress.search.study.thread_pool import crew
+from paretopress.search.study.time_accounting import seconds_by_stage
+from paretopress.search.study.time_budget import Timetable
+from paretopress.search.study.trial_phase import TrialPhase, retry_is_due
 from paretopress.spaces.space import SearchSpace
 
 _LOOKS_EVERY_S = 1.0

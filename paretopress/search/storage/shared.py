@@ -16,10 +16,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError
-from paretopress.search.database_storage import DatabaseStorage
-from paretopress.search.places import WORDS, StudyPlace
-from paretopress.search.proxy import ProxyStorage, proxy_server
-from paretopress.search.records import retry_once
+from paretopress.search.storage.grpc_proxy import ProxyStorage, proxy_server
+from paretopress.search.storage.places import WORDS, StudyPlace
+from paretopress.search.storage.rdb import DatabaseStorage
+from paretopress.search.storage.records import retry_once
 from paretopress.system.secret_masking import masked
 
 

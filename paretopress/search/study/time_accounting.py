@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-from paretopress.search.records import Records
+from paretopress.search.storage.records import Records
 
 
 def seconds_by_stage(records: Records, elapsed_s: float, *others: Mapping[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from paretopress.search.limits import Limits
-from paretopress.search.records import Records
+from paretopress.search.storage.records import Records
 
 # where the set-up took the trials' share of a short run, so many plans are tried all the same
 _FEWEST_TRIALS = 5

@@ -11,8 +11,8 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
 from paretopress.search.candidates import Bounds
-from paretopress.search.racing import Pair, agreement, cannot_join, expected_drop
-from paretopress.search.records import Climb
+from paretopress.search.fidelity.promotion import Pair, agreement, cannot_join, expected_drop
+from paretopress.search.storage.records import Climb
 
 RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
 # rungs that order so many plans with such a rank correlation agree; then one plan in so many goes on

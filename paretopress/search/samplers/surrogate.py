@@ -12,7 +12,7 @@ from threadpoolctl import ThreadpoolController
 
 from paretopress.core.pareto import hypervolume_2d, non_dominated
 from paretopress.core.plan import Plan
-from paretopress.search.predictor import Known
+from paretopress.search.samplers.predictor import Known
 from paretopress.spaces.space import Params, SearchSpace
 
 _RIDGE = 1.0

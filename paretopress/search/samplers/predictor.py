@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from paretopress.core.model_graph import Layer, LayerKind
 from paretopress.core.plan import FLOAT_BITS
-from paretopress.search.programme import Cost, Programme
-from paretopress.search.tables import Tables
+from paretopress.search.samplers.integer_programme import Cost, Programme
+from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import REMOVED, UNPRICED, Params, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 

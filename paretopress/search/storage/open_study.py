@@ -9,9 +9,9 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 
 from paretopress.errors import RunFolderError
-from paretopress.search.places import StudyPlace, open_storage
-from paretopress.search.predictor import Known
-from paretopress.search.samplers import OURS, make_sampler
+from paretopress.search.samplers.predictor import Known
+from paretopress.search.samplers.registry import OURS, make_sampler
+from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.spaces.space import SearchSpace
 
 STUDY_NAME = "paretopress"

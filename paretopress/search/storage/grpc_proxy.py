@@ -24,9 +24,9 @@ from optuna.storages._grpc.client import GrpcClientCache, GrpcClientCacheEntry, 
 from optuna.storages._grpc.server import make_server
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.search.database_storage import DatabaseStorage, distribution_of
-from paretopress.search.records import LATENCY, WORKER
-from paretopress.search.written_together import WrittenTogether
+from paretopress.search.storage.buffered import WrittenTogether
+from paretopress.search.storage.rdb import DatabaseStorage, distribution_of
+from paretopress.search.storage.records import LATENCY, WORKER
 
 # name, value as it is stored, distribution as JSON
 _Param = tuple[str, float, str]

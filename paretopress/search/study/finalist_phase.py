@@ -10,14 +10,14 @@ from typing import Any
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError, typed_line
-from paretopress.search import records as keys
 from paretopress.search.candidates import Candidate, front
-from paretopress.search.climbing import Evaluate
-from paretopress.search.finalists import next_finalist
-from paretopress.search.nearest import nearest_points
-from paretopress.search.repeats import FINAL_OCCASIONS, OCCASIONS
-from paretopress.search.session import Session
-from paretopress.search.telling import describe, fields_of
+from paretopress.search.fidelity.finalists import next_finalist
+from paretopress.search.fidelity.ladder import Evaluate
+from paretopress.search.fidelity.remeasurement import FINAL_OCCASIONS, OCCASIONS
+from paretopress.search.storage import records as keys
+from paretopress.search.study.context import Session
+from paretopress.search.study.event_format import describe, fields_of
+from paretopress.search.study.nearest import nearest_points
 
 # a finalist may get less than its full recovery where the time ends, but not less than this share of it
 _LEAST_SHARE = 0.3

@@ -1,0 +1,1 @@
+"""Rungs: promotion between them, remeasurement, pooled latencies, finalists."""

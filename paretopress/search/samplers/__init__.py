@@ -1,0 +1,1 @@
+"""What proposes plans: the guided sampler, its surrogate, initial plans."""

@@ -1,0 +1,1 @@
+"""Where a study lies, and how many workers share it."""

@@ -1,0 +1,1 @@
+"""The loop of a study: trials, finalists, time, early stop."""
