@@ -26,7 +26,6 @@ from paretopress.core.model_inputs import zeros
 from paretopress.core.plan import Plan
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
-from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
@@ -36,6 +35,7 @@ from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.local import LocalTarget
+from paretopress.trial.pipeline import Pipeline
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"

@@ -28,7 +28,6 @@ from paretopress.errors import ParetopressError
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import check_parity
-from paretopress.pipeline import Pipeline
 from paretopress.report.live import SilentReporter
 from paretopress.run_parts import load_and_trace
 from paretopress.setup_run import scoring_threads
@@ -38,6 +37,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
+from paretopress.trial.pipeline import Pipeline
 
 NAME, TRIALS = "coverage", 4
 

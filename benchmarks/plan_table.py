@@ -27,7 +27,6 @@ from paretopress.core.model_inputs import zeros
 from paretopress.core.pareto import non_dominated
 from paretopress.evaluators.macs import count_macs
 from paretopress.intake.datasets.data import stack
-from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.run_tables import measure_tables
 from paretopress.search.samplers.initial_plans import seed_plans
@@ -41,6 +40,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
+from paretopress.trial.pipeline import Pipeline
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"

@@ -25,7 +25,6 @@ from paretopress.core.plan import Plan
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.intake.datasets.data import Data, batch
-from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.setup_run import RunState
@@ -34,6 +33,7 @@ from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.local import SessionSettings, open_session
+from paretopress.trial.pipeline import Pipeline
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 # name -> the drop on test within which the fastest is looked for, and the bar on its speed

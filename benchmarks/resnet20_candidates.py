@@ -12,7 +12,6 @@ from paretopress.config import read_config
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -21,6 +20,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
+from paretopress.trial.pipeline import Pipeline
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 COUNT, SEED = 20, 7

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import paretopress
 from paretopress import run_search
-from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.search.storage.open_study import create_study
 from paretopress.search.study.context import Session
 from paretopress.search.study.trial_phase import TrialPhase
 from paretopress.setup_run import find_state
+from paretopress.trial.pipeline import Pipeline
 
 PACKAGE = Path(paretopress.__file__).parent
 _AGAIN, _TRIALS = Session.repeat_a_latency.__qualname__, TrialPhase.work.__qualname__

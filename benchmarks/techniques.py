@@ -39,7 +39,6 @@ from paretopress.errors import first_line
 from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.quantise import PLAIN, Formats
-from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.setup_run import scoring_threads
@@ -50,6 +49,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
+from paretopress.trial.pipeline import Pipeline
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 VAL_ITEMS, SCORED_IMAGES, CORRECTED_IMAGES = 2_000, 512, 256

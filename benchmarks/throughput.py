@@ -25,8 +25,6 @@ from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.student_cache import Students
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.outcome import Rung
-from paretopress.pipeline import Pipeline
-from paretopress.plan_evaluator import Effort, PlanEvaluator
 from paretopress.run_parts import load_and_trace
 from paretopress.search.candidates import Bounds
 from paretopress.search.fidelity import promotion
@@ -44,6 +42,8 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
+from paretopress.trial.evaluator import Effort, PlanEvaluator
+from paretopress.trial.pipeline import Pipeline
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "search_hour.toml"
 FACTOR_BAR = 5.0

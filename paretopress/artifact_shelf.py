@@ -20,9 +20,9 @@ from paretopress.core.plan import Plan
 from paretopress.deploy.bundle_run import holds_its_weights
 from paretopress.errors import ConfigError, ForeignDataError, RunError
 from paretopress.folder_store import FolderStore
-from paretopress.plan_evaluator import STUDENT_FILE
 from paretopress.system.run_folder import MODEL_FILE, PART, RunFolder
 from paretopress.system.secret_masking import masked
+from paretopress.trial.evaluator import STUDENT_FILE
 
 # a store that is busy or was out of reach for a moment is asked again after so many seconds
 _WAITS_S = (0.5, 2.0)

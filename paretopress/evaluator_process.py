@@ -22,8 +22,6 @@ import torch
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import ParetopressError
-from paretopress.isolation import TRUST
-from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target
 from paretopress.run_study import stored_config
 from paretopress.setup_run import RunState
@@ -33,6 +31,8 @@ from paretopress.system.run_folder import open_run_folder
 from paretopress.system.secret_masking import masked
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.wire_protocol import Frame, read_frame, write_frame
+from paretopress.trial.evaluator import PlanEvaluator
+from paretopress.trial.subprocess_evaluator import TRUST
 
 # Where memory runs out, Linux ends the process with the highest score: this one, which can be replaced, rather than the search.
 _EXPENDABLE = "800"

@@ -17,13 +17,13 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.trace import Intake
-from paretopress.pipeline import Pipeline
 from paretopress.run_tables import measure_tables
 from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.deadline import Deadline
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.system.thread_pace import counts_up_to, threads_beside
+from paretopress.trial.pipeline import Pipeline
 
 # steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0

@@ -28,8 +28,6 @@ from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
-from paretopress.pipeline import Pipeline
-from paretopress.plan_evaluator import PlanEvaluator
 from paretopress.same_run import FORMAT, versions
 from paretopress.search.candidates import Bounds
 from paretopress.setup_run import RunState, recovery_for, scoring_threads
@@ -47,6 +45,8 @@ from paretopress.targets.replay import ReplayTarget
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Task
 from paretopress.tasks.choose import task_by, task_scored_by
+from paretopress.trial.evaluator import PlanEvaluator
+from paretopress.trial.pipeline import Pipeline
 
 # of the trace, and of the comparison of the traced model with the one that was handed over
 _EXAMPLE_ITEMS, _COMPARED_ITEMS = 4, 8

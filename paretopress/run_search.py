@@ -16,7 +16,6 @@ from paretopress.core.outcome import Outcome
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, RunError, SearchFailedError
 from paretopress.housekeeping import drop_dominated
-from paretopress.isolation import EvaluatorProcess, Isolation, evaluator_command
 from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
@@ -45,6 +44,7 @@ from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.system.user_factory import is_factory
 from paretopress.targets.probe.probing import LOCAL
+from paretopress.trial.subprocess_evaluator import EvaluatorProcess, Isolation, evaluator_command
 
 Helpers = Callable[[str], AbstractContextManager[None]]
 

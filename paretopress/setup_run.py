@@ -22,8 +22,6 @@ from paretopress.errors import RunFolderError
 from paretopress.findings import Finder, Findings, trains
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.pipeline import Pipeline
-from paretopress.plan_evaluator import Effort
 from paretopress.same_run import demand_same
 from paretopress.search.accuracy_scale import Scale
 from paretopress.search.candidates import Bounds
@@ -39,6 +37,8 @@ from paretopress.targets.environment import environment as environment_here
 from paretopress.targets.lock import no_measurement
 from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.probe.probe_report import probe_fingerprint
+from paretopress.trial.evaluator import Effort
+from paretopress.trial.pipeline import Pipeline
 
 STATE_SCHEMA = 1
 # the cache's folders of findings, and their file

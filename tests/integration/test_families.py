@@ -13,12 +13,12 @@ from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config
 from paretopress.core.plan import Plan
 from paretopress.lower.export import check_parity
-from paretopress.pipeline import Pipeline
 from paretopress.run_parts import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import create_run_folder
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.local import LocalTarget, SessionSettings, open_session
+from paretopress.trial.pipeline import Pipeline
 
 EACH = {"pruned", "quantised", "factorised", ALL}
 FAMILIES = {

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from paretopress import pipeline, plan_evaluator
 from paretopress.compress.recover import finetune
 from paretopress.compress.recover.finetune import Recipe, Recovery
 from paretopress.compress.recover.student_cache import Students
@@ -30,13 +29,14 @@ from paretopress.evaluators.size import file_facts
 from paretopress.intake.datasets import batches
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import take_in
-from paretopress.pipeline import Batches, Pipeline
-from paretopress.plan_evaluator import STUDENT_FILE, Effort, PlanEvaluator
 from paretopress.search.candidates import Bounds
 from paretopress.system import atomic_files
 from paretopress.system.run_folder import RunFolder, create_run_folder
 from paretopress.targets import file_facts as file_facts_module
 from paretopress.tasks.spread import item_scores
+from paretopress.trial import evaluator, pipeline
+from paretopress.trial.evaluator import STUDENT_FILE, Effort, PlanEvaluator
+from paretopress.trial.pipeline import Batches, Pipeline
 
 
 @dataclass
@@ -386,8 +386,8 @@ def test_evaluator_reads_the_judged_items_once_when_plans_differ_in_their_criter
     tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=6.0)
-    stacked, real = list[int](), plan_evaluator.stack
-    monkeypatch.setattr(plan_evaluator, "stack", lambda split, count, seed: stacked.append(count) or real(split, count, seed))
+    stacked, real = list[int](), evaluator.stack
+    monkeypatch.setattr(evaluator, "stack", lambda split, count, seed: stacked.append(count) or real(split, count, seed))
     for number, criterion in enumerate(Criterion):
         evaluate(Plan(kept={"block1.conv1": 4}, importance=criterion), Rung.COSTS, number)
     assert len(stacked) == 1

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from paretopress import pipeline
 from paretopress.api import start_run
 from paretopress.config import parse_config
 from paretopress.core.outcome import Latency
@@ -16,6 +15,7 @@ from paretopress.intake.datasets import batches
 from paretopress.report.live import SilentReporter
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.probe import probing
+from paretopress.trial import pipeline
 
 
 class Quick(LocalTarget):

@@ -14,7 +14,7 @@ import pytest
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import LatencyError, OutOfTimeError, RunError, WorkerDiedError
-from paretopress.isolation import EvaluatorProcess, Isolation, revived, waiting_asleep
+from paretopress.trial.subprocess_evaluator import EvaluatorProcess, Isolation, revived, waiting_asleep
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)
 OUTCOME = Outcome(Rung.SHORT, 88.0, 100, 10, LATENCY, 1_000, "trials/0001/model.onnx", "0" * 64)

@@ -15,12 +15,12 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
-from paretopress.plan_evaluator import Effort
 from paretopress.search.accuracy_scale import Scale
 from paretopress.setup_run import RunState, plan_effort, space_for, training_place
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
+from paretopress.trial.evaluator import Effort
 
 SLOW = Capabilities(
     channel_step=16,

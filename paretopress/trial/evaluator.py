@@ -26,12 +26,12 @@ from paretopress.core.plan import INT8_BITS, Criterion, Plan
 from paretopress.errors import OutOfTimeError, RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.intake.datasets.data import stack
-from paretopress.pipeline import Pipeline
 from paretopress.search.candidates import Bounds
 from paretopress.search.fidelity.ladder import RUNGS
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import MODEL_FILE
 from paretopress.system.stage_timer import Stopwatch
+from paretopress.trial.pipeline import Pipeline
 
 # a recovery that has less than this share of its steps tells too little to be worth its time
 LEAST_SHARE = 0.3

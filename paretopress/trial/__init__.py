@@ -1,0 +1,1 @@
+"""The stages of one trial, and the process in which it runs."""
