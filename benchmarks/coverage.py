@@ -29,8 +29,8 @@ from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import check_parity
 from paretopress.report.live import SilentReporter
-from paretopress.run_parts import load_and_trace
-from paretopress.setup_run import scoring_threads
+from paretopress.run.factory import load_and_trace
+from paretopress.run.setup import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch

@@ -34,11 +34,11 @@ from optuna.trial import TrialState
 from results_file import Headline, write_result
 from stages import stage_of
 
-from paretopress.run_study import stored_config, study_place
+from paretopress.run.lookup import stored_config, study_place
+from paretopress.run.setup import RunState
 from paretopress.search.candidates import front
 from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import OUTCOME, PLAN, WORKER, Records
-from paretopress.setup_run import RunState
 from paretopress.system.run_folder import RunFolder
 
 USER = Path(__file__).with_name("faulty_user.py")
@@ -134,7 +134,7 @@ class Run:
 
     def evaluator(self) -> int | None:
         """Return the number of the evaluating process."""
-        return next((p.pid for p in self.processes() if "paretopress.evaluator_process" in p.info["cmdline"]), None)
+        return next((p.pid for p in self.processes() if "paretopress.run.evaluator_main" in p.info["cmdline"]), None)
 
     def by_worker(self) -> dict[str, int]:
         """Return worker -> trials."""

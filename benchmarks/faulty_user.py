@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-EVALUATES = "paretopress.evaluator_process" in " ".join(sys.orig_argv)
+EVALUATES = "paretopress.run.evaluator_main" in " ".join(sys.orig_argv)
 RAISES_AT, BATCH = 1_000, 8
 HERE = Path(__file__).parent
 

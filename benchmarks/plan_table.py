@@ -27,10 +27,10 @@ from paretopress.core.model_inputs import zeros
 from paretopress.core.pareto import non_dominated
 from paretopress.evaluators.macs import count_macs
 from paretopress.intake.datasets.data import stack
-from paretopress.run_parts import load_and_trace
-from paretopress.run_tables import measure_tables
+from paretopress.run.cost_tables import measure_tables
+from paretopress.run.factory import load_and_trace
+from paretopress.run.setup import space_for
 from paretopress.search.samplers.initial_plans import seed_plans
-from paretopress.setup_run import space_for
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
 from paretopress.spaces.variables import Choice
 from paretopress.system.allocator import keep_freed_memory

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from paretopress.config import read_config
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import stack
-from paretopress.run_parts import load_and_trace
+from paretopress.run.factory import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.allocator import keep_freed_memory
 

@@ -12,7 +12,7 @@ from paretopress.config import read_config
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.run_parts import load_and_trace
+from paretopress.run.factory import load_and_trace
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import RunFolder

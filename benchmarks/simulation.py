@@ -14,9 +14,9 @@ from surrogate import Surrogate
 from paretopress.config import read_config
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Budget
+from paretopress.run.setup import space_for
 from paretopress.search.candidates import Bounds
 from paretopress.search.samplers.tables import Tables
-from paretopress.setup_run import space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment

@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 
 import paretopress
-from paretopress import run_search
-from paretopress.run_parts import load_and_trace
+from paretopress.run import driver
+from paretopress.run.factory import load_and_trace
+from paretopress.run.setup import find_state
 from paretopress.search.storage.open_study import create_study
 from paretopress.search.study.context import Session
 from paretopress.search.study.trial_phase import TrialPhase
-from paretopress.setup_run import find_state
 from paretopress.trial.pipeline import Pipeline
 
 PACKAGE = Path(paretopress.__file__).parent
@@ -29,7 +29,7 @@ SEARCH = {
     TrialPhase._ask.__qualname__: "ask",
     TrialPhase._record.__qualname__: "record",
     _AGAIN: "latency again",
-    run_search._finish.__qualname__: "score and write the front",
+    driver._finish.__qualname__: "score and write the front",
 }
 
 

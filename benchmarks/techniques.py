@@ -39,9 +39,9 @@ from paretopress.errors import first_line
 from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.trace import Intake
 from paretopress.lower.quantise import PLAIN, Formats
-from paretopress.run_parts import load_and_trace
+from paretopress.run.factory import load_and_trace
+from paretopress.run.setup import scoring_threads
 from paretopress.search.samplers.initial_plans import int8_bits
-from paretopress.setup_run import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import create_run_folder

@@ -25,7 +25,8 @@ from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.student_cache import Students
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.outcome import Rung
-from paretopress.run_parts import load_and_trace
+from paretopress.run.factory import load_and_trace
+from paretopress.run.setup import RunState, find_state, scoring_threads, space_for
 from paretopress.search.candidates import Bounds
 from paretopress.search.fidelity import promotion
 from paretopress.search.fidelity.ladder import RUNGS
@@ -34,7 +35,6 @@ from paretopress.search.samplers.predictor import Known, Predictor
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.storage.open_study import create_study
 from paretopress.search.study.search import Search
-from paretopress.setup_run import RunState, find_state, scoring_threads, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import RunFolder, create_run_folder

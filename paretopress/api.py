@@ -20,14 +20,14 @@ from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.ray_workers import demand_ray, workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter
-from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
-from paretopress.run_search import Helpers, open_shelf, search_run
-from paretopress.run_study import confirmed_config, store_config, study_place
+from paretopress.run.driver import Helpers, open_shelf, search_run
+from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
+from paretopress.run.lookup import confirmed_config, store_config, study_place
+from paretopress.run.setup import RunState, find_state, setup_deadline, space_for
 from paretopress.search.samplers.registry import check_sampler
 from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.records import Records
-from paretopress.setup_run import RunState, find_state, setup_deadline, space_for
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.system.seeding import undisturbed

@@ -32,7 +32,7 @@ from paretopress.report.live import LiveView
 from paretopress.report.probe_table import probe_table
 from paretopress.report.tables import front_table, profile_table
 from paretopress.rerun import rerun_trial
-from paretopress.run_parts import load_and_trace
+from paretopress.run.factory import load_and_trace
 from paretopress.search.storage.heartbeat import KNOWN_WARNINGS
 from paretopress.search.storage.places import serve_proxy
 from paretopress.status import run_status

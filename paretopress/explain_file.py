@@ -12,7 +12,7 @@ from paretopress.evaluators.explain import Explanation, explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
 from paretopress.evaluators.rates import measure_rates
 from paretopress.evaluators.source_graph import table_rows
-from paretopress.run_study import find_trial, stored_config
+from paretopress.run.lookup import find_trial, stored_config
 from paretopress.system.run_folder import MODEL_FILE, RunFolder, open_run_folder
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment

@@ -7,13 +7,13 @@ from typing import Any
 
 from paretopress.core.model_graph import ModelGraph
 from paretopress.errors import BudgetError
-from paretopress.run_study import stored_config, study_place
+from paretopress.run.lookup import stored_config, study_place
+from paretopress.run.setup import RunState, space_for
 from paretopress.search.samplers.guided import measured_trials
 from paretopress.search.samplers.predictor import Measured, Predictor
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.places import StudyPlace
-from paretopress.setup_run import RunState, space_for
 from paretopress.system.run_folder import open_run_folder
 from paretopress.targets.capabilities import capabilities_in
 

@@ -14,10 +14,10 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.core.untrusted_values import outcome_received, plan_received
 from paretopress.errors import RunFolderError
-from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
-from paretopress.run_study import confirmed_config, find_trial
+from paretopress.run.factory import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
+from paretopress.run.lookup import confirmed_config, find_trial
+from paretopress.run.setup import RunState
 from paretopress.search.storage import records as keys
-from paretopress.setup_run import RunState
 from paretopress.system.run_folder import RunFolder, open_run_folder
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.trial.evaluator import PlanEvaluator

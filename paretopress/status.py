@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paretopress.run_study import stored_config, study_place
+from paretopress.run.lookup import stored_config, study_place
+from paretopress.run.setup import RunState
 from paretopress.search.candidates import best, front
 from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import Records
 from paretopress.search.study.event_format import describe
 from paretopress.search.study.nearest import miss_sentence, nearest_points
 from paretopress.search.study.time_budget import Timetable
-from paretopress.setup_run import RunState
 from paretopress.system.elapsed_time import seconds_worked
 from paretopress.system.event_log import read_events
 from paretopress.system.run_folder import open_run_folder

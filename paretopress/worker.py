@@ -14,13 +14,13 @@ from typing import Any
 from paretopress.config import RunConfig, parse_config
 from paretopress.errors import ForeignDataError, ParetopressError, TrustError, typed_line
 from paretopress.report.live import Reporter
-from paretopress.run_parts import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
-from paretopress.run_search import open_shelf, work_along
-from paretopress.same_run import demand_same
+from paretopress.run.compatibility import demand_same
+from paretopress.run.driver import open_shelf, work_along
+from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
+from paretopress.run.handshake import published_config, published_identity, taken_over
+from paretopress.run.setup import RunState, space_for
 from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.places import StudyPlace
-from paretopress.setup_run import RunState, space_for
-from paretopress.shared_run import published_config, published_identity, taken_over
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.user_factory import is_factory
 from paretopress.targets.capabilities import capabilities_in

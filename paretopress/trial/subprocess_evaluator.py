@@ -211,4 +211,4 @@ class Isolation:
 
 def evaluator_command(run: Path, threads: int, *, trust: bool = False) -> list[str]:
     """Return the command of an evaluating process; `trust` is what this one was told by its user."""
-    return [sys.executable, "-m", "paretopress.evaluator_process", str(run.resolve()), str(threads), *([TRUST] if trust else [])]
+    return [sys.executable, "-m", "paretopress.run.evaluator_main", str(run.resolve()), str(threads), *([TRUST] if trust else [])]

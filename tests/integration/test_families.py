@@ -13,7 +13,7 @@ from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config
 from paretopress.core.plan import Plan
 from paretopress.lower.export import check_parity
-from paretopress.run_parts import load_and_trace
+from paretopress.run.factory import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import create_run_folder
 from paretopress.system.stage_timer import Stopwatch

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typed import typed_here
 
-from paretopress.evaluator_process import serve
+from paretopress.run.evaluator_main import serve
 from paretopress.system.run_folder import RunFolder
 from paretopress.targets.wire_protocol import read_frame
 

@@ -27,7 +27,7 @@ class Fatal(torch.utils.data.Dataset):
     def __getitem__(self, index):
         import os, pathlib, signal, sys
         marker = pathlib.Path(__file__).with_name("kill")
-        if "paretopress.evaluator_process" in " ".join(sys.orig_argv) and marker.exists():
+        if "paretopress.run.evaluator_main" in " ".join(sys.orig_argv) and marker.exists():
             marker.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return self.inner[index]

@@ -21,7 +21,7 @@ from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 from paretopress.ray_workers import LOCAL, demand_ray, workers_on_ray
 from paretopress.report.live import SilentReporter
-from paretopress.run_study import study_place
+from paretopress.run.lookup import study_place
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.system.run_folder import RunFolder
 

@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 import pytest
 
-from paretopress.artifact_shelf import ArtifactShelf, ArtifactStore, SharedFiles, open_store
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, RunError
+from paretopress.run.artifacts import ArtifactShelf, ArtifactStore, SharedFiles, open_store
 from paretopress.system.run_folder import RunFolder
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)

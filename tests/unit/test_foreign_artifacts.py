@@ -12,10 +12,10 @@ import pytest
 from onnx import helper, numpy_helper
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from paretopress.artifact_shelf import ArtifactShelf, SharedFiles, open_store
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ConfigError, ForeignDataError, OutsideFolderError, RunError
-from paretopress.folder_store import FolderStore
+from paretopress.run.artifacts import ArtifactShelf, SharedFiles, open_store
+from paretopress.run.folder_store import FolderStore
 from paretopress.system.run_folder import RunFolder
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)

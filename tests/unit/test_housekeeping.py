@@ -6,7 +6,7 @@ import optuna
 
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.housekeeping import drop_dominated, folder_bytes
+from paretopress.run.retention import drop_dominated, folder_bytes
 from paretopress.search.candidates import Bounds
 from paretopress.search.storage import records as keys
 from paretopress.search.storage.records import Records

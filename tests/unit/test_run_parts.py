@@ -14,7 +14,7 @@ from paretopress.errors import DataError, ModelError
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.onnx_module import onnx_graph_in
 from paretopress.lower.export import export_onnx
-from paretopress.run_parts import load_and_trace
+from paretopress.run.factory import load_and_trace
 
 
 def config(**sections: object) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from paretopress.errors import RunFolderError
-from paretopress.same_run import FORMAT, demand_same, differences, versions
+from paretopress.run.compatibility import FORMAT, demand_same, differences, versions
 
 RUN: dict[str, Any] = {
     "format": FORMAT,

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from paretopress import setup_run
 from paretopress.config import parse_config
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
+from paretopress.run import setup
+from paretopress.run.setup import RunState, plan_effort, space_for, training_place
 from paretopress.search.accuracy_scale import Scale
-from paretopress.setup_run import RunState, plan_effort, space_for, training_place
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
@@ -69,10 +69,10 @@ def test_training_place_differs_when_threads_device_or_host_do(monkeypatch: pyte
     finally:
         torch.set_num_threads(threads)
     with monkeypatch.context() as patch:
-        patch.setattr(setup_run, "best_device", lambda: torch.device("mps"))
+        patch.setattr(setup, "best_device", lambda: torch.device("mps"))
         found.append(training_place())
     with monkeypatch.context() as patch:
-        patch.setattr(setup_run, "environment_here", lambda: {"cpu": "another"})
+        patch.setattr(setup, "environment_here", lambda: {"cpu": "another"})
         found.append(training_place())
     assert len({str(place) for place in found}) == 4
 

@@ -18,9 +18,9 @@ from paretopress.config import confirmed, parse_config, read_config
 from paretopress.errors import ConfigError, ForeignDataError, TrustError
 from paretopress.ray_workers import flags_of
 from paretopress.report.live import SilentReporter
-from paretopress.run_study import confirmed_config, store_config, stored_config, study_place
+from paretopress.run.handshake import publish, published_config
+from paretopress.run.lookup import confirmed_config, store_config, stored_config, study_place
 from paretopress.search.storage.places import StudyPlace
-from paretopress.shared_run import publish, published_config
 from paretopress.system.run_folder import RunFolder
 from paretopress.trial.subprocess_evaluator import evaluator_command
 from paretopress.worker import WorkerFlags, own_config, run_worker

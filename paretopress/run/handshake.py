@@ -8,10 +8,10 @@ from typing import Any
 
 import optuna
 
-from paretopress.artifact_shelf import ArtifactShelf
 from paretopress.config import RunConfig
 from paretopress.errors import ForeignDataError, RunFolderError
-from paretopress.run_study import store_config
+from paretopress.run.artifacts import ArtifactShelf
+from paretopress.run.lookup import store_config
 from paretopress.system.atomic_files import write_json
 from paretopress.system.run_folder import RunFolder, create_run_folder
 

@@ -19,10 +19,10 @@ from paretopress.config import RecoverySection, RunConfig
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Outcome
 from paretopress.errors import RunFolderError
-from paretopress.findings import Finder, Findings, trains
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.same_run import demand_same
+from paretopress.run.compatibility import demand_same
+from paretopress.run.findings import Finder, Findings, trains
 from paretopress.search.accuracy_scale import Scale
 from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits

@@ -17,7 +17,7 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.trace import Intake
-from paretopress.run_tables import measure_tables
+from paretopress.run.cost_tables import measure_tables
 from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.deadline import Deadline

@@ -19,7 +19,7 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.deploy.bundle_run import holds_its_weights
 from paretopress.errors import ConfigError, ForeignDataError, RunError
-from paretopress.folder_store import FolderStore
+from paretopress.run.folder_store import FolderStore
 from paretopress.system.run_folder import MODEL_FILE, PART, RunFolder
 from paretopress.system.secret_masking import masked
 from paretopress.trial.evaluator import STUDENT_FILE

@@ -1,6 +1,6 @@
 """The process that evaluates plans for a search: reads calls from its standard input, and writes replies to its standard output.
 
-    python -m paretopress.evaluator_process RUN THREADS [--trust]
+    python -m paretopress.run.evaluator_main RUN THREADS [--trust]
 
 So the death of a trial (no memory, a fault in native code, a loader that hangs) is not the death of the study. It ends when its input does:
 when the search is gone, nobody waits for what it does.
@@ -22,9 +22,9 @@ import torch
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import ParetopressError
-from paretopress.run_parts import load_and_trace, make_evaluator, make_pipeline, open_run_target
-from paretopress.run_study import stored_config
-from paretopress.setup_run import RunState
+from paretopress.run.factory import load_and_trace, make_evaluator, make_pipeline, open_run_target
+from paretopress.run.lookup import stored_config
+from paretopress.run.setup import RunState
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import open_run_folder

@@ -28,9 +28,9 @@ from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
-from paretopress.same_run import FORMAT, versions
+from paretopress.run.compatibility import FORMAT, versions
+from paretopress.run.setup import RunState, recovery_for, scoring_threads
 from paretopress.search.candidates import Bounds
-from paretopress.setup_run import RunState, recovery_for, scoring_threads
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.content_hash import Contents
 from paretopress.system.disk_cache import Cache, cache_root, code_version

@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from paretopress.artifact_shelf import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
 from paretopress.config import RunConfig
 from paretopress.core.outcome import Outcome
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, RunError, SearchFailedError
-from paretopress.housekeeping import drop_dominated
 from paretopress.report.front import baseline_json, front_json, point_json
 from paretopress.report.live import Progress, Reporter
 from paretopress.report.plot import write_front_png
-from paretopress.run_parts import Prepared, evaluator_here, worker_threads
-from paretopress.run_study import study_place
+from paretopress.run.artifacts import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
+from paretopress.run.factory import Prepared, evaluator_here, worker_threads
+from paretopress.run.handshake import publish
+from paretopress.run.lookup import study_place
+from paretopress.run.retention import drop_dominated
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.fidelity.latency_pooling import drift_of, reserve
 from paretopress.search.fidelity.remeasurement import OCCASIONS
@@ -35,7 +36,6 @@ from paretopress.search.study.closing import Reported, reported
 from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe
 from paretopress.search.study.nearest import miss_sentence
 from paretopress.search.study.search import Search
-from paretopress.shared_run import publish
 from paretopress.system.atomic_files import write_json
 from paretopress.system.disk_cache import cache_root, prune
 from paretopress.system.elapsed_time import noting_work, seconds_worked
