@@ -14,8 +14,8 @@ from torch import nn
 
 from paretopress.config import RunConfig, parse_config
 from paretopress.core.outcome import Budget
+from paretopress.deploy.select import export_point, select_point
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
-from paretopress.export import export_point, select_point
 from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.ray_workers import demand_ray, workers_on_ray
