@@ -15,10 +15,10 @@ from torch import nn
 from paretopress.config import RunConfig, parse_config
 from paretopress.core.outcome import Budget
 from paretopress.deploy.select import export_point, select_point
+from paretopress.distributed.ray_workers import demand_ray, workers_on_ray
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
-from paretopress.ray_workers import demand_ray, workers_on_ray
 from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run.driver import Helpers, open_shelf, search_run
 from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity

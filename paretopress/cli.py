@@ -23,6 +23,7 @@ from paretopress.api import Result, open_result, replay_run, resume_run, start_r
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
+from paretopress.distributed.worker import WorkerFlags, run_worker
 from paretopress.errors import ConfigError, ParetopressError, SearchFailedError
 from paretopress.explain_file import explain_path
 from paretopress.predicted_plan import predict_plan
@@ -40,7 +41,6 @@ from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.disk_cache import cache_root, entries, prune
 from paretopress.system.secret_masking import masked
 from paretopress.targets.probe.probing import LOCAL, opener, probe_target
-from paretopress.worker import WorkerFlags, run_worker
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Press a model onto the Pareto front.")
 out, err = Console(), Console(stderr=True)

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial
 from typed import command, quick, typed, typed_here
 
 from paretopress.config import parse_config
+from paretopress.distributed.ray_workers import LOCAL, demand_ray, workers_on_ray
 from paretopress.errors import ConfigError
-from paretopress.ray_workers import LOCAL, demand_ray, workers_on_ray
 from paretopress.report.live import SilentReporter
 from paretopress.run.lookup import study_place
 from paretopress.search.storage.places import StudyPlace, open_storage

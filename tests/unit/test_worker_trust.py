@@ -12,18 +12,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import paretopress.worker as worker_module
+import paretopress.distributed.worker as worker_module
 from paretopress.cli import app
 from paretopress.config import confirmed, parse_config, read_config
+from paretopress.distributed.ray_workers import flags_of
+from paretopress.distributed.worker import WorkerFlags, own_config, run_worker
 from paretopress.errors import ConfigError, ForeignDataError, TrustError
-from paretopress.ray_workers import flags_of
 from paretopress.report.live import SilentReporter
 from paretopress.run.handshake import publish, published_config
 from paretopress.run.lookup import confirmed_config, store_config, stored_config, study_place
 from paretopress.search.storage.places import StudyPlace
 from paretopress.system.run_folder import RunFolder
 from paretopress.trial.subprocess_evaluator import evaluator_command
-from paretopress.worker import WorkerFlags, own_config, run_worker
 
 PLACE = StudyPlace("postgresql://press@db/press", "night")
 ALL = {"model": "m.py:f", "data": "d.py:f", "artifacts": "/mnt/press"}

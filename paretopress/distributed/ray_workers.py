@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from paretopress.config import RunConfig
+from paretopress.distributed.worker import WorkerFlags, run_worker
 from paretopress.errors import ConfigError, typed_line
 from paretopress.report.live import Reporter, SilentReporter
 from paretopress.system.secret_masking import masked
-from paretopress.worker import WorkerFlags, run_worker
 
 LOCAL = "local"  # a cluster of this host alone, for as long as the run lasts
 # what a worker may still do when the run has ended: it leaves by itself
