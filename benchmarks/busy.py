@@ -31,8 +31,8 @@ import torch
 from results_file import Headline, recorded_rows, write_result
 from safetensors.torch import save_file
 
-from paretopress.demo import DEMO_DATA, DEMO_MAX_DROP, DEMO_SPEEDUP
-from paretopress.demo_model import train_demo_model
+from paretopress.commands.demo import DEMO_DATA, DEMO_MAX_DROP, DEMO_SPEEDUP
+from paretopress.commands.demo_model import train_demo_model
 from paretopress.intake.datasets.data_spec import load_data
 from paretopress.system.event_log import read_events
 
@@ -44,7 +44,7 @@ PACE_BARS = {1: 0.4, 2: 0.25}
 HANGS = 4.0
 SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(100_000))"
 FACTORY = """from safetensors.torch import load_file
-from paretopress.demo_model import DemoNet
+from paretopress.commands.demo_model import DemoNet
 
 def model():
     net = DemoNet()

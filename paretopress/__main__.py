@@ -1,6 +1,6 @@
 """`python -m paretopress`."""
 
-from paretopress.cli import main
+from paretopress.commands.cli import main
 
 if __name__ == "__main__":
     main()

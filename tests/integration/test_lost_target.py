@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from paretopress.api import resume_run, start_run
+from paretopress.commands.status import run_status
 from paretopress.config import parse_config
 from paretopress.core.outcome import Latency
 from paretopress.errors import TargetLostError
 from paretopress.report.live import SilentReporter
-from paretopress.status import run_status
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.probe import probing
 

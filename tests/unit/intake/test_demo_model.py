@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from paretopress.demo_model import DemoNet, train_demo_model
+from paretopress.commands.demo_model import DemoNet, train_demo_model
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.datasets.images import Images, Normalisation
 

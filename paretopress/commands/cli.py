@@ -20,23 +20,23 @@ import typer
 from rich.console import Console
 
 from paretopress.api import Result, open_result, replay_run, resume_run, start_run
+from paretopress.commands.demo import run_demo
+from paretopress.commands.explain import explain_path
+from paretopress.commands.predict import predict_plan
+from paretopress.commands.profile import profile_model
+from paretopress.commands.rerun import rerun_trial
+from paretopress.commands.status import run_status
 from paretopress.config import RunConfig, parse_config, read_config
-from paretopress.demo import run_demo
 from paretopress.deploy.verify import verify_bundle
 from paretopress.distributed.worker import WorkerFlags, run_worker
 from paretopress.errors import ConfigError, ParetopressError, SearchFailedError
-from paretopress.explain_file import explain_path
-from paretopress.predicted_plan import predict_plan
-from paretopress.profile_model import profile_model
 from paretopress.report.explanation import explanation_view
 from paretopress.report.live import LiveView
 from paretopress.report.probe_table import probe_table
 from paretopress.report.tables import front_table, profile_table
-from paretopress.rerun import rerun_trial
 from paretopress.run.factory import load_and_trace
 from paretopress.search.storage.heartbeat import KNOWN_WARNINGS
 from paretopress.search.storage.places import serve_proxy
-from paretopress.status import run_status
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.disk_cache import cache_root, entries, prune
 from paretopress.system.secret_masking import masked

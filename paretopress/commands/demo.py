@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from paretopress.api import Result, compress
+from paretopress.commands.demo_model import train_demo_model
 from paretopress.core.outcome import Budget
-from paretopress.demo_model import train_demo_model
 from paretopress.errors import RunFolderError
 from paretopress.intake.datasets.data_spec import load_data
 from paretopress.report.live import Reporter
