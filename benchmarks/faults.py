@@ -37,8 +37,8 @@ from stages import stage_of
 from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.setup import RunState
 from paretopress.search.candidates import front
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import OUTCOME, PLAN, WORKER, Records
+from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import RunFolder
 
 USER = Path(__file__).with_name("faulty_user.py")

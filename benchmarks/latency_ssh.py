@@ -20,8 +20,8 @@ from paretopress.config import parse_config, read_config
 from paretopress.core.outcome import Latency
 from paretopress.core.plan import Plan
 from paretopress.report.live import SilentReporter
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import Records
+from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import RunFolder
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"

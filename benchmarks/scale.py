@@ -47,9 +47,10 @@ from paretopress.search.samplers.registry import DEFAULT_SAMPLER
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.storage.heartbeat import KNOWN_WARNINGS
 from paretopress.search.storage.leases import Claims
-from paretopress.search.storage.open_study import create_study, open_study
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.records import COPY_OF, PLAN
+from paretopress.search.storage.studies import open_study
+from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace, SpaceOptions

@@ -13,8 +13,8 @@ import paretopress
 from paretopress.run import driver
 from paretopress.run.factory import load_and_trace
 from paretopress.run.setup import find_state
-from paretopress.search.storage.open_study import create_study
 from paretopress.search.study.context import Session
+from paretopress.search.study.create import create_study
 from paretopress.search.study.trial_phase import TrialPhase
 from paretopress.trial.pipeline import Pipeline
 

@@ -19,8 +19,8 @@ from results_file import Headline, write_result
 from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.setup import RunState
 from paretopress.search.early_stopping import LEAST_GAIN, stalled
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import Records
+from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import RunFolder
 
 # the first is the rule without its second half

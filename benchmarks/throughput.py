@@ -33,7 +33,7 @@ from paretopress.search.fidelity.ladder import RUNGS
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.search.samplers.predictor import Known, Predictor
 from paretopress.search.samplers.tables import Tables
-from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory

@@ -19,7 +19,7 @@ from results_file import Headline, write_result
 from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
 from paretopress.report.live import SilentReporter
-from paretopress.search.storage.open_study import open_study
+from paretopress.search.storage.studies import open_study
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 TRAINED = ("recover", "accuracy")

@@ -25,8 +25,8 @@ from paretopress.api import start_run
 from paretopress.config import parse_config, read_config
 from paretopress.core.outcome import Latency
 from paretopress.report.live import LiveView
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import Records
+from paretopress.search.storage.studies import open_study
 from paretopress.system.event_log import read_events
 from paretopress.system.run_folder import RunFolder
 from paretopress.targets.local import LocalTarget

@@ -25,9 +25,9 @@ from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, ope
 from paretopress.run.lookup import confirmed_config, store_config, study_place
 from paretopress.run.setup import RunState, find_state, setup_deadline, space_for
 from paretopress.search.samplers.registry import check_sampler
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.records import Records
+from paretopress.search.storage.studies import open_study
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.system.seeding import undisturbed

@@ -12,8 +12,8 @@ from paretopress.run.setup import RunState, space_for
 from paretopress.search.samplers.guided import measured_trials
 from paretopress.search.samplers.predictor import Measured, Predictor
 from paretopress.search.samplers.tables import Tables
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.places import StudyPlace
+from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import open_run_folder
 from paretopress.targets.capabilities import capabilities_in
 

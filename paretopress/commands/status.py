@@ -8,8 +8,8 @@ from typing import Any
 from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.setup import RunState
 from paretopress.search.candidates import best, front
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import Records
+from paretopress.search.storage.studies import open_study
 from paretopress.search.study.event_format import describe
 from paretopress.search.study.nearest import miss_sentence, nearest_points
 from paretopress.search.study.time_budget import Timetable

@@ -19,8 +19,8 @@ from paretopress.run.driver import open_shelf, work_along
 from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run.handshake import published_config, published_identity, taken_over
 from paretopress.run.setup import RunState, space_for
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.places import StudyPlace
+from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.user_factory import is_factory
 from paretopress.targets.capabilities import capabilities_in

@@ -30,9 +30,9 @@ from paretopress.search.samplers.predictor import Known, Predictor
 from paretopress.search.samplers.registry import OURS, PROGRAMME
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.storage.leases import Claims
-from paretopress.search.storage.open_study import create_study
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.study.closing import Reported, reported
+from paretopress.search.study.create import create_study
 from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe
 from paretopress.search.study.nearest import miss_sentence
 from paretopress.search.study.search import Search

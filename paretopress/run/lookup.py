@@ -9,9 +9,9 @@ from optuna.trial import FrozenTrial
 
 from paretopress.config import RunConfig, confirmed, parse_config
 from paretopress.errors import RunFolderError
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.records import COPY_OF
+from paretopress.search.storage.studies import open_study
 from paretopress.system.atomic_files import write_json
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.secret_masking import MASK, masked

@@ -35,7 +35,7 @@ def cache_root() -> Path:
 @functools.cache
 def code_version() -> str:
     """Return 16 hex digits that name the content of this package's sources."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())

@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from typed import typed_here
 
 from paretopress.config import parse_config
-from paretopress.search.storage.open_study import STUDY_NAME
+from paretopress.search.storage.studies import STUDY_NAME
 from paretopress.system.atomic_files import write_json
 from paretopress.system.run_folder import MODEL_FILE, RunFolder
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typed import quick, typed, typed_here
 
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import Records
+from paretopress.search.storage.studies import open_study
 from paretopress.system.event_log import read_events
 from paretopress.system.run_folder import RunFolder
 

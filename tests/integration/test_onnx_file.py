@@ -19,8 +19,8 @@ from paretopress.config import parse_config
 from paretopress.deploy.verify import verify_bundle
 from paretopress.intake.model_spec import load_model
 from paretopress.report.live import SilentReporter
-from paretopress.search.storage.open_study import open_study
 from paretopress.search.storage.records import Records
+from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import RunFolder
 
 

@@ -34,7 +34,8 @@ from paretopress.system import atomic_files
 from paretopress.system.run_folder import RunFolder, create_run_folder
 from paretopress.targets import file_facts as file_facts_module
 from paretopress.tasks.spread import item_scores
-from paretopress.trial import evaluator, pipeline
+from paretopress.trial import evaluator as evaluator_module
+from paretopress.trial import pipeline
 from paretopress.trial.evaluator import STUDENT_FILE, Effort, PlanEvaluator
 from paretopress.trial.pipeline import Batches, Pipeline
 
@@ -386,8 +387,8 @@ def test_evaluator_reads_the_judged_items_once_when_plans_differ_in_their_criter
     tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=6.0)
-    stacked, real = list[int](), evaluator.stack
-    monkeypatch.setattr(evaluator, "stack", lambda split, count, seed: stacked.append(count) or real(split, count, seed))
+    stacked, real = list[int](), evaluator_module.stack
+    monkeypatch.setattr(evaluator_module, "stack", lambda split, count, seed: stacked.append(count) or real(split, count, seed))
     for number, criterion in enumerate(Criterion):
         evaluate(Plan(kept={"block1.conv1": 4}, importance=criterion), Rung.COSTS, number)
     assert len(stacked) == 1

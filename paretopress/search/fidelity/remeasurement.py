@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
+from typing import Protocol
 
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ParetopressError, TargetLostError, typed_line
 from paretopress.search.candidates import Bounds, Candidate, front, promising_front, undominated
-from paretopress.search.storage.records import Records
 
 # a point of the front is measured again once after every trial, in turn; each final one on at least so many occasions
 OCCASIONS, FINAL_OCCASIONS = 6, 3
@@ -21,11 +21,23 @@ MOST_OCCASIONS = 50
 _MOST_FAILURES = 3
 
 
+class LatencyRecords(Protocol):
+    """What a study knows of its candidates' latencies."""
+
+    def candidates(self) -> list[Candidate]:
+        """Return all evaluated candidates with latencies pooled over all occasions."""
+        ...
+
+    def add_latency(self, outcome: Outcome, again: Latency) -> None:
+        """Keep one more latency of a candidate's file."""
+        ...
+
+
 @dataclass(slots=True)
 class Repeats:
     """Picks files and keeps their latencies; several workers may ask at a time, and measure different files."""
 
-    records: Records
+    records: LatencyRecords
     bounds: Bounds
     lock: RLock
     _under_way: set[str] = field(init=False, default_factory=set)

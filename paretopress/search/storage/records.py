@@ -20,6 +20,7 @@ from paretopress.core.untrusted_values import demand, is_number, latency_receive
 from paretopress.errors import ForeignDataError
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.early_stopping import Stall
+from paretopress.search.fidelity.ladder import Climb
 from paretopress.search.fidelity.latency_pooling import Spread, drift_of, pooled
 from paretopress.search.storage.slots import CUT_OFF as CUT_OFF
 from paretopress.search.storage.slots import ERROR as ERROR
@@ -52,14 +53,6 @@ class Counts:
     def all(self) -> int:
         """The number of trials."""
         return self.completed + self.rejected_early + self.outraced + self.failed
-
-
-@dataclass(frozen=True, slots=True)
-class Climb:
-    """How far one plan went: its accuracy at each rung that it saw, and the latency that was measured first."""
-
-    accuracies: Mapping[Rung, float]
-    latency_ms: float
 
 
 @dataclass(frozen=True, slots=True)

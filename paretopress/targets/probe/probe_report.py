@@ -38,8 +38,9 @@ def _measured_by() -> str:
     except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
         version = "?"
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).resolve().parent.glob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    targets = Path(__file__).resolve().parents[1]
+    for file in sorted(targets.rglob("*.py")):
+        digest.update(str(file.relative_to(targets)).encode() + b"\0" + file.read_bytes())
     return f"{version}+{digest.hexdigest()[:12]}"
 
 

@@ -7,8 +7,7 @@ from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
 from paretopress.search.candidates import Bounds
 from paretopress.search.fidelity import ladder
-from paretopress.search.fidelity.ladder import RUNGS, Climber
-from paretopress.search.storage.records import Climb
+from paretopress.search.fidelity.ladder import RUNGS, Climb, Climber
 
 BOUNDS = Bounds(Budget(latency_ms=5.0), 10.0, 90.0)
 # at costs a plan loses ten times as much, after a short recovery twice as much, as after a long one

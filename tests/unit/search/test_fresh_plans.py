@@ -19,8 +19,8 @@ from paretopress.core.plan import Plan
 from paretopress.errors import RunError
 from paretopress.search.limits import Limits
 from paretopress.search.samplers.registry import sampler_names
-from paretopress.search.storage.open_study import create_study
 from paretopress.search.storage.records import Records
+from paretopress.search.study.create import create_study
 from paretopress.search.study.event_format import STOPPED_EARLY
 from paretopress.search.study.fresh_plans import FreshPlans
 from paretopress.search.study.search import Search

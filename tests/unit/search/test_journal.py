@@ -6,7 +6,8 @@ import pytest
 
 from paretopress.core.model_graph import BitGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.errors import RunFolderError
-from paretopress.search.storage.open_study import create_study, open_study
+from paretopress.search.storage.studies import open_study
+from paretopress.search.study.create import create_study
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 LAYER = Layer("conv", LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 1_000_000, 9_216, (32, 8, 8))

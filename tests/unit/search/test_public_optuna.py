@@ -30,7 +30,7 @@ sys.path[:0] = [sys.argv[1]]
 import optuna
 from four_layers import BOUNDS, SPACE, made_up
 from paretopress.errors import ConfigError
-from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.create import create_study
 from paretopress.search.limits import Limits
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.study.search import Search

@@ -16,8 +16,8 @@ from paretopress.errors import RunError, TargetLostError
 from paretopress.search.fidelity.remeasurement import Repeats
 from paretopress.search.limits import Limits
 from paretopress.search.storage import records as keys
-from paretopress.search.storage.open_study import create_study
 from paretopress.search.storage.records import Records
+from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 
 

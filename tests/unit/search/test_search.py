@@ -17,7 +17,7 @@ from paretopress.search.fidelity.finalists import next_finalist
 from paretopress.search.limits import Limits
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.search.samplers.registry import make_sampler, sampler_names
-from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 

@@ -1,4 +1,4 @@
-"""One search, several searches: each stands for a process on a host of its own."""
+"""One study, several searches: each stands for a process on a host of its own."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.search.limits import Limits
-from paretopress.search.storage import open_study
+from paretopress.search.storage import studies
 from paretopress.search.storage.leases import Claims
-from paretopress.search.storage.open_study import create_study, open_study
 from paretopress.search.storage.places import StudyPlace, open_storage
-from paretopress.search.study import search, trial_phase
+from paretopress.search.storage.studies import open_study
+from paretopress.search.study import create, trial_phase
+from paretopress.search.study import search as search_module
+from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 
 
@@ -45,7 +47,8 @@ def place(database: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         opened.append(storage)
         return storage
 
-    monkeypatch.setattr(open_study, "open_storage", noted)
+    for module in (studies, create):
+        monkeypatch.setattr(module, "open_storage", noted)
     yield StudyPlace(database, request.node.name)
     for storage in opened:
         storage.engine.dispose()
@@ -53,7 +56,7 @@ def place(database: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 def joined(place: StudyPlace, worker: str, evaluate: Any, limits: Limits) -> Search:
     study = create_study(place, "guided", SPACE, 0)
-    return Search(search, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Claims(search, worker))
+    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Claims(study, worker))
 
 
 def test_searches_share_trials_and_finalists_when_they_share_a_study(place: StudyPlace) -> None:
@@ -83,7 +86,7 @@ def test_searches_share_trials_and_finalists_when_they_share_a_study(place: Stud
     helper.join(60.0)
     assert not helper.is_alive()
     study = open_study(place)
-    assert Counter(t.state for t in search.trials)[TrialState.COMPLETE] == 16
+    assert Counter(t.state for t in study.trials)[TrialState.COMPLETE] == 16
     assert set(calls.values()) == {1}
     assert len(one.finals()) == 4
     assert all(by.values())
@@ -93,7 +96,7 @@ def test_run_ends_when_the_others_have_left(place: StudyPlace, monkeypatch: pyte
     search, other = joined(place, "one", made_up, Limits(trials=2, finalists=0)), Claims(open_study(place), "two")
     other.renew()  # it measures a finalist again, which it claims no more
     waited = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: other.leave())
-    monkeypatch.setattr(search, "time", waited)
+    monkeypatch.setattr(search_module, "time", waited)
     search.run([])
     assert Claims(search.study, "three").at_work() == set()
 

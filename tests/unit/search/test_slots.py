@@ -17,9 +17,9 @@ from paretopress.core.plan import Plan
 from paretopress.errors import RunError, SearchFailedError, WorkerDiedError
 from paretopress.search.limits import Limits
 from paretopress.search.storage.leases import Claims
-from paretopress.search.storage.open_study import create_study
 from paretopress.search.storage.records import ERROR, OUTCOME, PLAN, RETRY_OF, Records, retry_once
 from paretopress.search.storage.slots import CUT_OFF
+from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 
 

@@ -14,7 +14,7 @@ from paretopress.search.candidates import Bounds, Candidate, best, front, promis
 from paretopress.search.fidelity.finalists import next_finalist
 from paretopress.search.fidelity.latency_pooling import chance_within, reserve
 from paretopress.search.limits import Limits
-from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.create import create_study
 from paretopress.search.study.nearest import miss_sentence, nearest_points
 from paretopress.search.study.search import Search
 

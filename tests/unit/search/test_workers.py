@@ -18,7 +18,7 @@ from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, TargetLostError, WorkerDiedError
 from paretopress.search.candidates import Candidate, front
 from paretopress.search.limits import Limits
-from paretopress.search.storage.open_study import create_study
+from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 
 

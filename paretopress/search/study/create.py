@@ -1,4 +1,4 @@
-"""The study of a run, in its journal or in a storage that many hosts reach."""
+"""Create or continue the study of a run, with its sampler."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from paretopress.errors import RunFolderError
 from paretopress.search.samplers.predictor import Known
 from paretopress.search.samplers.registry import OURS, make_sampler
 from paretopress.search.storage.places import StudyPlace, open_storage
+from paretopress.search.storage.studies import study_name
 from paretopress.spaces.space import SearchSpace
-
-STUDY_NAME = "paretopress"
 
 
 def create_study(where: Path | StudyPlace, sampler_name: str, space: SearchSpace, seed: int, known: Known | None = None) -> optuna.Study:
@@ -35,18 +33,3 @@ def create_study(where: Path | StudyPlace, sampler_name: str, space: SearchSpace
         )
         study.set_metric_names(["val_accuracy", "macs", "latency_ms"])
     return study
-
-
-def open_study(where: Path | StudyPlace) -> optuna.Study:
-    """Return the study of a place for reading; raises RunFolderError if there is none."""
-    if isinstance(where, Path) and not where.is_file():
-        raise RunFolderError(f"a run must have a journal, but {where} is missing", "Was the search started, and is this its folder?")
-    try:
-        return optuna.load_study(study_name=study_name(where), storage=open_storage(where))
-    except KeyError as error:
-        raise RunFolderError(f"a storage must hold the study that is named, but has none at {where}") from error
-
-
-def study_name(where: Path | StudyPlace) -> str:
-    """Return the name of a place's study."""
-    return where.name if isinstance(where, StudyPlace) else STUDY_NAME
