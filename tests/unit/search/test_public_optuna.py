@@ -11,7 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[3] / "paretopress"
 # what is loaded by name for a shared run, and by nothing else
-SHARED_ALONE = {"database_storage", "proxy", "written_together", "shared_storage"}
+SHARED_ALONE = {"rdb", "grpc_proxy", "buffered", "shared"}
+STORAGE = Path("search", "storage")
 
 WITHOUT_PRIVATE_MODULES = """
 import builtins, sys
@@ -64,16 +65,16 @@ def private_modules(path: Path) -> set[str]:
 
 def test_private_modules_are_imported_by_those_of_shared_runs_alone() -> None:
     having = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if private_modules(path)}
-    assert having == {Path("search") / "database_storage.py", Path("search") / "proxy.py"}
+    assert having == {STORAGE / "rdb.py", STORAGE / "grpc_proxy.py"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_of_shared_runs_are_imported_by_one_another_alone(path: Path) -> None:
-    if path.parent.name == "search" and path.stem in SHARED_ALONE:
+    if path.parent == PACKAGE / STORAGE and path.stem in SHARED_ALONE:
         return
     tree = ast.parse(path.read_text())
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not modules & {f"paretopress.search.{name}" for name in SHARED_ALONE}
+    assert not modules & {f"paretopress.search.storage.{name}" for name in SHARED_ALONE}
 
 
 def test_a_run_on_a_journal_works_when_optuna_has_none_of_its_private_modules(tmp_path: Path) -> None:

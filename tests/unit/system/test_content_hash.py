@@ -182,7 +182,7 @@ def test_hexdigest_is_the_same_in_every_process(tmp_path: Path) -> None:
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[3])},
             stdout=subprocess.PIPE,
             text=True,
         )
