@@ -27,7 +27,8 @@ from paretopress.core.plan import Plan
 from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.run.factory import load_and_trace
-from paretopress.run.setup import RunState, recovery_for, scoring_threads
+from paretopress.run.setup import recovery_for, scoring_threads
+from paretopress.run.state import RunState
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.allocator import keep_freed_memory

@@ -35,7 +35,7 @@ from results_file import Headline, write_result
 from stages import stage_of
 
 from paretopress.run.lookup import stored_config, study_place
-from paretopress.run.setup import RunState
+from paretopress.run.state import RunState
 from paretopress.search.candidates import front
 from paretopress.search.storage.records import OUTCOME, PLAN, WORKER, Records
 from paretopress.search.storage.studies import open_study

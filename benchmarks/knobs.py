@@ -36,9 +36,9 @@ from threadpoolctl import threadpool_limits
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.pareto import hypervolume_2d
 from paretopress.errors import SearchFailedError
+from paretopress.search.sampler_names import DEFAULT_SAMPLER, PROGRAMME
 from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans, with_solved
 from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.registry import DEFAULT_SAMPLER, PROGRAMME
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.system.allocator import keep_freed_memory

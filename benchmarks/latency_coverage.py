@@ -18,7 +18,8 @@ from resnet20_candidates import make_candidates
 from results_file import Headline, write_result
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.recover.finetune import Recipe, Recovery
+from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.recover.recipe import Recipe
 from paretopress.core.outcome import Latency
 from paretopress.search.fidelity.latency_pooling import drift, pooled
 from paretopress.system.allocator import keep_freed_memory

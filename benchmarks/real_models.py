@@ -26,7 +26,7 @@ from paretopress.evaluators.macs import count_macs
 from paretopress.evaluators.size import file_facts
 from paretopress.intake.datasets.data import Data, batch
 from paretopress.run.factory import load_and_trace
-from paretopress.run.setup import RunState
+from paretopress.run.state import RunState
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory

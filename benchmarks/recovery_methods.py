@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.prune.channels import KeptChannels
-from paretopress.compress.recover.finetune import Recipe, Recovery, RecoveryReport, Schedule
+from paretopress.compress.recover.finetune import Recovery, RecoveryReport
+from paretopress.compress.recover.recipe import Recipe, Schedule
 from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.core.plan import Plan
 from paretopress.intake.trace import Intake

@@ -32,10 +32,11 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.limits import Limits
+from paretopress.search.sampler_names import DEFAULT_SAMPLER, PROGRAMME
 from paretopress.search.samplers import guided
 from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans, with_solved
 from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.registry import DEFAULT_SAMPLER, PROGRAMME, make_sampler
+from paretopress.search.samplers.registry import make_sampler
 from paretopress.search.samplers.surrogate import Screen
 from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace

@@ -41,9 +41,9 @@ from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
+from paretopress.search.sampler_names import DEFAULT_SAMPLER
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.registry import DEFAULT_SAMPLER
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.storage.heartbeat import KNOWN_WARNINGS
 from paretopress.search.storage.leases import Claims

@@ -17,7 +17,7 @@ import numpy as np
 from results_file import Headline, write_result
 
 from paretopress.run.lookup import stored_config, study_place
-from paretopress.run.setup import RunState
+from paretopress.run.state import RunState
 from paretopress.search.early_stopping import LEAST_GAIN, stalled
 from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study

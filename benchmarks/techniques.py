@@ -29,8 +29,8 @@ from torch import fx, nn
 from torch.utils.data import Subset
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.recover.finetune import Optimizer, Recovery
-from paretopress.compress.recover.sparsity import Zeros
+from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.recover.recipe import Optimizer, Zeros
 from paretopress.compress.sensitivity.channel_importance import rank_channels
 from paretopress.config import RunConfig, read_config
 from paretopress.core.model_inputs import feeds

@@ -26,10 +26,10 @@ from paretopress.compress.recover.student_cache import Students
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.outcome import Rung
 from paretopress.run.factory import load_and_trace
-from paretopress.run.setup import RunState, find_state, scoring_threads, space_for
-from paretopress.search.candidates import Bounds
+from paretopress.run.setup import find_state, scoring_threads, space_for
+from paretopress.run.state import RunState
+from paretopress.search.candidates import RUNGS, Bounds
 from paretopress.search.fidelity import promotion
-from paretopress.search.fidelity.ladder import RUNGS
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.search.samplers.predictor import Known, Predictor
 from paretopress.search.samplers.tables import Tables
@@ -42,7 +42,8 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
-from paretopress.trial.evaluator import Effort, PlanEvaluator
+from paretopress.trial.effort import Effort
+from paretopress.trial.evaluator import PlanEvaluator
 from paretopress.trial.pipeline import Pipeline
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "search_hour.toml"

@@ -23,7 +23,8 @@ from paretopress.report.live import Reporter, SilentReporter
 from paretopress.run.driver import Helpers, open_shelf, search_run
 from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run.lookup import confirmed_config, store_config, study_place
-from paretopress.run.setup import RunState, find_state, setup_deadline, space_for
+from paretopress.run.setup import find_state, setup_deadline, space_for
+from paretopress.run.state import RunState
 from paretopress.search.samplers.registry import check_sampler
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.records import Records

@@ -8,18 +8,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from paretopress.compress.recover.finetune import Optimizer, Recipe, Schedule
-from paretopress.compress.recover.sparsity import Zeros
+from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule, Zeros
 from paretopress.core.outcome import Budget, Metric
 from paretopress.core.plan import Criterion
 from paretopress.errors import ConfigError, TrustError
-from paretopress.search.limits import Limits
-from paretopress.search.samplers.registry import DEFAULT_SAMPLER
-from paretopress.search.storage.places import GRACE_S
+from paretopress.search.limits import GRACE_S, Limits
+from paretopress.search.sampler_names import DEFAULT_SAMPLER
 from paretopress.spaces.knobs import Knob
 from paretopress.system.secret_masking import masked
-from paretopress.tasks.choose import UNITS
-from paretopress.tasks.classification import TOP_1
+from paretopress.tasks.metric_names import TOP_1, UNITS
 
 CONFIG_SCHEMA = 1
 

@@ -8,7 +8,8 @@ from typing import Any
 from paretopress.core.model_graph import ModelGraph
 from paretopress.errors import BudgetError
 from paretopress.run.lookup import stored_config, study_place
-from paretopress.run.setup import RunState, space_for
+from paretopress.run.setup import space_for
+from paretopress.run.state import RunState
 from paretopress.search.samplers.guided import measured_trials
 from paretopress.search.samplers.predictor import Measured, Predictor
 from paretopress.search.samplers.tables import Tables

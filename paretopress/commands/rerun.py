@@ -16,7 +16,7 @@ from paretopress.core.untrusted_values import outcome_received, plan_received
 from paretopress.errors import RunFolderError
 from paretopress.run.factory import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
 from paretopress.run.lookup import confirmed_config, find_trial
-from paretopress.run.setup import RunState
+from paretopress.run.state import RunState
 from paretopress.search.storage import records as keys
 from paretopress.system.run_folder import RunFolder, open_run_folder
 from paretopress.targets.capabilities import capabilities_in

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from paretopress.run.lookup import stored_config, study_place
-from paretopress.run.setup import RunState
+from paretopress.run.state import RunState
 from paretopress.search.candidates import best, front
 from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study

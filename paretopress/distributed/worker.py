@@ -18,7 +18,8 @@ from paretopress.run.compatibility import demand_same
 from paretopress.run.driver import open_shelf, work_along
 from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run.handshake import published_config, published_identity, taken_over
-from paretopress.run.setup import RunState, space_for
+from paretopress.run.setup import space_for
+from paretopress.run.state import RunState
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import RunFolder

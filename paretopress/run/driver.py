@@ -25,9 +25,9 @@ from paretopress.run.retention import drop_dominated
 from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.fidelity.latency_pooling import drift_of, reserve
 from paretopress.search.fidelity.remeasurement import OCCASIONS
+from paretopress.search.sampler_names import OURS, PROGRAMME
 from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans, with_solved
 from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.registry import OURS, PROGRAMME
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.storage.leases import Claims
 from paretopress.search.storage.places import StudyPlace

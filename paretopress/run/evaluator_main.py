@@ -24,7 +24,7 @@ from paretopress.core.plan import Plan
 from paretopress.errors import ParetopressError
 from paretopress.run.factory import load_and_trace, make_evaluator, make_pipeline, open_run_target
 from paretopress.run.lookup import stored_config
-from paretopress.run.setup import RunState
+from paretopress.run.state import RunState
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import open_run_folder

@@ -29,7 +29,8 @@ from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
 from paretopress.run.compatibility import FORMAT, versions
-from paretopress.run.setup import RunState, recovery_for, scoring_threads
+from paretopress.run.setup import recovery_for, scoring_threads
+from paretopress.run.state import RunState
 from paretopress.search.candidates import Bounds
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.content_hash import Contents

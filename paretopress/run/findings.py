@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover.finetune import RATES, Recovery, learning_rate_test, usual_optimizer
+from paretopress.compress.recover.finetune import Recovery, learning_rate_test, usual_optimizer
+from paretopress.compress.recover.recipe import RATES
 from paretopress.compress.sensitivity.branch_ranking import judged_items, rank_branches
 from paretopress.config import RunConfig
 from paretopress.core.model_graph import ModelGraph

@@ -7,24 +7,21 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from optuna.distributions import distribution_to_json
 from torch import nn
 
-from paretopress.compress.recover.finetune import Recipe, Recovery, best_device, device_name, usual_optimizer
+from paretopress.compress.recover.finetune import Recovery, best_device, device_name, usual_optimizer
+from paretopress.compress.recover.recipe import Recipe
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.core.model_graph import ModelGraph
-from paretopress.core.outcome import Outcome
-from paretopress.errors import RunFolderError
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.run.compatibility import demand_same
 from paretopress.run.findings import Finder, Findings, trains
-from paretopress.search.accuracy_scale import Scale
-from paretopress.search.candidates import Bounds
+from paretopress.run.state import RunState
 from paretopress.search.limits import Limits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.atomic_files import write_json
@@ -37,10 +34,9 @@ from paretopress.targets.environment import environment as environment_here
 from paretopress.targets.lock import no_measurement
 from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.probe.probe_report import probe_fingerprint
-from paretopress.trial.evaluator import Effort
+from paretopress.trial.effort import Effort
 from paretopress.trial.pipeline import Pipeline
 
-STATE_SCHEMA = 1
 # the cache's folders of findings, and their file
 _SETUP, _FOUND = "setup", "found.json"
 # the set-up may take a share of the time of a run, but not more than so many seconds
@@ -51,100 +47,6 @@ _SHORT_SHARE = 0.4
 _STEPS_WITHOUT_TIME = {"short": 25, "long": 100, "final": 400}
 # a trial is not training alone: the share of its time that is, and of a finalist's, on a small network
 _TRAINING_SHARE, _FINAL_TRAINING_SHARE = 0.7, 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """The facts a run rests on; a resumed run reads them back instead of finding others.
-
-    `quickest_threads` train quicker than all that there are, 0 where these do; `cut` is what the set-up left out for lack of time.
-    """
-
-    model_sha256: str
-    baseline: Outcome
-    learning_rate: float
-    rate_losses: Mapping[str, float]
-    seconds_per_step: float
-    effort: Effort
-    removal_order: tuple[str, ...]
-    environment: Mapping[str, Any]
-    classes: tuple[str, ...]
-    preprocessing: Mapping[str, Any]
-    data_sizes: Mapping[str, int]
-    setup_s: float
-    setup_stages_s: Mapping[str, float] = field(default_factory=dict)
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    quickest_threads: int = 0
-    cut: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object that `from_json` reads back."""
-        return {
-            "schema": STATE_SCHEMA,
-            "model_sha256": self.model_sha256,
-            "baseline": self.baseline.to_json(),
-            "learning_rate": self.learning_rate,
-            "rate_losses": dict(self.rate_losses),
-            "seconds_per_step": self.seconds_per_step,
-            "short_steps": self.effort.short_steps,
-            "long_steps": self.effort.long_steps,
-            "final_steps": self.effort.final_steps,
-            "scoring_threads": self.effort.scoring_threads,
-            "removal_order": list(self.removal_order),
-            "environment": dict(self.environment),
-            "classes": list(self.classes),
-            "preprocessing": dict(self.preprocessing),
-            "data_sizes": dict(self.data_sizes),
-            "setup_s": self.setup_s,
-            "setup_stages_s": dict(self.setup_stages_s),
-            "identity": dict(self.identity),
-            "quickest_threads": self.quickest_threads,
-            "cut": list(self.cut),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> RunState:
-        """Return what `to_json` wrote; raises RunFolderError for another schema."""
-        if value.get("schema") != STATE_SCHEMA:
-            raise RunFolderError(f"state.json must have schema {STATE_SCHEMA}, but got schema={value.get('schema')}")
-        return cls(
-            value["model_sha256"],
-            Outcome.from_json(value["baseline"]),
-            value["learning_rate"],
-            value["rate_losses"],
-            value["seconds_per_step"],
-            Effort(value["short_steps"], value.get("long_steps", 0), value["final_steps"], value["scoring_threads"]),
-            tuple(value["removal_order"]),
-            value["environment"],
-            tuple(value["classes"]),
-            value["preprocessing"],
-            value["data_sizes"],
-            value["setup_s"],
-            value.get("setup_stages_s", {}),
-            value.get("identity", {}),
-            value.get("quickest_threads", 0),
-            tuple(value.get("cut", ())),
-        )
-
-    def demand_same(self, ours: Mapping[str, Any], who: str) -> None:
-        """Raise RunFolderError, with every difference, if parts are not what the run was started with; `who` must have them."""
-        demand_same(self.identity, ours, who)
-
-    def bounds(self, config: RunConfig) -> Bounds:
-        """Return the budget of a run on the scale of this baseline."""
-        return Bounds(
-            config.checked_budget(),
-            self.baseline.latency.latency_ms,
-            self.baseline.val_accuracy,
-            config.metric.metric(),
-            self._scale(),
-            self.baseline.latency.latency_ci_ms,
-        )
-
-    def _scale(self) -> Scale | None:
-        """Return the scale of the metric by the baseline's score; None where all items scored alike, or in a run of an earlier version."""
-        error = self.baseline.val_error
-        return Scale.of_baseline(error, self.data_sizes["val"]) if error else None
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -11,6 +11,8 @@ from paretopress.core.pareto import hypervolume_2d, non_dominated, running_hyper
 from paretopress.core.plan import Plan
 from paretopress.search.accuracy_scale import Scale
 
+# the rungs of a trial, the cheapest first; a finalist is recovered in full beyond them
+RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
 # A short recovery has not won back what a full one will. On the CIFAR-10 ResNet-20 with four branches removed 9.1 points are lost after
 # 10 steps, 4.0 after 45, 1.7 in the end.
 DROP_FACTORS = {Rung.COSTS: 12.0, Rung.SHORT: 6.0, Rung.LONG: 3.0, Rung.FINAL: 1.0}
@@ -23,6 +25,14 @@ class Candidate:
     number: int
     plan: Plan
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """How far one plan went: its accuracy at each rung that it saw, and the latency that was measured first."""
+
+    accuracies: Mapping[Rung, float]
+    latency_ms: float
 
 
 @dataclass(frozen=True, slots=True)

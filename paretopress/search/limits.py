@@ -1,10 +1,13 @@
-"""When a search ends."""
+"""When a search ends, and when a worker of it is taken for dead."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from paretopress.errors import ConfigError
+
+# After so long without a word what a worker is at is given to another; it says four times as often that it lives.
+GRACE_S, WORDS = 90, 4
 
 
 @dataclass(frozen=True, slots=True)

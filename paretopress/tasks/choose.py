@@ -14,10 +14,11 @@ from torch import Tensor
 from paretopress.core.outcome import Metric
 from paretopress.errors import ConfigError
 from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
-from paretopress.tasks.classification import F1, TOP_1, TOP_5, Classification
-from paretopress.tasks.detection import MAP, Detection
-from paretopress.tasks.regression import R2, SPEARMAN, Regression
-from paretopress.tasks.segmentation import MIOU, Segmentation
+from paretopress.tasks.classification import Classification
+from paretopress.tasks.detection import Detection
+from paretopress.tasks.metric_names import F1, MAP, MIOU, R2, SPEARMAN, TOP_1, TOP_5, metric_names
+from paretopress.tasks.regression import Regression
+from paretopress.tasks.segmentation import Segmentation
 
 _BY_METRIC: dict[str, Callable[[], Task]] = {
     **{name.lower(): partial(Classification, name) for name in (TOP_1, TOP_5, F1)},
@@ -25,8 +26,6 @@ _BY_METRIC: dict[str, Callable[[], Task]] = {
     MIOU.lower(): Segmentation,
     MAP.lower(): Detection,
 }
-# metric -> unit, where that is not percent
-UNITS = {SPEARMAN.lower(): "x 100"}
 _KINDS: dict[str, Callable[[], Task]] = {
     "classification": Classification, "segmentation": Segmentation, "detection": Detection, "regression": Regression,
 }  # fmt: skip
@@ -62,11 +61,6 @@ class Scored:
     def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """As the other task."""
         return self.learnt_as.surprise(outputs, generator)
-
-
-def metric_names() -> list[str]:
-    """Return the metrics that have a name here."""
-    return [TOP_1, TOP_5, F1, MIOU, MAP, SPEARMAN, R2]
 
 
 def task_kinds() -> list[str]:

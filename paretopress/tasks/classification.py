@@ -22,8 +22,8 @@ from paretopress.tasks.base import (
     surprise_of_logits,
     surprise_of_others,
 )
+from paretopress.tasks.metric_names import TOP_1, TOP_5
 
-TOP_1, TOP_5, F1 = "top-1", "top-5", "F1"
 _TOP = {TOP_1: 1, TOP_5: 5}
 
 

@@ -24,8 +24,8 @@ from paretopress.tasks.base import (
     surprise_of_logits,
     surprise_of_others,
 )
+from paretopress.tasks.metric_names import MAP
 
-MAP = "mAP"
 BACKGROUND = 0
 _LEAST_SCORE, _OVERLAP, _MOST, _MATCH = 0.05, 0.5, 100, 0.5
 

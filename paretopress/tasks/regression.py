@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from paretopress.core.outcome import Metric
 from paretopress.tasks.base import Gathered, Outputs, Scorer, held_to_the_teacher, surprise_of_others, surprise_of_values
-
-SPEARMAN, R2 = "Spearman", "R2"
+from paretopress.tasks.metric_names import R2, SPEARMAN
 
 
 def spearman(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:

@@ -23,8 +23,8 @@ from paretopress.tasks.base import (
     surprise_of_logits,
     surprise_of_others,
 )
+from paretopress.tasks.metric_names import MIOU
 
-MIOU = "mIoU"
 VOID = 255
 
 

@@ -16,7 +16,7 @@ from torch import fx, nn
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.qat import fake_quantised
-from paretopress.compress.recover.sparsity import NO_ZEROS
+from paretopress.compress.recover.recipe import NO_ZEROS
 from paretopress.compress.recover.student_cache import Students, fits
 from paretopress.compress.sensitivity.branch_ranking import judged_items
 from paretopress.compress.sensitivity.channel_importance import Ranking, rank_channels
@@ -27,10 +27,10 @@ from paretopress.errors import OutOfTimeError, RunError, typed_line
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.intake.datasets.data import stack
 from paretopress.search.candidates import Bounds
-from paretopress.search.fidelity.ladder import RUNGS
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import MODEL_FILE
 from paretopress.system.stage_timer import Stopwatch
+from paretopress.trial.effort import Effort
 from paretopress.trial.pipeline import Pipeline
 
 # a recovery that has less than this share of its steps tells too little to be worth its time
@@ -41,24 +41,6 @@ STUDENT_FILE = "student.safetensors"
 # a finalist whose int8 file is behind its float module by more than noise trains on with rounding: for a share of its steps, at a share of
 # the learning rate, on batches of their own
 _ROUNDED_SHARE, _ROUNDED_RATE, _ROUNDED_SEED = 0.2, 0.3, 100
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """Training steps by rung, each on top of the rung below, and threads for scoring accuracy."""
-
-    short_steps: int
-    long_steps: int
-    final_steps: int
-    scoring_threads: int
-
-    def steps(self, rung: Rung) -> int:
-        """Return the training steps of a rung."""
-        return {Rung.COSTS: 0, Rung.SHORT: self.short_steps, Rung.LONG: self.long_steps, Rung.FINAL: self.final_steps}[rung]
-
-    def ladder(self) -> tuple[Rung, ...]:
-        """Return the rungs of a trial; where there are no steps for a longer recovery, its rung is left out."""
-        return tuple(rung for rung in RUNGS if rung is not Rung.LONG or self.long_steps)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from paretopress.compress.recover import finetune
-from paretopress.compress.recover.finetune import Recipe, Recovery
+from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.recover.recipe import Recipe
 from paretopress.compress.recover.student_cache import Students
 from paretopress.core.outcome import Budget, Latency, Rung
 from paretopress.core.plan import Criterion, Plan
@@ -36,7 +37,8 @@ from paretopress.targets import file_facts as file_facts_module
 from paretopress.tasks.spread import item_scores
 from paretopress.trial import evaluator as evaluator_module
 from paretopress.trial import pipeline
-from paretopress.trial.evaluator import STUDENT_FILE, Effort, PlanEvaluator
+from paretopress.trial.effort import Effort
+from paretopress.trial.evaluator import STUDENT_FILE, PlanEvaluator
 from paretopress.trial.pipeline import Batches, Pipeline
 
 

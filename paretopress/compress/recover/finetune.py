@@ -7,10 +7,9 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from statistics import median
 
 import torch
@@ -21,8 +20,9 @@ from paretopress.compress.apply import Compressed
 from paretopress.compress.recover.distillation_batches import KEPT_BYTES, Lessons
 from paretopress.compress.recover.features import OutputsAndFeatures, features_off, outputs_and_features
 from paretopress.compress.recover.memory_format import placed
+from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule
 from paretopress.compress.recover.reconstruct import Reconstruction
-from paretopress.compress.recover.sparsity import NO_ZEROS, Zeros, held
+from paretopress.compress.recover.sparsity import held, zero_masks
 from paretopress.core.model_inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
 from paretopress.errors import RecoveryError
 from paretopress.system.batch_loading import Item
@@ -42,49 +42,10 @@ _TOP_1 = Classification()
 Lesson = tuple[Inputs, Tensor, tuple[Tensor, ...]]
 
 
-class Optimizer(StrEnum):
-    """Optimizers a recipe can name."""
-
-    SGD = "sgd"
-    ADAMW = "adamw"
-
-
-# learning rates that are worth comparing
-RATES: Mapping[Optimizer, tuple[float, ...]] = {Optimizer.SGD: (0.003, 0.01, 0.03, 0.1), Optimizer.ADAMW: (3e-5, 1e-4, 3e-4, 1e-3)}
-
-
 def usual_optimizer(module: nn.Module) -> Optimizer:
     """Return what such networks are trained with as a rule: AdamW where there are layer norms or recurrent layers, else SGD."""
     adaptive = any(isinstance(part, nn.LayerNorm | nn.RNNBase) for part in module.modules())
     return Optimizer.ADAMW if adaptive else Optimizer.SGD
-
-
-class Schedule(StrEnum):
-    """How the learning rate goes after the warm-up: down to zero along half a cosine or a line, or not at all."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
-    CONSTANT = "constant"
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How recovery trains. The learning rate rises linearly over `warmup` of the steps, then follows `schedule`.
-
-    `calibration_batches` is the number of training batches for reconstruction and for batch-norm statistics after the last step.
-    `features` are layers whose inputs are held to the teacher's, beside the outputs; `zeros` are set as the training begins.
-    """
-
-    learning_rate: float = 0.03
-    batch_size: int = 128
-    optimizer: Optimizer = Optimizer.SGD
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: Schedule = Schedule.COSINE
-    warmup: float = 0.1
-    calibration_batches: int = 4
-    features: tuple[str, ...] = ()
-    zeros: Zeros = NO_ZEROS
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +130,7 @@ class Recovery:
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
-            with held(self.recipe.zeros.masks(student)):
+            with held(zero_masks(self.recipe.zeros, student)):
                 while len(losses) < (whole := steps_in_time(steps, took_s, deadline)):
                     for group in optimizer.param_groups:
                         group["lr"] = self.recipe.learning_rate * rate_factor(len(losses), whole, self.recipe)

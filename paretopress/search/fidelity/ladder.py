@@ -10,23 +10,14 @@ from typing import Protocol
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
-from paretopress.search.candidates import Bounds
+from paretopress.search.candidates import Bounds, Climb
 from paretopress.search.fidelity.promotion import Pair, agreement, cannot_join, expected_drop
 
-RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
 # rungs that order so many plans with such a rank correlation agree; then one plan in so many goes on
 _TELLING_PAIRS, _AGREES, _GOES_ON_ONE_IN = 8, 0.9, 4
 
 # how rungs agree is taken from so many plans, the newest
 _MOST_SEEN = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Climb:
-    """How far one plan went: its accuracy at each rung that it saw, and the latency that was measured first."""
-
-    accuracies: Mapping[Rung, float]
-    latency_ms: float
 
 
 class Evaluate(Protocol):

@@ -8,17 +8,13 @@ from functools import partial
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from paretopress.errors import ConfigError
+from paretopress.search.sampler_names import DEFAULT_SAMPLER, PROGRAMME
 from paretopress.search.samplers.guided import GuidedSampler
 from paretopress.search.samplers.predictor import Known
 from paretopress.spaces.space import SearchSpace
 
-DEFAULT_SAMPLER, PROGRAMME = "guided", "programme"
-# those that use what is known before the first trial, and whose draws depend on the seed and the trial's number alone, so that a resumed
-# study goes on as the unbroken one would
-OURS = ("guided", PROGRAMME)
-
 _SAMPLERS: dict[str, Callable[[SearchSpace, int, Known | None], BaseSampler]] = {
-    "guided": GuidedSampler,
+    DEFAULT_SAMPLER: GuidedSampler,
     PROGRAMME: partial(GuidedSampler, solves=True),
     "tpe": lambda _, seed, __: TPESampler(seed=seed, multivariate=True),
     "gp": lambda _, seed, __: GPSampler(seed=seed, deterministic_objective=False),

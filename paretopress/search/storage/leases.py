@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import optuna
 
-from paretopress.search.storage.places import GRACE_S, WORDS
+from paretopress.search.limits import GRACE_S, WORDS
 from paretopress.system.periodic import repeating
 
 _CLAIM, _ALIVE = "claim/", "alive/"

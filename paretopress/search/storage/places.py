@@ -15,11 +15,9 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from paretopress.errors import ConfigError, RunFolderError
+from paretopress.search.limits import GRACE_S
 from paretopress.search.storage.journal_lock import JournalLock
 from paretopress.system.secret_masking import MASK, masked
-
-# After so long without a word what a worker is at is given to another; it says four times as often that it lives.
-GRACE_S, WORDS = 90, 4
 
 
 @dataclass(frozen=True, slots=True)

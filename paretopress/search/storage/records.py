@@ -18,9 +18,8 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.core.untrusted_values import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.errors import ForeignDataError
-from paretopress.search.candidates import Bounds, Candidate
+from paretopress.search.candidates import Bounds, Candidate, Climb
 from paretopress.search.early_stopping import Stall
-from paretopress.search.fidelity.ladder import Climb
 from paretopress.search.fidelity.latency_pooling import Spread, drift_of, pooled
 from paretopress.search.storage.slots import CUT_OFF as CUT_OFF
 from paretopress.search.storage.slots import ERROR as ERROR

@@ -16,8 +16,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from paretopress.errors import ConfigError
+from paretopress.search.limits import WORDS
 from paretopress.search.storage.grpc_proxy import ProxyStorage, proxy_server
-from paretopress.search.storage.places import WORDS, StudyPlace
+from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.rdb import DatabaseStorage
 from paretopress.search.storage.records import retry_once
 from paretopress.system.secret_masking import masked

@@ -8,8 +8,9 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
+from paretopress.search.sampler_names import OURS
 from paretopress.search.samplers.predictor import Known
-from paretopress.search.samplers.registry import OURS, make_sampler
+from paretopress.search.samplers.registry import make_sampler
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.studies import study_name
 from paretopress.spaces.space import SearchSpace

@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.search.candidates import Bounds, Candidate
+from paretopress.search.candidates import RUNGS, Bounds, Candidate
 from paretopress.search.early_stopping import Stall
-from paretopress.search.fidelity.ladder import RUNGS, Evaluate, climb_pairs
+from paretopress.search.fidelity.ladder import Evaluate, climb_pairs
 from paretopress.search.fidelity.promotion import Agreement, agreement
 from paretopress.search.limits import Limits
 from paretopress.search.storage.heartbeat import fail_stale

@@ -19,10 +19,10 @@ from paretopress.search.candidates import Candidate
 from paretopress.search.early_stopping import stalled
 from paretopress.search.fidelity.ladder import Climber, Evaluate
 from paretopress.search.fidelity.remeasurement import OCCASIONS
+from paretopress.search.limits import WORDS
 from paretopress.search.samplers.guided import PREDICTED_ACCURACY
 from paretopress.search.storage import records as keys
 from paretopress.search.storage.heartbeat import fail_stale, heartbeat
-from paretopress.search.storage.places import WORDS
 from paretopress.search.storage.records import Records, retry_once
 from paretopress.search.storage.slots import queued, rank
 from paretopress.search.study.context import Session

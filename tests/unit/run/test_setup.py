@@ -15,12 +15,13 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
 from paretopress.run import setup
-from paretopress.run.setup import RunState, plan_effort, space_for, training_place
+from paretopress.run.setup import plan_effort, space_for, training_place
+from paretopress.run.state import RunState
 from paretopress.search.accuracy_scale import Scale
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
-from paretopress.trial.evaluator import Effort
+from paretopress.trial.effort import Effort
 
 SLOW = Capabilities(
     channel_step=16,

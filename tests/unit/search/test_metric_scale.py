@@ -16,9 +16,10 @@ from paretopress.search.candidates import Bounds, Candidate, best, front, select
 from paretopress.search.fidelity.finalists import next_finalist
 from paretopress.search.fidelity.promotion import cannot_join
 from paretopress.search.limits import Limits
+from paretopress.search.sampler_names import PROGRAMME
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.registry import PROGRAMME, make_sampler
+from paretopress.search.samplers.registry import make_sampler
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.study.search import Search
 

@@ -9,9 +9,10 @@ import torch
 from paretopress.core.outcome import Metric
 from paretopress.errors import ConfigError
 from paretopress.tasks.base import Task, distillation_loss
-from paretopress.tasks.choose import metric_names, task_by, task_scored_by
+from paretopress.tasks.choose import task_by, task_scored_by
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
+from paretopress.tasks.metric_names import metric_names
 from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 

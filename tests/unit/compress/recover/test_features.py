@@ -10,7 +10,8 @@ from torch.utils.data import TensorDataset
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
-from paretopress.compress.recover.finetune import Recipe, Recovery
+from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.recover.recipe import Recipe
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in

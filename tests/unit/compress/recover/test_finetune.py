@@ -13,17 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from paretopress.compress.recover import finetune
-from paretopress.compress.recover.finetune import (
-    RATES,
-    Optimizer,
-    Recipe,
-    Recovery,
-    Schedule,
-    learning_rate_test,
-    rate_factor,
-    steps_in_time,
-    usual_optimizer,
-)
+from paretopress.compress.recover.finetune import Recovery, learning_rate_test, rate_factor, steps_in_time, usual_optimizer
+from paretopress.compress.recover.recipe import RATES, Optimizer, Recipe, Schedule
 from paretopress.errors import RecoveryError
 from paretopress.system.deadline import Deadline
 from paretopress.tasks.base import distillation_loss

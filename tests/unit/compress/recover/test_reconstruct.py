@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover.finetune import Recipe, Recovery
+from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.least_squares import Start, fit_near, onto_rank
 from paretopress.compress.recover.patch_sampling import Positions
+from paretopress.compress.recover.recipe import Recipe
 from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.core.plan import Plan
 from paretopress.errors import RecoveryError

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from paretopress.compress.recover.finetune import Recipe, Recovery
+from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.qat import fake_quantised
-from paretopress.compress.recover.sparsity import NO_ZEROS, Zeros, held
+from paretopress.compress.recover.recipe import NO_ZEROS, Recipe, Zeros
+from paretopress.compress.recover.sparsity import held
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 

@@ -5,9 +5,9 @@ import pytest
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
-from paretopress.search.candidates import Bounds
+from paretopress.search.candidates import RUNGS, Bounds, Climb
 from paretopress.search.fidelity import ladder
-from paretopress.search.fidelity.ladder import RUNGS, Climb, Climber
+from paretopress.search.fidelity.ladder import Climber
 
 BOUNDS = Bounds(Budget(latency_ms=5.0), 10.0, 90.0)
 # at costs a plan loses ten times as much, after a short recovery twice as much, as after a long one

@@ -1,0 +1,14 @@
+"""Names of the metrics that outputs can be scored by, and their units."""
+
+from __future__ import annotations
+
+TOP_1, TOP_5, F1 = "top-1", "top-5", "F1"
+SPEARMAN, R2 = "Spearman", "R2"
+MIOU, MAP = "mIoU", "mAP"
+# metric -> unit, where that is not percent
+UNITS = {SPEARMAN.lower(): "x 100"}
+
+
+def metric_names() -> list[str]:
+    """Return the metrics that have a name here."""
+    return [TOP_1, TOP_5, F1, MIOU, MAP, SPEARMAN, R2]
