@@ -36,6 +36,7 @@ from loopback_database import running_database
 from optuna.trial import TrialState
 from results_file import Headline, recorded_rows, write_result
 
+from paretopress.commands.app import KNOWN_WARNINGS
 from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
@@ -45,7 +46,6 @@ from paretopress.search.sampler_names import DEFAULT_SAMPLER
 from paretopress.search.samplers.initial_plans import seed_plans
 from paretopress.search.samplers.predictor import Known, Predictor
 from paretopress.search.samplers.tables import Tables
-from paretopress.search.storage.heartbeat import KNOWN_WARNINGS
 from paretopress.search.storage.leases import Claims
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.records import COPY_OF, PLAN

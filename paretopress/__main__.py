@@ -1,6 +1,6 @@
 """`python -m paretopress`."""
 
-from paretopress.commands.cli import main
+from paretopress.commands.app import main
 
 if __name__ == "__main__":
     main()

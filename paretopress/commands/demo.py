@@ -1,14 +1,18 @@
-"""The demo: a network trained on the spot on data that needs no download, then the main job on it."""
+"""`paretopress demo`: a network trained on the spot on data that needs no download, then the main job on it."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
 from paretopress.api import Result, compress
 from paretopress.commands.demo_model import train_demo_model
+from paretopress.commands.show_run import export_bundle, new_run, show_run
+from paretopress.commands.terminal import verb_app
 from paretopress.core.outcome import Budget
 from paretopress.errors import RunFolderError
 from paretopress.intake.datasets.data_spec import load_data
@@ -16,6 +20,8 @@ from paretopress.report.live import Reporter
 from paretopress.system.thread_pace import threads_as_before, threads_beside
 from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.probe.probing import LOCAL, cached_probe, opener
+
+app = verb_app()
 
 DEMO_DATA = "digits?size=16"
 DEMO_SPEEDUP = 2.0
@@ -44,3 +50,16 @@ def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int =
         options={"target": {"probe": probed}},
         reporter=reporter,
     )
+
+
+@app.command(epilog="Example: paretopress demo --minutes 2 --run runs/demo")
+def demo(
+    minutes: Annotated[float, typer.Option(help="Time for the search.")] = 4.0,
+    run: Annotated[Path | None, typer.Option(help="New folder for the run.")] = None,
+    to: Annotated[Path | None, typer.Option(help="New folder for the bundle.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Train a small network on scikit-learn's digits, search for one twice as fast, export and verify it."""
+    folder = run or new_run("demo")
+    result = show_run(folder, lambda view: run_demo(folder, view, minutes=minutes, seed=seed))
+    export_bundle(result, to or folder / "bundle", None, None)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnx
+import typer
 
+from paretopress.commands.terminal import JsonOption, ThreadsOption, out, print_json, verb_app
 from paretopress.errors import ConfigError, ModelError, RunFolderError
 from paretopress.evaluators.explain import Explanation, explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
 from paretopress.evaluators.rates import measure_rates
 from paretopress.evaluators.source_graph import table_rows
+from paretopress.report.explanation import explanation_view
 from paretopress.run.lookup import find_trial, stored_config
 from paretopress.system.run_folder import MODEL_FILE, RunFolder, open_run_folder
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget, SessionSettings, random_feed
 from paretopress.targets.target import Feed
+
+app = verb_app()
 
 
 def explain_path(path: Path, *, trial: int | None, baseline: Path | None, threads: int | None, runs: int) -> Explanation:
@@ -106,3 +112,20 @@ def trial_file(folder: RunFolder, number: int) -> Path:
 def _kept(folder: RunFolder, number: int) -> Path | None:
     paths = (folder.candidate(number, final=final) / MODEL_FILE for final in (True, False))
     return next((path for path in paths if path.is_file()), None)
+
+
+@app.command(epilog="Example: paretopress explain runs/night --trial 17, or: paretopress explain int8.onnx --baseline float.onnx")
+def explain_command(
+    path: Annotated[Path, typer.Argument(help="Folder of a run, or an ONNX file.", metavar="RUN|FILE.onnx")],
+    trial: Annotated[int | None, typer.Option(help="Trial of the run.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="ONNX file to compare with (default: that of the run).")] = None,
+    threads: ThreadsOption = None,
+    runs: Annotated[int, typer.Option(help="Timed runs.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a trial or an ONNX file is not faster: the causes, the milliseconds each costs, and what to change."""
+    value = explain_path(path, trial=trial, baseline=baseline, threads=threads, runs=runs).to_json()
+    if as_json:
+        print_json(value)
+    else:
+        out.print(explanation_view(value))

@@ -6,11 +6,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from torch import nn
 
+from paretopress.commands.terminal import JsonOption, TrustOption, out, print_json, verb_app
 from paretopress.compress.apply import compress_module
+from paretopress.config import parse_config
 from paretopress.core.model_inputs import Inputs, feeds
 from paretopress.core.plan import Plan
 from paretopress.evaluators.profile import LayerOf, Profile, layer_by_module_path, profile_onnx
@@ -20,12 +23,15 @@ from paretopress.intake.onnx_module import timed_feed
 from paretopress.intake.trace import Intake
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
-from paretopress.report.tables import ProfileRow, ProfileSums
+from paretopress.report.tables import ProfileRow, ProfileSums, profile_table
+from paretopress.run.factory import load_and_trace
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import SessionSettings
 from paretopress.targets.target import Feed
+
+app = verb_app()
 
 PROFILE_SCHEMA = 1
 NO_LAYER = "(no layer)"
@@ -121,3 +127,21 @@ def _half_width(intake: Intake, capabilities: Capabilities) -> Plan:
 
 def _saved(before: Spent, after: Spent) -> Spent:
     return {name: spent - after[name] for name, spent in before.items() if name in after}
+
+
+@app.command(epilog="Example: paretopress profile --model torchvision:resnet18 --data net.py:photos")
+def profile(
+    model: Annotated[str, typer.Option(help="As for search.")],
+    data: Annotated[str, typer.Option(help="As for search.")],
+    threads: Annotated[int, typer.Option(help="Threads of the session.")] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs.")] = 50,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what each layer of a model costs on this host, and what int8, half the channels or its removal would save there."""
+    intake, split = load_and_trace(parse_config({"model": model, "data": data, "trust": trust}, "the command line"))
+    found = profile_model(intake, split, threads=threads, runs=runs)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        out.print(profile_table(found.rows, found.sums))

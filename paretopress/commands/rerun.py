@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
+from paretopress.commands.terminal import JsonOption, RunArgument, TrustOption, out, print_json, verb_app
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.core.untrusted_values import outcome_received, plan_received
@@ -21,6 +23,8 @@ from paretopress.search.storage import records as keys
 from paretopress.system.run_folder import RunFolder, open_run_folder
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.trial.evaluator import PlanEvaluator
+
+app = verb_app()
 
 
 def rerun_trial(run: Path, number: int, *, trust: bool = False) -> dict[str, Any]:
@@ -76,3 +80,20 @@ def _climbed(evaluate: PlanEvaluator, plan: Plan, rung: Rung, number: int) -> Ou
     if rung is Rung.COSTS:
         return evaluate(plan, rung, number)
     return [evaluate(plan, step, number) for step in evaluate.effort.ladder() if Rung.COSTS < step <= rung][-1]
+
+
+@app.command(epilog="Example: paretopress rerun runs/night --trial 17")
+def rerun(
+    run: RunArgument,
+    trial: Annotated[int, typer.Option(help="Trial of the run.")],
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate one trial of a run again, alone, and compare the figures with the recorded ones; the run is not changed."""
+    value = rerun_trial(run, trial, trust=trust)
+    if as_json:
+        print_json(value)
+        return
+    out.print(f"trial {value['trial']}, rung {value['rung']}, the same bytes: {'yes' if value['same_bytes'] else 'no'}")
+    for name, figure in value["figures"].items():
+        out.print(f"{name.replace('_', ' ')}: {figure['recorded']} recorded, {figure['again']} again", markup=False, highlight=False)

@@ -1,10 +1,11 @@
-"""Where a run stands, read from its journal without touching the run."""
+"""`paretopress status`: where a run stands, read from its journal without touching the run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from paretopress.commands.terminal import JsonOption, RunArgument, out, print_json, verb_app
 from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.state import RunState
 from paretopress.search.candidates import best, front
@@ -16,6 +17,8 @@ from paretopress.search.study.time_budget import Timetable
 from paretopress.system.elapsed_time import seconds_worked
 from paretopress.system.event_log import read_events
 from paretopress.system.run_folder import open_run_folder
+
+app = verb_app()
 
 
 def run_status(run: Path) -> dict[str, Any]:
@@ -77,3 +80,18 @@ def _remaining_s(records: Records, times: Timetable) -> float | None:
     if not known or times.in_finalists or times.limits.trials is None:
         return None
     return round(times.phase_s / len(known) * max(times.limits.trials - len(known), 0), 1)
+
+
+@app.command(epilog="Example: paretopress status runs/night --json")
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show where a run stands; reads only, so it never disturbs the run."""
+    value = run_status(run)
+    if as_json:
+        print_json(value)
+        return
+    for name, shown in value.items():
+        if name not in ("front", "last_event"):
+            text = shown if not isinstance(shown, list) else "; ".join(map(str, shown)) or "none"
+            out.print(f"{name.replace('_', ' ')}: {text}", markup=False)
+    for point in value.get("front", []):
+        out.print(f"front: trial {point['trial']}, {point['shown']} at {point['latency_ms']:.3f} ms", markup=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.commands.cli import main
+from paretopress.commands.app import main
 
 _QUICK = """
 schema = 1

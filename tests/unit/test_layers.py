@@ -24,7 +24,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("distributed",),
     ("api",),
-    ("commands", "__init__"),
+    ("__init__",),
+    ("commands",),
     ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -18,11 +18,6 @@ from paretopress.search.storage.leases import Claims
 from paretopress.search.storage.records import WORKER, retry_once
 from paretopress.system.periodic import repeating
 
-KNOWN_WARNINGS = (
-    "Heartbeat of storage is supposed to be used with Study.optimize",
-    "optuna.storages._heartbeat.fail_stale_trials is experimental",
-)
-
 
 @contextmanager
 def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import paretopress.distributed.worker as worker_module
-from paretopress.commands.cli import app
+from paretopress.commands.app import app
 from paretopress.config import confirmed, parse_config, read_config
 from paretopress.distributed.ray_workers import flags_of
 from paretopress.distributed.worker import WorkerFlags, own_config, run_worker

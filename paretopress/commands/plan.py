@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from paretopress.commands.terminal import RunArgument, print_json, verb_app
 from paretopress.core.model_graph import ModelGraph
 from paretopress.errors import BudgetError
 from paretopress.run.lookup import stored_config, study_place
@@ -17,6 +20,8 @@ from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import open_run_folder
 from paretopress.targets.capabilities import capabilities_in
+
+app = verb_app()
 
 
 def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
@@ -48,3 +53,12 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
 
 def _trials(place: Path | StudyPlace) -> list[Measured]:
     return [] if isinstance(place, Path) and not place.is_file() else measured_trials(open_study(place))
+
+
+@app.command(epilog="Example: paretopress plan runs/night --latency-ms 2.5")
+def plan(
+    run: RunArgument,
+    latency_ms: Annotated[float | None, typer.Option(help="Upper bound on the p50 of one batch (default: the run's own).")] = None,
+) -> None:
+    """Print the plan that a run's tables and trials predict to lose least within a budget; measures nothing."""
+    print_json(predict_plan(run, latency_ms))
