@@ -24,9 +24,10 @@ from paretopress.evaluators.profile import profile_onnx
 from paretopress.evaluators.rates import measure_rates
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
+from paretopress.runtimes.onnx_runtime import random_feed
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
-from paretopress.targets.local import SessionSettings, random_feed
 
 SETTINGS = SessionSettings(threads=1)
 RUNS = 50

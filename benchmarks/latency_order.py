@@ -19,7 +19,8 @@ from resnet20_candidates import Candidates, make_candidates
 from results_file import Headline, write_result
 from scipy.stats import spearmanr
 
-from paretopress.targets.local import SessionSettings, open_session
+from paretopress.runtimes.onnx_runtime import open_session
+from paretopress.runtimes.runtime import SessionSettings
 
 LOAD_S, PLAIN_WARM_UP, PLAIN_RUNS = 20.0, 10, 200
 BUSY = "import numpy as np\nx = np.random.default_rng(0).random((1200, 1200))\nwhile True: x = np.tanh(x @ x / 1200)"

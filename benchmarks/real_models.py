@@ -27,12 +27,13 @@ from paretopress.evaluators.size import file_facts
 from paretopress.intake.datasets.data import Data, batch
 from paretopress.run.factory import load_and_trace
 from paretopress.run.state import RunState
+from paretopress.runtimes.onnx_runtime import open_session
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch
-from paretopress.targets.local import SessionSettings, open_session
 from paretopress.trial.pipeline import Pipeline
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"

@@ -17,11 +17,12 @@ from paretopress.evaluators.rates import measure_rates
 from paretopress.evaluators.source_graph import table_rows
 from paretopress.report.explanation import explanation_view
 from paretopress.run.lookup import find_trial, stored_config
+from paretopress.runtimes.onnx_runtime import random_feed
+from paretopress.runtimes.runtime import Feed, SessionSettings
 from paretopress.system.run_folder import MODEL_FILE, RunFolder, open_run_folder
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
-from paretopress.targets.local import LocalTarget, SessionSettings, random_feed
-from paretopress.targets.target import Feed
+from paretopress.targets.local import LocalTarget
 
 app = verb_app()
 

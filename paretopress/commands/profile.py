@@ -25,11 +25,10 @@ from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.report.tables import ProfileRow, ProfileSums, profile_table
 from paretopress.run.factory import load_and_trace
+from paretopress.runtimes.runtime import Feed, SessionSettings
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
 from paretopress.targets.environment import environment
-from paretopress.targets.local import SessionSettings
-from paretopress.targets.target import Feed
 
 app = verb_app()
 

@@ -17,8 +17,9 @@ from torch import nn
 
 from paretopress.core.model_inputs import outputs_of, pieces
 from paretopress.errors import DataError, RunError, TargetLostError, first_line
-from paretopress.targets.local import SessionSettings, open_session
-from paretopress.targets.target import Feed, OpenFile, Target
+from paretopress.runtimes.onnx_runtime import open_session
+from paretopress.runtimes.runtime import Feed, OpenFile, SessionSettings
+from paretopress.targets.target import Target
 from paretopress.tasks.base import Scorer, Task
 from paretopress.tasks.classification import Classification
 

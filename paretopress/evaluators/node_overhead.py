@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from paretopress.evaluators.runtime_trace import NodeTime, Subject, Trace, trace_in_turns
-from paretopress.targets.local import SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 
 SHORT, LONG = 16, 80
 SHAPE = (1, 8, 1, 1)  # as many axes to format as the tensors of a convolution

@@ -14,8 +14,7 @@ from paretopress.evaluators.profile import OPS_WITH_WEIGHTS, Origins
 from paretopress.evaluators.rates import Rates
 from paretopress.evaluators.runtime_trace import NodeTime, Subject
 from paretopress.evaluators.source_graph import Format, SourceLayer, attributes, key, source_layers
-from paretopress.targets.local import SessionSettings
-from paretopress.targets.target import Feed
+from paretopress.runtimes.runtime import Feed, SessionSettings
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 REORDERS = frozenset({"ReorderInput", "ReorderOutput", "Transpose"})

@@ -11,8 +11,7 @@ import onnx
 
 from paretopress.evaluators.node_overhead import trace_with_overhead
 from paretopress.evaluators.runtime_trace import Subject
-from paretopress.targets.local import SessionSettings
-from paretopress.targets.target import Feed
+from paretopress.runtimes.runtime import Feed, SessionSettings
 
 # The optimiser writes "fused /fc/Gemm", "/conv1/Conv_token_4" and, for a blocked convolution, the tensor that it ends in:
 # "/Relu_output_0_nchwc" for a Conv that swallowed its Relu.

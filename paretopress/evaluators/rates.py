@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 
 from paretopress.errors import LatencyError
-from paretopress.targets.local import SessionSettings, open_session, run_session
+from paretopress.runtimes.onnx_runtime import open_session, run_session
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.targets.probe import probe_models
 from paretopress.targets.sampling import collector_paused
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from paretopress.errors import LatencyError
-from paretopress.targets.local import SessionSettings, open_session, run_session
+from paretopress.runtimes.onnx_runtime import open_session, run_session
+from paretopress.runtimes.runtime import Feed, SessionSettings
 from paretopress.targets.sampling import collector_paused
-from paretopress.targets.target import Feed
 
 WARMUP_RUNS = 5
 BLOCK_RUNS = 10

@@ -14,13 +14,13 @@ from paretopress.core.model_graph import LayerKind
 from paretopress.core.model_inputs import Inputs, size_of
 from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import REMOVED, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.stage_timer import Stopwatch
-from paretopress.targets.local import SessionSettings
 from paretopress.trial.pipeline import Pipeline
 
 # runs of the profiler: a hundred of a quick model, and of a slow one as many as fit into two seconds, but ten

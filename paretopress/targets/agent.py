@@ -22,10 +22,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from paretopress.errors import LatencyError, ParetopressError, first_line
+from paretopress.runtimes.runtime import OpenFile, SessionSettings
 from paretopress.targets.environment import environment
 from paretopress.targets.file_facts import file_facts
-from paretopress.targets.local import LocalTarget, SessionSettings
-from paretopress.targets.target import OpenFile
+from paretopress.targets.local import LocalTarget
 from paretopress.targets.wire_protocol import Frame, pack_arrays, read_frame, unpack_arrays, write_frame
 
 FOLDER_PREFIX = "paretopress-"

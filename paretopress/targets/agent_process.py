@@ -57,7 +57,7 @@ def agent_archive() -> bytes:
     with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
         archive.writestr("paretopress/__init__.py", "")  # the package's own imports torch
         values = (package / "errors.py", package / "core" / "__init__.py", package / "core" / "outcome.py")
-        for file in (*values, *sorted((package / "targets").glob("*.py"))):
+        for file in (*values, *sorted((package / "runtimes").glob("*.py")), *sorted((package / "targets").glob("*.py"))):
             archive.write(file, Path("paretopress", file.relative_to(package)))
     return buffer.getvalue()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from paretopress.errors import ConfigError
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.system.secret_masking import masked
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.targets.local import LocalTarget
 from paretopress.targets.ssh import SshTarget
 from paretopress.targets.ssh_address import parse_address
 from paretopress.targets.target import Target

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
+from paretopress.runtimes.runtime import Feed, OpenFile
 from paretopress.targets.file_facts import file_facts
 from paretopress.targets.local import LocalTarget
-from paretopress.targets.target import Feed, OpenFile
 
 
 class ReplayTarget:

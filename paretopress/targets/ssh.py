@@ -15,11 +15,11 @@ import numpy.typing as npt
 from paretopress.core.outcome import Latency
 from paretopress.core.untrusted_values import environment_received, latency_received, printable
 from paretopress.errors import ConfigError, ForeignDataError, LatencyError, ParetopressError, TargetLostError, first_line
+from paretopress.runtimes.runtime import Feed, OpenFile
 from paretopress.targets.agent_process import AgentProcess, start_agent
 from paretopress.targets.file_facts import file_facts
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.ssh_address import SshAddress
-from paretopress.targets.target import Feed, OpenFile
 from paretopress.targets.wire_protocol import Frame, pack_arrays, unpack_arrays
 
 Start = Callable[[SshAddress, Sequence[str]], AgentProcess]
@@ -94,7 +94,7 @@ class SshTarget:
         reply, _ = self._ask({"command": "environment", "remove": []})
         found = environment_received(reply.get("environment"), self.name)
         settings = self._measuring.settings
-        return found | settings.conditions()
+        return found | self._measuring.runtime.conditions(settings)
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file there. Raises: LatencyError: the file or the feed fails. TargetLostError."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,21 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paretopress.core.outcome import Latency
-
-Feed = Mapping[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """A file in a session of a target.
-
-    Attributes:
-        inputs: (name, shape) of each input, in order; a dynamic axis is a string or None.
-        run: feed -> outputs in the order of the file's. Raises LatencyError: the feed fails.
-    """
-
-    inputs: tuple[tuple[str, tuple[int | str | None, ...]], ...]
-    run: Callable[[Feed], list[npt.NDArray[Any]]]
+from paretopress.runtimes.runtime import Feed, OpenFile
 
 
 class Target(Protocol):

@@ -14,10 +14,12 @@ from paretopress.config import parse_config
 from paretopress.core.plan import Plan
 from paretopress.lower.export import check_parity
 from paretopress.run.factory import load_and_trace
+from paretopress.runtimes.onnx_runtime import open_session
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import create_run_folder
 from paretopress.system.stage_timer import Stopwatch
-from paretopress.targets.local import LocalTarget, SessionSettings, open_session
+from paretopress.targets.local import LocalTarget
 from paretopress.trial.pipeline import Pipeline
 
 EACH = {"pruned", "quantised", "factorised", ALL}

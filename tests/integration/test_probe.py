@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from typed import typed_here
 
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
+from paretopress.targets.local import LocalTarget
 from paretopress.targets.probe.probe_report import Finding, ProbeReport, probe_fingerprint
 from paretopress.targets.probe.report_cache import write_report
 from paretopress.targets.probe.run_probe import quantised_comparisons, run_probe, width_comparisons

@@ -24,8 +24,9 @@ from loopback_sshd import SshServer, missing
 from skips import need
 
 from paretopress.errors import ConfigError, LatencyError, TargetLostError
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.targets import agent_process
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.targets.local import LocalTarget
 from paretopress.targets.lock import sole_measurement
 from paretopress.targets.ssh import SshTarget
 from paretopress.targets.ssh_address import SshAddress

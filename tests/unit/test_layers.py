@@ -14,6 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("core",),
     ("system", "spaces", "tasks", "search", "compress.explicit"),
+    ("runtimes",),
     ("targets", "search.fidelity", "compress.prune", "deploy"),
     ("targets.probe", "search.storage", "search.samplers", "compress"),
     ("search.study", "compress.recover"),
@@ -31,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # these know a module's tensors; the other values do not
 WITH_TORCH = {"core/model_inputs.py", "core/layer_types.py"}
-NO_TORCH = ("core", "search", "spaces", "deploy", "report", "targets")
+NO_TORCH = ("core", "search", "spaces", "deploy", "report", "runtimes", "targets")
 TORCH = {"torch", "torchvision", "torch_pruning"}
 WHOLE_CONFIG = {"commands", "api", "run", "distributed", "config"}
 

@@ -38,9 +38,9 @@ def _measured_by() -> str:
     except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
         version = "?"
     digest = hashlib.sha256()
-    targets = Path(__file__).resolve().parents[1]
-    for file in sorted(targets.rglob("*.py")):
-        digest.update(str(file.relative_to(targets)).encode() + b"\0" + file.read_bytes())
+    package = Path(__file__).resolve().parents[2]
+    for file in sorted(path for room in ("runtimes", "targets") for path in (package / room).rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
     return f"{version}+{digest.hexdigest()[:12]}"
 
 

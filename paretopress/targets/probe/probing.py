@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from paretopress.errors import OutOfTimeError, RunError
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
-from paretopress.targets.local import SessionSettings
 from paretopress.targets.open_target import open_target
 from paretopress.targets.probe.probe_report import ProbeReport, probe_fingerprint
 from paretopress.targets.probe.report_cache import read_report, write_report

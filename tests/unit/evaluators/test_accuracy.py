@@ -16,8 +16,8 @@ from torch import nn
 
 from paretopress.errors import DataError, RunError, TargetLostError
 from paretopress.evaluators.accuracy import Batch, module_accuracy, onnx_accuracies, onnx_accuracy
+from paretopress.runtimes.runtime import OpenFile
 from paretopress.targets.local import LocalTarget
-from paretopress.targets.target import OpenFile
 
 
 def _write(path: Path, op: str = "Flatten", batch: int | str = "batch") -> Path:

@@ -13,7 +13,7 @@ from paretopress.evaluators.causes_float import odd_channels, zeros_in_weights
 from paretopress.evaluators.causes_quantised import float_islands, stray_qdq, unfused_layers
 from paretopress.evaluators.optimised_graph import Conditions, Facts, read_facts
 from paretopress.evaluators.rates import Rates
-from paretopress.targets.local import SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 
 CHANNELS = 16
 FEED = {"x": np.random.default_rng(0).standard_normal((1, CHANNELS, 8, 8)).astype(np.float32)}

@@ -11,7 +11,7 @@ import pytest
 from paretopress.evaluators import node_overhead as module
 from paretopress.evaluators.node_overhead import LONG, SHORT, TENSORS, NodeOverhead, trace_with_overhead
 from paretopress.evaluators.runtime_trace import NodeTime, Subject, Trace, trace_in_turns
-from paretopress.targets.local import SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 
 SETTINGS = SessionSettings()
 

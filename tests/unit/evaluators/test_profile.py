@@ -17,7 +17,7 @@ from paretopress.evaluators import profile as module
 from paretopress.evaluators.node_overhead import NodeOverhead
 from paretopress.evaluators.profile import LayerCost, Origins, layer_by_module_path, module_path, profile_onnx
 from paretopress.evaluators.runtime_trace import NodeTime, Trace
-from paretopress.targets.local import SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 
 SETTINGS = SessionSettings()
 LAYERS = ("stem", "layer1.0.conv1", "fc")

@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 from paretopress.evaluators.rates import CHANNELS, Rates, conv_chain, peak_gmacs
-from paretopress.targets.local import SessionSettings, open_session
+from paretopress.runtimes.onnx_runtime import open_session
+from paretopress.runtimes.runtime import SessionSettings
 
 
 def test_rates_tell_depthwise_and_int8_apart_when_asked() -> None:

@@ -16,8 +16,7 @@ from onnx import TensorProto, helper
 from paretopress.errors import LatencyError
 from paretopress.evaluators import runtime_trace as module
 from paretopress.evaluators.runtime_trace import NodeTime, Subject, Trace, trace_in_turns
-from paretopress.targets.local import SessionSettings
-from paretopress.targets.target import Feed
+from paretopress.runtimes.runtime import Feed, SessionSettings
 
 SETTINGS = SessionSettings()
 FEED = {"x": np.ones((1, 4), np.float32)}

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from paretopress.runtimes import onnx_runtime
 from paretopress.targets import file_facts as facts
-from paretopress.targets import local
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def doubling(tmp_path: Path) -> Path:
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that sessions were opened of."""
-    opened, real = list[str](), local.open_session
+    opened, real = list[str](), onnx_runtime.open_session
 
     def counted(path: Path, *args: Any, **options: Any) -> Any:
         opened.append(path.name)
         return real(path, *args, **options)
 
-    monkeypatch.setattr(local, "open_session", counted)
+    monkeypatch.setattr(onnx_runtime, "open_session", counted)
     return opened
 
 

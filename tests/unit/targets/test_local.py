@@ -11,8 +11,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from paretopress.errors import ConfigError, LatencyError
-from paretopress.targets import local
-from paretopress.targets.local import LocalTarget, SessionSettings, measure, measure_baseline, open_session, random_feed
+from paretopress.runtimes import onnx_runtime
+from paretopress.runtimes.onnx_runtime import open_session, random_feed
+from paretopress.runtimes.runtime import SessionSettings
+from paretopress.targets.local import LocalTarget, measure, measure_baseline
 from paretopress.targets.target import Target
 
 SETTINGS = SessionSettings()
@@ -149,7 +151,7 @@ def test_measure_keeps_one_session_open_when_sessions_have_workers(
         most = max(most, open_now)
         return session
 
-    monkeypatch.setattr(local, "open_session", counted)
+    monkeypatch.setattr(onnx_runtime, "open_session", counted)
     feed = {"x": np.ones((1, 3, 4, 4), np.float32)}
     LocalTarget(SessionSettings(threads), baseline_blocks=2, max_rounds=1).measure_baseline(tiny, feed=feed, rng=np.random.default_rng(0))
     assert (open_now, most == 1) == (0, is_alone)

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from paretopress.errors import ConfigError
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
+from paretopress.targets.local import LocalTarget
 from paretopress.targets.open_target import open_target
 
 

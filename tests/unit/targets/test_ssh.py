@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.targets.agent import Held, answer
-from paretopress.targets.local import LocalTarget, SessionSettings
+from paretopress.targets.local import LocalTarget
 from paretopress.targets.ssh import SshTarget
 from paretopress.targets.ssh_address import SshAddress
 from paretopress.targets.target import Target

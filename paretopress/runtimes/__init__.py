@@ -1,0 +1,1 @@
+"""What runs a model's file: one module a runtime, behind one protocol."""
