@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import paretopress
-from paretopress.run import driver
 from paretopress.run.factory import load_and_trace
+from paretopress.run.front_files import write_front
 from paretopress.run.setup import find_state
 from paretopress.search.study.context import Session
 from paretopress.search.study.create import create_study
@@ -29,7 +29,7 @@ SEARCH = {
     TrialPhase._ask.__qualname__: "ask",
     TrialPhase._record.__qualname__: "record",
     _AGAIN: "latency again",
-    driver._finish.__qualname__: "score and write the front",
+    write_front.__qualname__: "score and write the front",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from paretopress.core.outcome import DISTURBED_CORES, Outcome
@@ -12,6 +12,7 @@ from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.early_stopping import Stall
 from paretopress.search.fidelity.promotion import Agreement
 from paretopress.search.storage.records import Counts
+from paretopress.search.study.closing import Reported
 
 FRONT_SCHEMA = 1
 
@@ -57,78 +58,79 @@ def _figures_json(trial: int | None, plan: Plan, outcome: Outcome) -> dict[str, 
     }
 
 
-def front_json(
-    baseline: Mapping[str, Any],
-    points: Sequence[Mapping[str, Any]],
-    nearest: Sequence[Mapping[str, Any]],
-    evaluated: Sequence[Candidate],
-    bounds: Bounds,
-    counts: Counts,
-    *,
-    agreements: Sequence[Agreement],
-    stall: Stall | None,
-    best: int | None,
-    seed: int,
-    environment: Mapping[str, Any],
-    data: Mapping[str, int],
-    elapsed_s: float,
-    seconds: Mapping[str, float],
-    lost: Mapping[int, str],
-    cut: Sequence[str] = (),
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class SearchFacts:
+    """How a search went: all `evaluated` candidates, how its trials ended, how its rungs agreed, and where its time went.
+
+    `elapsed_s` are seconds of the run; `seconds` those of each stage, which overlap where several workers ran.
+    """
+
+    evaluated: Sequence[Candidate]
+    counts: Counts
+    agreements: Sequence[Agreement]
+    stall: Stall | None
+    elapsed_s: float
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a run was made with: seed, the target's environment, items of each split; and what its set-up left out for lack of time."""
+
+    seed: int
+    environment: Mapping[str, Any]
+    data: Mapping[str, int]
+    setup_cut: Sequence[str] = ()
+
+
+def front_json(found: Reported, best: int | None, bounds: Bounds, search: SearchFacts, run: RunFacts) -> dict[str, Any]:
     """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`.
 
     Args:
-        points: within every bound. nearest: where there are none, those that miss the bounds by least, nearest first.
-        lost: trial -> why its file could not be scored in the end, of those that would be shown.
+        found: what is reported. best: the trial of the point to ship, None if no point is within every bound.
     """
-    budget = bounds.budget
     return {
         "schema": FRONT_SCHEMA,
         "metric": asdict(bounds.metric),
-        "baseline": dict(baseline),
-        "points": [dict(point) for point in points],
-        "nearest": [dict(point) for point in nearest],
-        "lost": [{"trial": trial, "reason": reason} for trial, reason in lost.items()],
+        "baseline": baseline_json(found.baseline),
+        "points": [point_json(candidate, bounds) for candidate in found.points],
+        "nearest": [point_json(candidate, bounds) for candidate in found.nearest],
+        "lost": [{"trial": trial, "reason": reason} for trial, reason in found.lost.items()],
         "best": best,
-        "budget": {
-            "latency_ms": budget.latency_ms,
-            "speedup": budget.speedup,
-            "max_drop": budget.max_drop,
-            "size_bytes": budget.size_bytes,
-            "limit_ms": bounds.limit_ms,
-        },
+        "budget": _budget_json(bounds),
         "latency_scale": "ratio to the baseline, measured in turns with it, times the baseline's p50 at the start of the run",
-        "hypervolume": bounds.hypervolume([c for c in evaluated if bounds.feasible(c.outcome)]),
+        "hypervolume": bounds.hypervolume([c for c in search.evaluated if bounds.feasible(c.outcome)]),
         "hypervolume_reference": {"latency_vs_baseline": 1.0, "drop": bounds.worst_drop},
-        "evaluated": [
-            {
-                "trial": c.number,
-                "latency_ms": c.outcome.latency.latency_ms,
-                "val_accuracy": c.outcome.val_accuracy,
-                "rung": int(c.outcome.rung),
-            }
-            for c in evaluated
-            if not c.outcome.rejected
-        ],
-        "measurements": _measurements(evaluated),
-        "environment": dict(environment),
-        "data": dict(data),
-        "trials": {
-            "completed": counts.completed,
-            "rejected_early": counts.rejected_early,
-            "outraced": counts.outraced,
-            "failed": counts.failed,
-        },
-        "rungs": [
-            {"lower": int(a.lower), "higher": int(a.higher), "plans": a.plans, "rank_correlation": a.rank_correlation} for a in agreements
-        ],
-        "stopped_early": None if stall is None else asdict(stall) | {"said": stall.describe()},
-        "seed": seed,
-        "elapsed_s": round(elapsed_s, 1),
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "setup_cut": list(cut),
+        "evaluated": [_evaluated_json(candidate) for candidate in search.evaluated if not candidate.outcome.rejected],
+        "measurements": _measurements(search.evaluated),
+        "environment": dict(run.environment),
+        "data": dict(run.data),
+        "trials": asdict(search.counts),
+        "rungs": [_agreement_json(agreement) for agreement in search.agreements],
+        "stopped_early": None if search.stall is None else asdict(search.stall) | {"said": search.stall.describe()},
+        "seed": run.seed,
+        "elapsed_s": round(search.elapsed_s, 1),
+        "seconds": {name: round(value, 1) for name, value in search.seconds.items()},
+        "setup_cut": list(run.setup_cut),
     }
+
+
+def _budget_json(bounds: Bounds) -> dict[str, Any]:
+    return asdict(bounds.budget) | {"limit_ms": bounds.limit_ms}
+
+
+def _evaluated_json(candidate: Candidate) -> dict[str, Any]:
+    outcome = candidate.outcome
+    return {
+        "trial": candidate.number,
+        "latency_ms": outcome.latency.latency_ms,
+        "val_accuracy": outcome.val_accuracy,
+        "rung": int(outcome.rung),
+    }
+
+
+def _agreement_json(agreement: Agreement) -> dict[str, Any]:
+    return asdict(agreement) | {"lower": int(agreement.lower), "higher": int(agreement.higher)}
 
 
 def _measurements(evaluated: Sequence[Candidate]) -> dict[str, Any]:

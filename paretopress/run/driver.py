@@ -11,18 +11,16 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from paretopress.config import RunConfig
-from paretopress.core.outcome import Outcome
 from paretopress.core.plan import Plan
-from paretopress.errors import ConfigError, RunError, SearchFailedError
-from paretopress.report.front import baseline_json, front_json, point_json
+from paretopress.errors import ConfigError
 from paretopress.report.live import Progress, Reporter
-from paretopress.report.plot import write_front_png
 from paretopress.run.artifacts import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
 from paretopress.run.factory import Prepared, evaluator_here, worker_threads
+from paretopress.run.front_files import write_front
 from paretopress.run.handshake import publish
 from paretopress.run.lookup import study_place
 from paretopress.run.retention import drop_dominated
-from paretopress.search.candidates import Bounds, Candidate, best, front
+from paretopress.search.candidates import Candidate, best, front
 from paretopress.search.fidelity.latency_pooling import drift_of, reserve
 from paretopress.search.fidelity.remeasurement import OCCASIONS
 from paretopress.search.sampler_names import OURS, PROGRAMME
@@ -31,17 +29,12 @@ from paretopress.search.samplers.predictor import Known, Predictor
 from paretopress.search.samplers.tables import Tables
 from paretopress.search.storage.leases import Claims
 from paretopress.search.storage.places import StudyPlace
-from paretopress.search.study.closing import Reported, reported
 from paretopress.search.study.create import create_study
 from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe
-from paretopress.search.study.nearest import miss_sentence
 from paretopress.search.study.search import Search
-from paretopress.system.atomic_files import write_json
 from paretopress.system.disk_cache import cache_root, prune
 from paretopress.system.elapsed_time import noting_work, seconds_worked
 from paretopress.system.event_log import EventLog
-from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
 from paretopress.system.user_factory import is_factory
 from paretopress.targets.probe.probing import LOCAL
 from paretopress.trial.subprocess_evaluator import EvaluatorProcess, Isolation, evaluator_command
@@ -78,7 +71,7 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
             search.run(seeds)
     if run.config.disk.cache_mb > 0.0:
         prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
-    value = _finish(run, search)
+    value = write_front(run, search)
     EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
     return value
 
@@ -247,83 +240,4 @@ def _progress(search: Search, line: str) -> Progress:
         front_size=len(points),
         hypervolume=search.bounds.hypervolume(candidates),
         last=line,
-    )
-
-
-def _finish(run: Prepared, search: Search) -> dict[str, Any]:
-    """Score the front on test data, once, write the result, and return it.
-
-    A point whose file cannot be had, or has no score, is left out; see `reported`.
-    Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
-    """
-    folder, state, pipeline = run.folder, run.state, run.pipeline
-    candidates, watch = search.candidates(), Stopwatch()
-    known = _known_test_accuracies(folder)
-
-    def have_file(outcome: Outcome) -> None:
-        if isinstance(search.evaluate, SharedFiles):
-            search.evaluate.fetch(outcome)  # other hosts made a part of the front
-        pipeline.demand_measured(outcome)
-
-    def score(outcomes: Sequence[Outcome]) -> Mapping[str, float | RunError]:
-        paths = {outcome.onnx_sha256: outcome.onnx_path for outcome in outcomes if outcome.onnx_sha256 not in known}
-        scores = pipeline.test_accuracies(list(paths.values()))
-        return known | {sha256: scores[path] for sha256, path in paths.items()}
-
-    with watch.stage("accuracy"):
-        found = reported(candidates, search.bounds, state.baseline, have_file, score)
-    chosen = best(found.points, search.bounds, search.val_images)
-    value = front_json(
-        baseline_json(found.baseline),
-        [point_json(c, search.bounds) for c in found.points],
-        [point_json(c, search.bounds) for c in found.nearest],
-        candidates,
-        search.bounds,
-        search.counts(),
-        agreements=search.agreements(),
-        stall=search.stall(),
-        best=chosen.number if chosen else None,
-        seed=run.config.seed,
-        environment=state.environment,
-        data=pipeline.data.sizes(),
-        elapsed_s=search.times.elapsed_s,
-        seconds=search.seconds(watch.seconds),
-        lost=found.lost,
-        cut=state.cut,
-    )
-    write_json(folder.front, value)
-    write_front_png(value, folder.picture)
-    if chosen is None:
-        raise _nothing_feasible(candidates, found, search.bounds)
-    return value
-
-
-def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
-    """Return sha256 -> test accuracy of what an earlier end of this run scored already."""
-    if not folder.front.is_file():
-        return {}
-    value = folder.read(folder.front)
-    rows = (value["baseline"], *value["points"], *value.get("nearest", ()))
-    return {row["onnx"]["sha256"]: row["test_accuracy"] for row in rows if row["test_accuracy"] is not None}
-
-
-def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: Bounds) -> SearchFailedError:
-    nearest = found.nearest
-    if not nearest and found.lost:
-        return SearchFailedError(
-            f"a front needs the files of its points, but got none of trials {', '.join(map(str, found.lost))}",
-            "Bring the files back, or the store that holds them, then `paretopress resume`.",
-        )
-    if nearest:
-        return SearchFailedError(
-            f"no model is within every bound; the nearest is {miss_sentence(nearest[0], bounds)}",
-            "Widen the bound or give the search more time; "
-            f"`paretopress export RUN --to FOLDER --trial {nearest[0].number}` ships it as it is.",
-        )
-    if not candidates:
-        return SearchFailedError("a front needs a completed trial, but none was completed", "`paretopress status RUN` shows the reasons.")
-    fastest = min(candidates, key=lambda c: c.outcome.latency.latency_ms)
-    return SearchFailedError(
-        f"no plan met the budget of {bounds.limit_ms:.3f} ms; the fastest reached {describe(fastest.outcome, bounds)} before any training",
-        "Widen the budget, or give the search more time.",
     )
