@@ -36,7 +36,7 @@ from paretopress.system.run_folder import RunFolder
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.local import LocalTarget
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"
@@ -174,9 +174,7 @@ def compared(
     state = RunState.from_json(folder.read(folder.state))
     intake, data = load_and_trace(config)
     capabilities = capabilities_in(state.environment)
-    pipeline = Pipeline(
-        intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=config.seed
-    )
+    pipeline = Pipeline(intake, data, LocalTarget(), folder, PipelineSettings(config.seed, capabilities.reduce_range, scoring_threads()))
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
     steps = state.effort.short_steps + state.effort.long_steps + state.effort.final_steps
     models = [*from_front(front), *make(pipeline, space, state, folder, steps)]

@@ -37,7 +37,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 NAME, TRIALS = "coverage", 4
 
@@ -107,7 +107,7 @@ def one_of_each(intake: Intake, data: Data, run: RunFolder, baseline_ms: float) 
     capabilities = detect(environment())
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
     target = LocalTarget()
-    pipeline = Pipeline(intake, data, target, run, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=0)
+    pipeline = Pipeline(intake, data, target, run, PipelineSettings(0, capabilities.reduce_range, scoring_threads()))
     found: dict[str, object] = {}
     for number, (word, plan) in enumerate(plans(space).items()):
         path = run.root / f"one-{number}.onnx"

@@ -40,7 +40,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "runs" / "cifar10_resnet20.toml"
@@ -89,9 +89,7 @@ def main() -> None:
     rows = read_table()
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary))
-        pipeline = Pipeline(
-            intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=2, seed=config.seed
-        )
+        pipeline = Pipeline(intake, data, LocalTarget(), folder, PipelineSettings(config.seed, capabilities.reduce_range, 2))
         baseline = pipeline.measure_baseline()
         images, _ = stack(data.train, 256, config.seed)
         ranking = rank_branches(intake.module, intake.graph, images, lambda module: recovery.recalibrated(module, 0), greedy=True)

@@ -20,7 +20,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "cifar10_resnet20.toml"
 COUNT, SEED = 20, 7
@@ -57,9 +57,7 @@ def make_candidates(folder: Path) -> Candidates:
     config = read_config(CONFIG)
     intake, data = load_and_trace(config)
     capabilities = detect(environment())
-    pipeline = Pipeline(
-        intake, data, LocalTarget(), RunFolder(folder), reduce_range=capabilities.reduce_range, scoring_threads=2, seed=config.seed
-    )
+    pipeline = Pipeline(intake, data, LocalTarget(), RunFolder(folder), PipelineSettings(config.seed, capabilities.reduce_range, 2))
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
     baseline = folder / "baseline.onnx"
     pipeline.lower(intake.module, Plan(), baseline, Stopwatch())

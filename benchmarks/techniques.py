@@ -49,7 +49,7 @@ from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 VAL_ITEMS, SCORED_IMAGES, CORRECTED_IMAGES = 2_000, 512, 256
@@ -82,7 +82,7 @@ class Bench:
         capabilities, run = detect(environment()), create_run_folder(self.folder)
         self.space = SearchSpace(self.intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
         self.pipeline = Pipeline(
-            self.intake, self.data, LocalTarget(), run, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=0
+            self.intake, self.data, LocalTarget(), run, PipelineSettings(0, capabilities.reduce_range, scoring_threads())
         )
         recipe = self.config.recovery.recipe(1e-4 if self.config.recovery.optimizer == Optimizer.ADAMW else 0.03)
         self.recovery = Recovery(self.intake.module, self.data.train, recipe, task=self.data.task)

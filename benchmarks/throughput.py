@@ -44,7 +44,7 @@ from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
 from paretopress.trial.effort import Effort
 from paretopress.trial.evaluator import PlanEvaluator
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 CONFIG = Path(__file__).resolve().parent.parent / "runs" / "search_hour.toml"
 FACTOR_BAR = 5.0
@@ -153,10 +153,8 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         folder: RunFolder = create_run_folder(Path(temporary, "setup"))
-        pipeline = Pipeline(
-            intake, data, LocalTarget(), folder, reduce_range=capabilities.reduce_range, scoring_threads=scoring_threads(), seed=timed.seed
-        )
-        state = find_state(pipeline, intake, data, space, timed, env, Stopwatch())
+        pipeline = Pipeline(intake, data, LocalTarget(), folder, PipelineSettings(timed.seed, capabilities.reduce_range, scoring_threads()))
+        state = find_state(pipeline, space, timed, env, Stopwatch())
         bench = Bench(timed, pipeline, space, state, Tables.from_json(folder.read(folder.tables)))
         for index, variant in enumerate(VARIANTS):
             rows.append(bench.run(variant, Path(temporary, str(index)), 60.0 * args.minutes))

@@ -131,7 +131,7 @@ def start_run(
                 if isinstance(value, str) and " (" in value and name != LABELS:
                     reporter.message(f"warning: the {name} are known in part {value.partition(' ')[2]}")
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
-            state = find_state(pipeline, intake, split, space, config, env, watch, reporter.message)
+            state = find_state(pipeline, space, config, env, watch, reporter.message)
             return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config, reporter)))
 
 
@@ -219,7 +219,7 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         space = space_for(intake.graph, config, capabilities)
         pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
-            state = find_state(pipeline, intake, split, space, config, env, watch, reporter.message)
+            state = find_state(pipeline, space, config, env, watch, reporter.message)
             taking_up_s = 0.0  # its set-up counts it
         else:
             state.demand_same(pipeline.whole_identity(), "a resumed run")

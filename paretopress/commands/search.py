@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import time as clock
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import psutil
 import typer
 
 import paretopress
+from paretopress.commands.option_groups import grouped
 from paretopress.commands.show_run import new_run, show_run
 from paretopress.commands.terminal import DataOption, ModelOption, ThreadsOption, TrustOption, verb_app
 from paretopress.config import RunConfig, parse_config, read_config
@@ -23,56 +25,116 @@ _MOST_STARTING_S = 120.0
 _ONE_OF = {"budget": ("latency_ms", "speedup"), "time": ("minutes", "hours")}
 
 
+@dataclass(frozen=True, slots=True)
+class WhatOptions:
+    """What is compressed, and how it is scored."""
+
+    model: ModelOption = None
+    data: DataOption = None
+    metric: Annotated[str | None, typer.Option(help="top-1, top-5, F1, mIoU, mAP, Spearman, R2 or FILE.py:FUNCTION.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetOptions:
+    """Bounds; see `BudgetSection`."""
+
+    latency_ms: Annotated[float | None, typer.Option(help="Upper bound on the p50 of one batch.")] = None
+    speedup: Annotated[float | None, typer.Option(help="The bound as a ratio: baseline latency / X.")] = None
+    max_drop: Annotated[float | None, typer.Option(help="Points of the metric that may be lost.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOptions:
+    """When the search ends; see `TimeSection`."""
+
+    minutes: Annotated[float | None, typer.Option(help="Time for everything.")] = None
+    hours: Annotated[float | None, typer.Option(help="Time for everything.")] = None
+    trials: Annotated[int | None, typer.Option(help="Number of trials.")] = None
+    no_stop_early: Annotated[bool, typer.Option("--no-stop-early", help="Use all the time, even when the front stops growing.")] = False
+
+    def section(self) -> dict[str, Any]:
+        """Return what was given, by the keys of the TOML file; None is not given."""
+        return {"minutes": self.minutes, "hours": self.hours, "trials": self.trials, "stop_early": False if self.no_stop_early else None}
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """Where it is measured; see `TargetSection`."""
+
+    target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None
+    score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False
+    threads: ThreadsOption = None
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Take the processor's flags for what the target runs fast.")] = False
+
+    def section(self) -> dict[str, Any]:
+        """Return what was given, by the keys of the TOML file; None is not given."""
+        return {
+            "spec": self.target,
+            "threads": self.threads,
+            "score_on_target": self.score_on_target or None,
+            "probe": False if self.no_probe else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Who works on it; see `WorkersSection`."""
+
+    workers: Annotated[int | None, typer.Option(help="Trials evaluated at a time; they divide the cores (default 1).")] = None
+    storage: Annotated[str | None, typer.Option(help="Database that workers on other hosts share, e.g. postgresql+psycopg://...")] = None
+    artifacts: Annotated[str | None, typer.Option(help="Folder or s3://BUCKET where they exchange files; goes with --storage.")] = None
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that places workers, or local; goes with --storage.")] = None
+
+    def section(self) -> dict[str, Any]:
+        """Return what was given, by the keys of the TOML file; None is not given."""
+        return {"count": self.workers, "storage": self.storage, "artifacts": self.artifacts, "ray": self.ray}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where the run is kept, and what it is drawn from."""
+
+    run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None
+    sampler: Annotated[str | None, typer.Option(help="guided, programme, tpe, gp, nsga2, nsga3 or random.")] = None
+    trust: TrustOption = False
+    replay: Annotated[Path | None, typer.Option(help="Folder of a run whose latencies are given out again; all else is as there.")] = None
+
+
 @app.command(
     epilog="Example: paretopress search --model net.py:load --data net.py:photos --speedup 2 --max-drop 1 --hours 8 --run runs/night"
 )
+@grouped
 def search(
+    what: WhatOptions,
+    budget: BudgetOptions,
+    time: TimeOptions,
+    target: TargetOptions,
+    workers: WorkerOptions,
+    run: RunOptions,
     config: Annotated[Path | None, typer.Argument(help="TOML file that says the same as the options.", metavar="[CONFIG]")] = None,
-    model: ModelOption = None,
-    data: DataOption = None,
-    metric: Annotated[str | None, typer.Option(help="top-1, top-5, F1, mIoU, mAP, Spearman, R2 or FILE.py:FUNCTION.")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Upper bound on the p50 of one batch.")] = None,
-    speedup: Annotated[float | None, typer.Option(help="The bound as a ratio: baseline latency / X.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Points of the metric that may be lost.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Time for everything.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Number of trials.")] = None,
-    no_stop_early: Annotated[bool, typer.Option("--no-stop-early", help="Use all the time, even when the front stops growing.")] = False,
-    run: Annotated[Path | None, typer.Option(help="New folder for the run (default: runs/ and the time).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="guided, programme, tpe, gp, nsga2, nsga3 or random.")] = None,
-    target: Annotated[str | None, typer.Option(help="Where it is measured: local, or ssh://user@host[:port].")] = None,
-    score_on_target: Annotated[bool, typer.Option("--score-on-target", help="Score accuracy there too.")] = False,
-    threads: ThreadsOption = None,
-    workers: Annotated[int | None, typer.Option(help="Trials evaluated at a time; they divide the cores (default 1).")] = None,
-    storage: Annotated[str | None, typer.Option(help="Database that workers on other hosts share, e.g. postgresql+psycopg://...")] = None,
-    artifacts: Annotated[str | None, typer.Option(help="Folder or s3://BUCKET where they exchange files; goes with --storage.")] = None,
-    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that places workers, or local; goes with --storage.")] = None,
-    no_probe: Annotated[bool, typer.Option("--no-probe", help="Take the processor's flags for what the target runs fast.")] = False,
-    trust: TrustOption = False,
-    replay: Annotated[Path | None, typer.Option(help="Folder of a run whose latencies are given out again; all else is as there.")] = None,
 ) -> None:
     """Search for compressed versions of a model within a latency budget."""
-    if replay is not None:
-        folder = run or new_run("replay")
-        show_run(folder, lambda view: paretopress.api.replay_run(replay, folder, view, trust=trust))
+    if run.replay is not None:
+        folder, source = run.run or new_run("replay"), run.replay
+        show_run(folder, lambda view: paretopress.api.replay_run(source, folder, view, trust=run.trust))
         return
     asked = {
-        "model": model,
-        "data": data,
-        "seed": seed,
-        "sampler": sampler,
-        "trust": trust or None,
-        "metric": {"name": metric},
-        "budget": {"latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop},
-        "time": {"minutes": minutes, "hours": hours, "trials": trials, "stop_early": False if no_stop_early else None},
-        "target": {"spec": target, "threads": threads, "score_on_target": score_on_target or None, "probe": False if no_probe else None},
-        "workers": {"count": workers, "storage": storage, "artifacts": artifacts, "ray": ray},
+        "model": what.model,
+        "data": what.data,
+        "seed": run.seed,
+        "sampler": run.sampler,
+        "trust": run.trust or None,
+        "metric": {"name": what.metric},
+        "budget": asdict(budget),
+        "time": time.section(),
+        "target": target.section(),
+        "workers": workers.section(),
     }
-    settings = merged(read_config(config, trust=trust) if config else None, asked)
+    settings = merged(read_config(config, trust=run.trust) if config else None, asked)
     if settings.model is None or settings.data is None:
         raise ConfigError("a search needs a model and data", "Give --model and --data, or a TOML file that names them.")
-    folder = run or new_run(config.stem if config else "search")
+    folder = run.run or new_run(config.stem if config else "search")
     show_run(folder, lambda view: paretopress.api.start_run(settings, folder, view, before_s=_process_age_s()))
 
 
@@ -96,4 +158,4 @@ def merged(base: RunConfig | None, asked: dict[str, Any]) -> RunConfig:
 
 def _process_age_s() -> float:
     """Return the seconds since this process was started: --minutes counts from the command, whose imports take seconds."""
-    return min(max(time.time() - psutil.Process().create_time(), 0.0), _MOST_STARTING_S)
+    return min(max(clock.time() - psutil.Process().create_time(), 0.0), _MOST_STARTING_S)

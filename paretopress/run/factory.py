@@ -47,7 +47,7 @@ from paretopress.targets.target import Target
 from paretopress.tasks.base import Task
 from paretopress.tasks.choose import task_by, task_scored_by
 from paretopress.trial.evaluator import PlanEvaluator
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 # of the trace, and of the comparison of the traced model with the one that was handed over
 _EXAMPLE_ITEMS, _COMPARED_ITEMS = 4, 8
@@ -151,19 +151,15 @@ def make_pipeline(
     """
     helped = cached and config.replay is None and config.disk.cache_mb > 0.0
     ours = run_identity(intake, data, config) if ours is None else ours
-    return Pipeline(
-        intake,
-        data,
-        target,
-        folder,
-        reduce_range=capabilities.reduce_range,
-        scoring_threads=threads or scoring_threads(),
-        seed=config.seed,
-        score_on_target=config.target.score_on_target,
-        cache=Cache(cache_root(), {name: value for name, value in ours.items() if name != _SETTINGS}) if helped else None,
-        identity=ours,
-        formats=Formats(config.space.dynamic, config.space.float16),
+    settings = PipelineSettings(
+        config.seed,
+        capabilities.reduce_range,
+        threads or scoring_threads(),
+        config.target.score_on_target,
+        Formats(config.space.dynamic, config.space.float16),
     )
+    cache = Cache(cache_root(), {name: value for name, value in ours.items() if name != _SETTINGS}) if helped else None
+    return Pipeline(intake, data, target, folder, settings, cache=cache, identity=ours)
 
 
 def identity(intake: Intake, data: Data, seed: int) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from paretopress.compress.sensitivity.branch_ranking import judged_items, rank_b
 from paretopress.config import RunConfig
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
-from paretopress.intake.datasets.data import Data, stack
-from paretopress.intake.trace import Intake
+from paretopress.intake.datasets.data import stack
 from paretopress.run.cost_tables import measure_tables
 from paretopress.search.samplers.tables import Tables
 from paretopress.spaces.space import SearchSpace
@@ -74,8 +73,6 @@ class Finder:
     """
 
     pipeline: Pipeline
-    intake: Intake
-    data: Data
     space: SearchSpace
     config: RunConfig
     watch: Stopwatch
@@ -86,7 +83,7 @@ class Finder:
 
     def find(self, baseline_ms: float) -> Findings:
         """Return the findings; training uses the number of threads whose steps are quickest now."""
-        intake, config, recovery = self.intake, self.config, self._recovery()
+        intake, config, recovery = self.pipeline.intake, self.config, self._recovery()
         step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
         quickest = 0
         if trains(config, intake.graph):
@@ -94,14 +91,14 @@ class Finder:
                 quickest = self._choose_threads(recovery)
                 step_s = self._typical_step_s(recovery)
                 rate, losses = self._learning_rate(recovery, step_s)
-        items, _ = stack(self.data.train, judged_items(intake.graph), config.seed)
+        items, _ = stack(self.pipeline.data.train, judged_items(intake.graph), config.seed)
         ranking = rank_branches(
             intake.module,
             intake.graph,
             items,
             lambda module: recovery.recalibrated(module, config.seed),
             greedy=len(intake.graph.branches) <= _GREEDY_UP_TO,
-            task=self.data.task,
+            task=self.pipeline.data.task,
             deadline=self.deadline.share(_RANKING_SHARE),
         )
         self.cut.extend([ranking.cut] if ranking.cut else [])
@@ -119,9 +116,9 @@ class Finder:
             return self._typical_step_s(recovery)
 
     def _recovery(self) -> Recovery:
-        recipe = self.config.recovery.recipe(0.0, usual_optimizer(self.intake.module))
+        recipe = self.config.recovery.recipe(0.0, usual_optimizer(self.pipeline.intake.module))
         recipe = replace(recipe, learning_rate=min(RATES[recipe.optimizer]))
-        return Recovery(self.intake.module, self.data.train, recipe, task=self.data.task)
+        return Recovery(self.pipeline.intake.module, self.pipeline.data.train, recipe, task=self.pipeline.data.task)
 
     def _choose_threads(self, recovery: Recovery) -> int:
         """Have torch use the number of threads whose steps are quickest; return it if it is fewer than there are and others are idle.
@@ -146,7 +143,7 @@ class Finder:
 
     def _typical_step_s(self, recovery: Recovery) -> float:
         """Return the seconds of a step halfway between the unchanged model and one with half of its channels."""
-        students, until = (self._half().module, self.intake.module), self.deadline.share(_STEPS_SHARE)
+        students, until = (self._half().module, self.pipeline.intake.module), self.deadline.share(_STEPS_SHARE)
         seconds: list[float] = []
         for student in students:
             if not seconds or not until.passed:
@@ -155,8 +152,8 @@ class Finder:
 
     def _half(self) -> Compressed:
         """Return the model with half of its channels, though pruning be frozen: a rate is judged by what a student wins back."""
-        free = SearchSpace(self.intake.graph, replace(self.space.options, frozen=frozenset()))
-        return compress_module(self.intake.module, self.intake.graph, Plan(kept=free.uniform_kept(0.5)))
+        free = SearchSpace(self.pipeline.intake.graph, replace(self.space.options, frozen=frozenset()))
+        return compress_module(self.pipeline.intake.module, self.pipeline.intake.graph, Plan(kept=free.uniform_kept(0.5)))
 
     def _learning_rate(self, recovery: Recovery, step_s: float) -> tuple[float, dict[float, float]]:
         if self.config.recovery.learning_rate is not None:

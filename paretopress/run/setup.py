@@ -18,6 +18,7 @@ from paretopress.compress.recover.finetune import Recovery, best_device, device_
 from paretopress.compress.recover.recipe import Recipe
 from paretopress.config import RecoverySection, RunConfig
 from paretopress.core.model_graph import ModelGraph
+from paretopress.core.outcome import Outcome
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.run.findings import Finder, Findings, trains
@@ -83,8 +84,6 @@ def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) 
 
 def find_state(
     pipeline: Pipeline,
-    intake: Intake,
-    data: Data,
     space: SearchSpace,
     config: RunConfig,
     environment: Mapping[str, Any],
@@ -101,53 +100,66 @@ def find_state(
     baseline = pipeline.measure_baseline()
     foreign = load() or 0.0  # of this host, wherever the target is
     watch.seconds |= {name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")}
-    parts = {
-        "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
-        "trains": trains(config, intake.graph),
-        "formats": asdict(pipeline.formats),
-        "space": {name: distribution_to_json(distribution) for name, distribution in space.distributions().items()},
-        "target": pipeline.fingerprint() if pipeline.cache is not None else None,
-        "seed": config.seed,
-        "trains_on": training_place(),
-    }
-    cache = pipeline.cache
-    found = None if cache is None else cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
+    finder = Finder(pipeline, space, config, watch, deadline, say, foreign_cores=foreign)
     with threads_as_before():
-        finder = Finder(pipeline, intake, data, space, config, watch, deadline, say, foreign_cores=foreign)
-        if found is None:
-            made = found = finder.find(baseline.latency.latency_ms)
-            if cache is not None and not finder.cut:
-                cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
-        elif trains(config, intake.graph):
-            found = replace(found, seconds_per_step=finder.step_s_now())
+        found = _findings(finder, baseline.latency.latency_ms)
     if finder.cut:
         line = f"the set-up has {_share_s(config.limits()):.0f} s of the run's time, so {'; '.join(finder.cut)}"
         say(line)
         EventLog(pipeline.folder.log)("set-up cut", {"reason": line})
-    tables = found.tables.scaled(baseline.latency.latency_ms / found.baseline_ms)
-    spent, epoch = watch.elapsed_s, data.sizes()["train"] // config.recovery.batch_size
-    state = RunState(
-        weights_sha256(intake.module),
-        baseline,
-        found.learning_rate,
-        found.rate_losses,
-        found.seconds_per_step,
-        _effort(config, intake, found.seconds_per_step, spent, epoch),
-        found.removal_order,
-        _with_batch(environment, len(next(iter(pipeline.feed.values())))),
-        data.classes,
-        data.preprocessing,
-        data.sizes(),
-        spent,
-        watch.seconds,
-        pipeline.whole_identity(),
-        found.quickest_threads,
-        tuple(finder.cut),
-    )
-    write_json(pipeline.folder.tables, tables.to_json())
-    write_json(pipeline.folder.graph, intake.graph.to_json())
+    state = _state(finder, found, baseline, environment)
+    write_json(pipeline.folder.tables, found.tables.scaled(baseline.latency.latency_ms / found.baseline_ms).to_json())
+    write_json(pipeline.folder.graph, pipeline.intake.graph.to_json())
     write_json(pipeline.folder.state, state.to_json())  # the last: a run that has it is ready
     return state
+
+
+def _findings(finder: Finder, baseline_ms: float) -> Findings:
+    """Return the findings, from the cache where an earlier run made the same; those that were cut short are not kept there."""
+    pipeline, config = finder.pipeline, finder.config
+    cache = pipeline.cache
+    if cache is None:
+        return finder.find(baseline_ms)
+    parts = {
+        "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
+        "trains": trains(config, pipeline.intake.graph),
+        "formats": asdict(pipeline.formats),
+        "space": {name: distribution_to_json(distribution) for name, distribution in finder.space.distributions().items()},
+        "target": pipeline.fingerprint(),
+        "seed": config.seed,
+        "trains_on": training_place(),
+    }
+    known = cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
+    if known is not None:
+        return replace(known, seconds_per_step=finder.step_s_now()) if parts["trains"] else known
+    made = finder.find(baseline_ms)
+    if not finder.cut:
+        cache.put(_SETUP, parts, lambda place: write_json(place / _FOUND, made.to_json()))
+    return made
+
+
+def _state(finder: Finder, found: Findings, baseline: Outcome, environment: Mapping[str, Any]) -> RunState:
+    pipeline, config = finder.pipeline, finder.config
+    data, intake, spent_s = pipeline.data, pipeline.intake, finder.watch.elapsed_s
+    epoch = data.sizes()["train"] // config.recovery.batch_size
+    return RunState(
+        model_sha256=weights_sha256(intake.module),
+        baseline=baseline,
+        learning_rate=found.learning_rate,
+        rate_losses=found.rate_losses,
+        seconds_per_step=found.seconds_per_step,
+        effort=_effort(config, intake, found.seconds_per_step, spent_s, epoch),
+        removal_order=found.removal_order,
+        environment=_with_batch(environment, len(next(iter(pipeline.feed.values())))),
+        classes=data.classes,
+        preprocessing=data.preprocessing,
+        data_sizes=data.sizes(),
+        setup_s=spent_s,
+        setup_stages_s=finder.watch.seconds,
+        identity=pipeline.whole_identity(),
+        quickest_threads=found.quickest_threads,
+        cut=tuple(finder.cut),
+    )
 
 
 def _with_batch(environment: Mapping[str, Any], batch: int) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import json
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -52,6 +52,23 @@ _TOGETHER_BYTES = 512 << 20
 _LATENCY, _LATENCY_FILE = "latency", "latency.json"
 
 
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """How candidates are lowered and scored.
+
+    Attributes:
+        seed: of everything that is drawn. reduce_range: int8 weights use 7 bits, for CPUs whose int8 sums overflow.
+        scoring_threads: of the sessions that score accuracy. score_on_target: score on the target, not on this host.
+        formats: number formats of all candidates, beside their plans' bits.
+    """
+
+    seed: int
+    reduce_range: bool
+    scoring_threads: int
+    score_on_target: bool = False
+    formats: Formats = PLAIN
+
+
 class Pipeline:
     """Carries out plans on one model, and measures what comes out; the stages that the plan evaluator puts together."""
 
@@ -61,21 +78,18 @@ class Pipeline:
         data: Data,
         target: Target,
         folder: RunFolder,
+        settings: PipelineSettings,
         *,
-        reduce_range: bool,
-        scoring_threads: int,
-        seed: int,
-        score_on_target: bool = False,
         cache: Cache | None = None,
-        formats: Formats = PLAIN,
         identity: Mapping[str, Any] = MappingProxyType({}),
     ):
-        """Take the parts; `identity` names what they were made from, see `same_run`."""
+        """Take the parts; `identity` names what they were made from, see `run.compatibility`."""
         self.identity = identity
         self.intake, self.data = intake, data
-        self.folder, self.seed, self.target, self.cache = folder, seed, target, cache
-        self.reduce_range, self.formats, self._threads = reduce_range, formats, scoring_threads
-        self._scored_on = target if score_on_target else None
+        self.folder, self.target, self.cache = folder, target, cache
+        self.seed = seed = settings.seed
+        self.reduce_range, self.formats, self._threads = settings.reduce_range, settings.formats, settings.scoring_threads
+        self._scored_on = target if settings.score_on_target else None
         self._names, self._outputs = ([spec.name for spec in specs] for specs in (intake.graph.inputs, intake.graph.outputs))
         calibration, _ = stack(data.train, _CALIBRATION_ITEMS, seed)
         self._calibration = list(feeds(self._names, split(calibration, _CALIBRATION_BATCH)))

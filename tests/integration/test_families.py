@@ -20,7 +20,7 @@ from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import create_run_folder
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.local import LocalTarget
-from paretopress.trial.pipeline import Pipeline
+from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
 EACH = {"pruned", "quantised", "factorised", ALL}
 FAMILIES = {
@@ -55,7 +55,9 @@ def test_a_plan_that_does_all_gives_a_file_that_computes_the_same(name: str, tmp
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=16))
     made = plans(space)
     assert made.keys() == FAMILIES[name]
-    pipeline = Pipeline(intake, data, LocalTarget(), create_run_folder(tmp_path / "run"), reduce_range=True, scoring_threads=1, seed=0)
+    pipeline = Pipeline(
+        intake, data, LocalTarget(), create_run_folder(tmp_path / "run"), PipelineSettings(0, reduce_range=True, scoring_threads=1)
+    )
     module = compress_module(intake.module, intake.graph, made[ALL]).module
     exact, rounded = tmp_path / "exact.onnx", tmp_path / "rounded.onnx"
     pipeline.lower(module, Plan(kept=made[ALL].kept, rank=made[ALL].rank), exact, Stopwatch())

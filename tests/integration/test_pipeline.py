@@ -39,7 +39,7 @@ from paretopress.trial import evaluator as evaluator_module
 from paretopress.trial import pipeline
 from paretopress.trial.effort import Effort
 from paretopress.trial.evaluator import STUDENT_FILE, PlanEvaluator
-from paretopress.trial.pipeline import Batches, Pipeline
+from paretopress.trial.pipeline import Batches, Pipeline, PipelineSettings
 
 
 @dataclass
@@ -81,7 +81,7 @@ def evaluator(tiny: nn.Module, folder: RunFolder, latency_ms: float) -> PlanEval
 
     data = Data(split(64), split(32), split(32))
     intake = take_in(tiny, data.val.tensors[0][:2])  # type: ignore[attr-defined]
-    pipeline = Pipeline(intake, data, FixedTarget(latency_ms), folder, reduce_range=False, scoring_threads=1, seed=0)
+    pipeline = Pipeline(intake, data, FixedTarget(latency_ms), folder, PipelineSettings(0, reduce_range=False, scoring_threads=1))
     baseline = pipeline.measure_baseline()
     bounds = Bounds(Budget(latency_ms=5.0), baseline.latency.latency_ms, baseline.val_accuracy)
     return PlanEvaluator(pipeline, CountingRecovery(intake.module, data.train, Recipe(batch_size=16)), Effort(2, 4, 3, 1), bounds)
@@ -118,7 +118,7 @@ def test_outcomes_tell_the_error_of_their_drop_when_items_are_scored(tiny: nn.Mo
     assert theirs is not None
     assert outcome.val_error == pytest.approx((theirs - scores).std(ddof=1) / np.sqrt(32))
     folder.baseline_scores.unlink()  # as in a run of an earlier version
-    resumed = Pipeline(pipeline.intake, pipeline.data, pipeline.target, folder, reduce_range=False, scoring_threads=1, seed=0)
+    resumed = Pipeline(pipeline.intake, pipeline.data, pipeline.target, folder, PipelineSettings(0, reduce_range=False, scoring_threads=1))
     assert PlanEvaluator(resumed, evaluate.recovery, evaluate.effort, evaluate.bounds)(plan, Rung.SHORT, 1).val_error is None
 
 
@@ -306,7 +306,7 @@ def counted(evaluate: PlanEvaluator, folder: RunFolder) -> tuple[Pipeline, Count
     old = evaluate.pipeline
     test = CountedItems(*old.data.test.tensors)  # type: ignore[attr-defined]
     data = replace(old.data, test=test)
-    return Pipeline(old.intake, data, old.target, folder, reduce_range=False, scoring_threads=1, seed=0), test
+    return Pipeline(old.intake, data, old.target, folder, PipelineSettings(0, reduce_range=False, scoring_threads=1)), test
 
 
 def two_files(evaluate: PlanEvaluator) -> list[str]:
@@ -380,7 +380,7 @@ def test_pipeline_reads_its_splits_again_when_an_earlier_one_read_them(tiny: nn.
     before = made.test_accuracy("baseline.onnx")
     with torch.no_grad():
         test.tensors[1].add_(1).remainder_(4)  # a user who mends labels in the session
-    again = Pipeline(made.intake, made.data, made.target, folder, reduce_range=False, scoring_threads=1, seed=0)
+    again = Pipeline(made.intake, made.data, made.target, folder, PipelineSettings(0, reduce_range=False, scoring_threads=1))
     assert again.test_accuracy("baseline.onnx") != before
     assert test.reads == 64
 
