@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from paretopress.config import RunConfig, parse_config
+from paretopress.config import RunConfig, parse_config, read_config, seconds_of
 from paretopress.core.outcome import Budget
 from paretopress.deploy.select import export_point, select_point
 from paretopress.distributed.ray_workers import demand_ray, workers_on_ray
@@ -20,6 +21,8 @@ from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.report.live import Reporter, SilentReporter
+from paretopress.report.point import Point
+from paretopress.run.callbacks import NO_CALLBACKS, Callbacks
 from paretopress.run.driver import Helpers, open_shelf, search_run
 from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run.lookup import confirmed_config, store_config, study_place
@@ -30,6 +33,8 @@ from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study
 from paretopress.spaces.space import SearchSpace
+from paretopress.system.atomic_files import write_json
+from paretopress.system.elapsed_time import seconds_worked
 from paretopress.system.run_folder import RunFolder, create_run_folder, open_run_folder
 from paretopress.system.seeding import undisturbed
 from paretopress.system.stage_timer import Stopwatch
@@ -49,9 +54,33 @@ class Result:
     run: Path
     front: Mapping[str, Any]
 
-    def best(self) -> Mapping[str, Any]:
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points within every bound of the budget, fastest first."""
+        return tuple(map(Point.from_json, self.front["points"]))
+
+    @property
+    def nearest(self) -> tuple[Point, ...]:
+        """Where no point is within every bound: those that miss the bounds by least, nearest first."""
+        return tuple(map(Point.from_json, self.front.get("nearest", ())))
+
+    @property
+    def baseline(self) -> Point:
+        """The unchanged model."""
+        return Point.from_json(self.front["baseline"])
+
+    def best(self) -> Point:
         """Return the point to ship; raises SearchFailedError if no plan met the budget."""
-        return select_point(self.front, trial=self.front["best"])
+        return Point.from_json(select_point(self.front, trial=self.front["best"]))
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas DataFrame with a row per point, its fields as columns; raises ConfigError where pandas is not installed."""
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise ConfigError("a data frame needs pandas, but it is not installed", "pip install pandas.") from error
+        rows = [{field.name: getattr(point, field.name) for field in fields(Point)} for point in self.points]
+        return pandas.DataFrame(rows, columns=[field.name for field in fields(Point)])
 
     def export(self, to: str | Path, *, trial: int | None = None, latency_ms: float | None = None) -> Path:
         """Write the bundle of the best point, of a trial, or of the most accurate point within `latency_ms`; return its folder."""
@@ -62,34 +91,53 @@ def compress(
     model: nn.Module,
     data: object,
     *,
-    budget: Budget,
     run: str | Path,
+    budget: Budget | None = None,
     minutes: float | None = None,
     hours: float | None = None,
     trials: int | None = None,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    config: RunConfig | Mapping[str, Any] | str | Path | None = None,
     reporter: Reporter | None = None,
+    on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Result:
     """Search for compressed versions of a trained model within a budget.
 
     Args:
         model: a trained module, traceable by torch.fx, (N, C, H, W) float32 -> logits (N, classes). It is not changed.
         data: Data, a (train, val, test) or (train, val) tuple of datasets of (x, label), or an object with these attributes.
-        budget: hard bounds. run: a new folder for everything that the run writes.
-        minutes, hours, trials: when to end; at least one.
-        options: further sections of the TOML file, e.g. {"recovery": {"batch_size": 64}, "target": {"threads": 2}}.
+        run: a new folder for everything that the run writes. budget: hard bounds.
+        minutes, hours, trials: when to end; at least one, here or in `config`.
+        config: a RunConfig, the sections of the TOML file, e.g. {"recovery": {"batch_size": 64}}, or the path of one. What is given beside
+            it takes the place of what it says.
         reporter: told of every trial; None for silence.
-    Raises: InputError: the model, data, budget or options cannot be used. RunError: no plan met the budget, or all trials failed.
+        on_event, should_stop: see `Callbacks`.
+    Raises: InputError: the model, data, budget or configuration cannot be used. RunError: no plan met the budget, or all trials failed.
     """
-    sections = dict(options or {})
-    asked = {
-        "schema": 1,
-        "seed": seed,
-        "budget": {name: getattr(budget, name) for name in ("latency_ms", "speedup", "max_drop", "size_bytes")},
-        "time": {"minutes": minutes, "hours": hours, "trials": trials} | sections.pop("time", {}),
-    }
-    return start_run(parse_config(asked | sections, "compress(...)"), Path(run), reporter or SilentReporter(), model=model, data=data)
+    given = {"trials": trials, "minutes": minutes, "hours": hours}
+    asked = _configured(config, budget, given, seed)
+    return start_run(asked, Path(run), reporter or SilentReporter(), model=model, data=data, callbacks=_callbacks(on_event, should_stop))
+
+
+def _configured(
+    config: RunConfig | Mapping[str, Any] | str | Path | None, budget: Budget | None, limits: Mapping[str, float | None], seed: int | None
+) -> RunConfig:
+    """Return a configuration with the budget, the limits and the seed that were given, which is not None, in place of its own."""
+    read = read_config(Path(config)) if isinstance(config, str | Path) else config
+    value: dict[str, Any] = read.to_json() if isinstance(read, RunConfig) else {"schema": 1, **(read or {})}
+    if budget is not None:
+        value["budget"] = asdict(budget)
+    time = dict(value.get("time") or {})
+    if limits["minutes"] is not None or limits["hours"] is not None:  # either takes the place of both
+        time |= {"minutes": limits["minutes"], "hours": limits["hours"]}
+    if limits["trials"] is not None:
+        time["trials"] = limits["trials"]
+    return parse_config(value | {"time": time} | ({} if seed is None else {"seed": seed}), "compress(...)")
+
+
+def _callbacks(on_event: Callable[[str, Mapping[str, Any]], None] | None, should_stop: Callable[[], bool] | None) -> Callbacks:
+    return Callbacks(on_event or NO_CALLBACKS.on_event, should_stop or NO_CALLBACKS.should_stop)
 
 
 @undisturbed()
@@ -101,6 +149,7 @@ def start_run(
     model: nn.Module | None = None,
     data: object | None = None,
     before_s: float = 0.0,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Result:
     """Start a run from a configuration; everything the user handed over is checked before the folder is made.
 
@@ -132,7 +181,8 @@ def start_run(
                     reporter.message(f"warning: the {name} are known in part {value.partition(' ')[2]}")
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, space, config, env, watch, reporter.message)
-            return Result(run, search_run(Prepared(folder, config, state, pipeline, space), reporter, _helpers(config, reporter)))
+            prepared = Prepared(folder, config, state, pipeline, space)
+            return Result(run, search_run(prepared, reporter, _helpers(config, reporter), callbacks))
 
 
 def _helpers(config: RunConfig, reporter: Reporter) -> Helpers:
@@ -197,8 +247,19 @@ def _replayed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @undisturbed()
-def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None, data: object | None = None, trust: bool = False) -> Result:
+def resume_run(
+    run: Path,
+    reporter: Reporter,
+    *,
+    model: nn.Module | None = None,
+    data: object | None = None,
+    trust: bool = False,
+    more_s: float | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
+) -> Result:
     """Go on with a run; at most the trial in flight when it ended is tried again.
+
+    With `more_s` the run goes on for so many seconds from now, whatever its limits were, and trials follow where finalists had begun.
 
     Raises: RunFolderError: the run was started from Python and no model and data are given; or model, data, metric, settings, target or
         versions are not those that it was started with. TrustError: it was started with --trust, and `trust` is not given.
@@ -209,6 +270,9 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         raise RunFolderError(
             f"a resumed run needs its model and data, but {run} was started from Python", "Call paretopress.resume(run, model, data)."
         )
+    extended = more_s is not None
+    if more_s is not None:
+        config = _extended(config, folder, more_s)
     watch = Stopwatch()
     intake, split = load_and_trace(config, model, data)
     with _paused_when_lost(run), closing(open_run_target(config)) as target, folder.locked():
@@ -224,7 +288,25 @@ def resume_run(run: Path, reporter: Reporter, *, model: nn.Module | None = None,
         else:
             state.demand_same(pipeline.whole_identity(), "a resumed run")
             taking_up_s = watch.elapsed_s
-        return Result(run, search_run(Prepared(folder, config, state, pipeline, space, taking_up_s), reporter, _helpers(config, reporter)))
+        if extended:
+            write_json(folder.config, config.to_json())
+        prepared = Prepared(folder, config, state, pipeline, space, taking_up_s)
+        return Result(run, search_run(prepared, reporter, _helpers(config, reporter), callbacks, extended=extended))
+
+
+def _extended(config: RunConfig, folder: RunFolder, more_s: float) -> RunConfig:
+    """Return the configuration of a run that is to go on for so many seconds; raises ConfigError if it is shared or the time no time."""
+    if not more_s > 0.0:
+        raise ConfigError(f"a run goes on for a time, but got {more_s:g} s")
+    if config.workers.storage is not None:
+        raise ConfigError("a run of one host can be given more time, but this one is shared by workers", "Start a new run.")
+    worked_s = max(seconds_worked(folder.worked), _noted_s(folder))
+    time = config.time.model_copy(update={"minutes": (worked_s + more_s) / 60.0, "hours": None, "trials": None})
+    return config.model_copy(update={"time": time})
+
+
+def _noted_s(folder: RunFolder) -> float:
+    return RunState.from_json(folder.read(folder.state)).setup_s if folder.state.is_file() else 0.0
 
 
 def resume(
@@ -232,11 +314,30 @@ def resume(
     model: nn.Module | None = None,
     data: object | None = None,
     *,
+    minutes: float | None = None,
+    hours: float | None = None,
     reporter: Reporter | None = None,
     trust: bool = False,
+    on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Result:
-    """Go on with a run that ended early; see `compress`. Runs started from specs need no model and data; `trust` is as for --trust."""
-    return resume_run(Path(run), reporter or SilentReporter(), model=model, data=data, trust=trust)
+    """Go on with a run that ended early, or give a run more time.
+
+    Args:
+        model, data: as for `compress`; a run that was started from specs needs none.
+        minutes, hours: how much longer it goes on, whatever its limits were; None keeps them.
+        reporter, on_event, should_stop: as for `compress`. trust: as for --trust.
+    Raises: as `compress`; RunFolderError: model, data, metric, settings, target or versions are not those that it was started with.
+    """
+    return resume_run(
+        Path(run),
+        reporter or SilentReporter(),
+        model=model,
+        data=data,
+        trust=trust,
+        more_s=seconds_of(minutes, hours),
+        callbacks=_callbacks(on_event, should_stop),
+    )
 
 
 def open_result(run: Path) -> Result:

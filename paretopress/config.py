@@ -205,14 +205,18 @@ class RunConfig(_Section):
     def limits(self) -> Limits:
         """Return when the search ends; raises ConfigError."""
         time = self.time
-        if time.minutes is not None and time.hours is not None:
-            raise ConfigError(f"minutes or hours may be given, not both, but got minutes={time.minutes}, hours={time.hours}")
-        seconds = time.hours * 3600.0 if time.hours is not None else time.minutes * 60.0 if time.minutes is not None else None
-        return Limits(time.trials, seconds, time.finalist_share, time.finalists, time.stop_early)
+        return Limits(time.trials, seconds_of(time.minutes, time.hours), time.finalist_share, time.finalists, time.stop_early)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `parse_config` reads back."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def seconds_of(minutes: float | None, hours: float | None) -> float | None:
+    """Return a time in seconds, None where neither is given; raises ConfigError where both are."""
+    if minutes is not None and hours is not None:
+        raise ConfigError(f"minutes or hours may be given, not both, but got minutes={minutes}, hours={hours}")
+    return hours * 3600.0 if hours is not None else minutes * 60.0 if minutes is not None else None
 
 
 def parse_config(value: dict[str, Any], source: str) -> RunConfig:

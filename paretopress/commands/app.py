@@ -22,7 +22,7 @@ from paretopress.system.secret_masking import masked
 VERBS = {
     "demo": "Train a small network on scikit-learn's digits, search for one twice as fast, export and verify it.",
     "search": "Search for compressed versions of a model within a latency budget.",
-    "resume": "Go on with a run that ended early.",
+    "resume": "Go on with a run that ended early, or give a run more time.",
     "status": "Show where a run stands; reads only, so it never disturbs the run.",
     "front": "Show the front of a finished run.",
     "plan": "Print the plan that a run's tables and trials predict to lose least within a budget; measures nothing.",

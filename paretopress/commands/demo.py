@@ -47,7 +47,7 @@ def run_demo(run: Path, reporter: Reporter, *, minutes: float = 4.0, seed: int =
         run=run,
         minutes=minutes,
         seed=seed,
-        options={"target": {"probe": probed}},
+        config={"target": {"probe": probed}},
         reporter=reporter,
     )
 

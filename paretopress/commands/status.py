@@ -39,7 +39,10 @@ def run_status(run: Path) -> dict[str, Any]:
     candidates, counts = records.candidates(), records.counts()
     points, nearest = front(candidates, bounds), nearest_points(candidates, bounds)
     chosen = best(points, bounds, state.data_sizes["val"])
-    phase = "finished" if folder.front.is_file() else "finalists" if times.in_finalists else "searching"
+    events = read_events(folder.log)
+    ends = [event["event"] for event in events if event["event"] in ("started", "finished")]
+    finished = folder.front.is_file() and ends[-1:] != ["started"]  # one that was given more time has its earlier front
+    phase = "finished" if finished else "finalists" if times.in_finalists else "searching"
     return {
         "run": str(run),
         "phase": phase,
@@ -68,7 +71,7 @@ def run_status(run: Path) -> dict[str, Any]:
         ],
         "nearest": miss_sentence(nearest[0], bounds) if nearest else None,
         "failures": records.failure_reasons(),
-        "last_event": next(iter(read_events(folder.log)[-1:]), None),
+        "last_event": next(iter(events[-1:]), None),
     }
 
 

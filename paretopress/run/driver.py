@@ -15,6 +15,7 @@ from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.report.live import Progress, Reporter
 from paretopress.run.artifacts import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
+from paretopress.run.callbacks import NO_CALLBACKS, Callbacks
 from paretopress.run.factory import Prepared, evaluator_here, worker_threads
 from paretopress.run.front_files import write_front
 from paretopress.run.handshake import publish
@@ -47,11 +48,14 @@ _TIDIED_EVERY = 20
 _CLOSING_S, _LATENCY_S, _CLOSING_SHARE = 3.0, 2.0, 0.2
 
 
-def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict[str, Any]:
+def search_run(
+    run: Prepared, reporter: Reporter, with_helpers: Helpers, callbacks: Callbacks = NO_CALLBACKS, *, extended: bool = False
+) -> dict[str, Any]:
     """Search, score the front on test data, and write front.json; return it.
 
     Args:
         with_helpers: given the URL that others join a shared run with, a block in which they do.
+        callbacks: functions of the user's. extended: the run's limits were raised: trials go on, though finalists were recovered.
     Raises: SearchFailedError: no plan met the budget, or all trials failed. TargetLostError: the run is paused.
     """
     state, bounds = run.state, run.bounds
@@ -61,7 +65,9 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
         f"goes on, {state.effort.final_steps} a finalist"
     )
     known = _known(run)
-    with _searching(run, known, reporter) as search:
+    with _searching(run, known, reporter, callbacks) as search:
+        if extended:
+            search.extend()
         seeds, shared = _seeds(run, known), search.evaluate
         if isinstance(shared, SharedFiles):
             place = _invite(run, search, shared.shelf, reporter)
@@ -72,7 +78,9 @@ def search_run(run: Prepared, reporter: Reporter, with_helpers: Helpers) -> dict
     if run.config.disk.cache_mb > 0.0:
         prune(cache_root(), int(run.config.disk.cache_mb * 1e6))
     value = write_front(run, search)
-    EventLog(run.folder.log)("finished", {"elapsed_s": search.times.elapsed_s, "best": value["best"]})
+    fields = {"elapsed_s": search.times.elapsed_s, "best": value["best"]}
+    EventLog(run.folder.log)("finished", fields)
+    callbacks.on_event("finished", fields)
     return value
 
 
@@ -90,7 +98,7 @@ def open_shelf(config: RunConfig, place: StudyPlace) -> ArtifactShelf:
 
 
 @contextmanager
-def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterator[Search]:
+def _searching(run: Prepared, known: Known | None, reporter: Reporter, callbacks: Callbacks = NO_CALLBACKS) -> Iterator[Search]:
     """Yield a search over the run's study, with all that it needs to evaluate plans here."""
     config, state, place = run.config, run.state, study_place(run.folder, run.config)
     worker = f"{socket.gethostname()}-{os.getpid()}"
@@ -122,7 +130,13 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter) -> Iterat
         if isinstance(inner, Isolation):
             search.cancel = inner.close
         search.on_change = lambda line: reporter.update(_progress(search, line))
-        search.on_event = lambda event, fields: _note(event, fields, run, search, reporter)
+        search.should_stop = callbacks.should_stop
+
+        def on_event(event: str, fields: Mapping[str, Any]) -> None:
+            _note(event, fields, run, search, reporter)
+            callbacks.on_event(event, fields)
+
+        search.on_event = on_event
         search.times.take_up(seconds_worked(run.folder.worked) + run.taking_up_s)
         EventLog(run.folder.log)("started", {"trials": search.counts().all, "worker": worker, "workers": search.workers})
         with noting_work(run.folder.worked, lambda: search.times.elapsed_s):

@@ -31,7 +31,7 @@ from paretopress.search.storage.slots import retry_once as retry_once
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another
 _FINAL, LATENCY = "final/", "latency/"
-_STALL = "stopped_early"
+STALL = "stopped_early"
 # attributes of a trial, beside those of `slots`
 OUTCOME, ACCURACIES, VOLUME = "outcome", "accuracies", "hypervolume"
 REJECTED, OUTRACED, COPY_OF = "rejected_early", "outraced", "copy_of"
@@ -222,12 +222,12 @@ class Records:
 
     def stall(self) -> Stall | None:
         """Return why the trials ended early, or None if they did not."""
-        stored = self.attributes.get(_STALL)
+        stored = self.attributes.get(STALL)
         return None if stored is None else Stall(**stored)
 
     def add_stall(self, stall: Stall) -> None:
         """Keep why the trials end early."""
-        self.add_attribute(_STALL, asdict(stall))
+        self.add_attribute(STALL, asdict(stall))
 
     def copy_of(self, plan: Plan) -> tuple[Candidate, Climb] | None:
         """Return what is known of a plan that was evaluated, else None."""

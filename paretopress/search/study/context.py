@@ -24,7 +24,8 @@ class Session:
     """One process at work; its threads change what is shared under `lock`.
 
     `under_way` are the trials that it is at, None where it is the full recovery of one. Once `stopping` is set, loops end soon, and what
-    fails was cut off with the run. The other fields are those of `Search`.
+    fails was cut off with the run; once `stopped` is, the user's callback asked for the end, and what is under way is completed. The other
+    fields are those of `Search`.
     """
 
     records: Records
@@ -36,9 +37,11 @@ class Session:
     on_change: Callable[[str], None]
     on_event: Callable[[str, Mapping[str, Any]], None]
     clock: Callable[[], float]
+    should_stop: Callable[[], bool] = lambda: False
     lock: threading.RLock = field(init=False, default_factory=threading.RLock)
     under_way: dict[int, Trial | None] = field(init=False, default_factory=dict)
     stopping: bool = field(init=False, default=False)
+    stopped: bool = field(init=False, default=False)
     _repeats: Repeats = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,6 +51,11 @@ class Session:
     def study(self) -> optuna.Study:
         """The study that is worked on."""
         return self.records.study
+
+    def over(self) -> bool:
+        """Return whether nothing new may begin: the run is being cut off, or the user's callback has asked for its end."""
+        self.stopped = self.stopped or self.should_stop()
+        return self.stopping or self.stopped
 
     def event(self, name: str, **fields: Any) -> None:
         """Tell of an event."""

@@ -60,7 +60,7 @@ class FinalistPhase:
             measures.append(partial(session.repeat_a_latency, OCCASIONS, final=True))
         for measure in measures:
             longest_s = 0.0
-            while session.times.left_s > longest_s:
+            while session.times.left_s > longest_s and not session.over():
                 started = session.clock()
                 if not measure():
                     break
@@ -74,7 +74,7 @@ class FinalistPhase:
             session.times.closing_s = self.closing_s(front(candidates, session.bounds) or nearest_points(candidates, session.bounds))
             left_s = session.times.left_s
             share = min(left_s / self._lately_s, 1.0) if self._lately_s else 1.0
-            if session.stopping or self._out_of_time or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
+            if session.over() or self._out_of_time or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
                 return None
             finalist = self._next()
             if finalist is None:

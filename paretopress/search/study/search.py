@@ -20,7 +20,7 @@ from paretopress.search.fidelity.promotion import Agreement, agreement
 from paretopress.search.limits import Limits
 from paretopress.search.storage.heartbeat import fail_stale
 from paretopress.search.storage.leases import Claims, renewed
-from paretopress.search.storage.records import Counts, Records, retry_once
+from paretopress.search.storage.records import STALL, Counts, Records, retry_once
 from paretopress.search.study.context import Session
 from paretopress.search.study.finalist_phase import FinalistPhase
 from paretopress.search.study.thread_pool import crew
@@ -37,12 +37,16 @@ _SEEDED = "seeded"
 class Search:
     """One search over one study.
 
-    `ladder` are the rungs that a trial may climb. `measure_again` repeats the latency of a candidate's file. `recover_in_part` is the full
-    recovery of (plan, trial, share of its steps); without it a recovery is whole or does not take place. `workers` trials are evaluated
-    at a time. `claims` are set where other processes work on the study too. `on_change` is called after every trial with a line about it,
-    `on_event` with an event's name and its fields. `cancel` ends evaluations that are under way, where the search ends in the middle of
-    them. `closing_s` are the seconds kept for what follows the last finalist, `ending_s` for what follows the last repeated latency, by
-    the points of the front. `setup_s`, `clock`: see `Timetable`.
+    Attributes:
+        ladder: the rungs that a trial may climb. workers: trials that are evaluated at a time.
+        measure_again: repeats the latency of a candidate's file.
+        recover_in_part: full recovery of (plan, trial, share of its steps); without it a recovery is whole or does not take place.
+        claims: set where other processes work on the study too.
+        on_change: called after every trial with a line about it. on_event: called with an event's name and its fields.
+        cancel: ends evaluations that are under way, where the search ends in the middle of them.
+        should_stop: asked before each trial, finalist and repeated latency; once it returns true the search ends in order.
+        closing_s, ending_s: points of the front -> seconds kept for what follows the last finalist, or the last repeated latency.
+        setup_s, clock: see `Timetable`. stopped: whether `should_stop` ended the search.
     """
 
     study: optuna.Study
@@ -59,6 +63,7 @@ class Search:
     on_change: Callable[[str], None] = lambda _: None
     on_event: Callable[[str, Mapping[str, Any]], None] = lambda _, __: None
     cancel: Callable[[], None] = lambda: None
+    should_stop: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     setup_s: float = 0.0
     setup_stages_s: Mapping[str, float] = field(default_factory=dict)
@@ -66,6 +71,7 @@ class Search:
     ending_s: Callable[[Sequence[Candidate]], float] = lambda _: 0.0
     records: Records = field(init=False)
     times: Timetable = field(init=False)
+    stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.records = Records(self.study)
@@ -81,7 +87,7 @@ class Search:
         """
         self._queue(seeds)
         self.work()
-        if self.claims is not None:
+        if self.claims is not None and not self.stopped:
             self._wait_for_others(self.claims)
         self.records.refresh()
 
@@ -100,6 +106,7 @@ class Search:
             on_change=self.on_change,
             on_event=self.on_event,
             clock=self.clock,
+            should_stop=self.should_stop,
         )
         trials = TrialPhase(session, self.space, self.evaluate, self.ladder, self.workers)
         finalists = FinalistPhase(session, self.evaluate, self.recover_in_part, self.val_images, self.closing_s, self.ending_s)
@@ -112,15 +119,22 @@ class Search:
         try:
             with renewed(self.claims), crew(self.workers, stop) as together:
                 together(trials.work)
-                self.times.start_finalists()
-                together(finalists.work)
-                together(finalists.repeat_latencies)
+                if not session.stopped:  # else a resumed run goes on with trials
+                    self.times.start_finalists()
+                    together(finalists.work)
+                    together(finalists.repeat_latencies)
+                self.stopped = session.stopped
         except BaseException:
             session.give_back()
             raise
         finally:
             if self.claims is not None:
                 self.claims.leave()
+
+    def extend(self) -> None:
+        """Let trials go on after finalists: the limits were raised, and neither their phase nor an early stop counts any more."""
+        self.times.back_to_trials()
+        self.records.add_attribute(STALL, None)
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates, those with a full recovery by its figures."""

@@ -49,12 +49,13 @@ class Timetable:
     @property
     def in_finalists(self) -> bool:
         """Whether the trials are over and finalists are being recovered."""
-        return _FINALISTS_FROM in self.records.attributes
+        return self.records.attributes.get(_FINALISTS_FROM) is not None
 
     @property
     def phase_s(self) -> float:
         """Seconds of work since the phase began: the trials, or the finalists."""
-        return self.elapsed_s - float(self.records.attributes.get(_FINALISTS_FROM, self.setup_s))
+        began = self.records.attributes.get(_FINALISTS_FROM)
+        return self.elapsed_s - float(self.setup_s if began is None else began)
 
     @property
     def end_s(self) -> float:
@@ -92,6 +93,11 @@ class Timetable:
         self.note()
         if not self.in_finalists:
             self.records.add_attribute(_FINALISTS_FROM, self.elapsed_s)
+
+    def back_to_trials(self) -> None:
+        """Have trials follow again, though finalists were begun."""
+        if self.in_finalists:
+            self.records.add_attribute(_FINALISTS_FROM, None)
 
     def rest_trials(self, durations: Sequence[float | None], under_way: int = 0) -> float:
         """Return how many more trials the limits allow, infinite if nothing is known yet.

@@ -73,7 +73,7 @@ class TrialPhase:
                 self._next_look_s = time.monotonic() + session.claims.grace_s / WORDS
                 fail_stale(session.study, session.claims)
             session.records.refresh()
-            if session.stopping:
+            if session.over():
                 return None
             started, rest = session.clock(), 0.0 if session.times.in_finalists else rest_trials(session.records, session.times)
             if rest < 1.0 or self._has_stalled(rest) or self._is_used_up():
