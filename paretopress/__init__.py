@@ -13,20 +13,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paretopress import api as api
     from paretopress.api import Result, compress, open_result, resume
+    from paretopress.config import RunConfig
     from paretopress.core.outcome import Budget
     from paretopress.deploy.verify import Verification, verify_bundle
     from paretopress.errors import InputError, ParetopressError, RunError
+    from paretopress.evaluators.registry import EVALUATORS, Evaluator
     from paretopress.intake.datasets.data import Data
+    from paretopress.report.live import REPORTERS, Progress, Reporter
+    from paretopress.report.point import Point
+    from paretopress.runtimes.registry import RUNTIMES
+    from paretopress.runtimes.runtime import Runtime
+    from paretopress.search.samplers.registry import SAMPLERS, Sampler
+    from paretopress.targets.open_target import TARGETS
+    from paretopress.targets.target import Target
+    from paretopress.tasks.base import Task
+    from paretopress.tasks.choose import TASKS
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EVALUATORS",
+    "REPORTERS",
+    "RUNTIMES",
+    "SAMPLERS",
+    "TARGETS",
+    "TASKS",
     "Budget",
     "Data",
+    "Evaluator",
     "InputError",
     "ParetopressError",
+    "Point",
+    "Progress",
+    "Reporter",
     "Result",
+    "RunConfig",
     "RunError",
+    "Runtime",
+    "Sampler",
+    "Target",
+    "Task",
     "Verification",
     "__version__",
     "compress",
@@ -35,13 +61,29 @@ __all__ = [
     "verify_bundle",
 ]
 
+# name -> the module that it is in
 _HOMES = {
     "Budget": "core.outcome",
     "Data": "intake.datasets.data",
+    "EVALUATORS": "evaluators.registry",
+    "Evaluator": "evaluators.registry",
     "InputError": "errors",
     "ParetopressError": "errors",
+    "Point": "report.point",
+    "Progress": "report.live",
+    "REPORTERS": "report.live",
+    "RUNTIMES": "runtimes.registry",
+    "Reporter": "report.live",
     "Result": "api",
+    "RunConfig": "config",
     "RunError": "errors",
+    "Runtime": "runtimes.runtime",
+    "SAMPLERS": "search.samplers.registry",
+    "Sampler": "search.samplers.registry",
+    "TARGETS": "targets.open_target",
+    "TASKS": "tasks.choose",
+    "Target": "targets.target",
+    "Task": "tasks.base",
     "Verification": "deploy.verify",
     "open_result": "api",
     "resume": "api",

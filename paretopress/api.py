@@ -18,9 +18,10 @@ from paretopress.core.outcome import Budget
 from paretopress.deploy.select import export_point, select_point
 from paretopress.distributed.ray_workers import demand_ray, workers_on_ray
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
+from paretopress.evaluators.registry import EVALUATORS
 from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
-from paretopress.report.live import Reporter, SilentReporter
+from paretopress.report.live import REPORTERS, Reporter, Reporters, SilentReporter
 from paretopress.report.point import Point
 from paretopress.run.callbacks import NO_CALLBACKS, Callbacks
 from paretopress.run.driver import Helpers, open_shelf, search_run
@@ -28,7 +29,7 @@ from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, ope
 from paretopress.run.lookup import confirmed_config, store_config, study_place
 from paretopress.run.setup import find_state, setup_deadline, space_for
 from paretopress.run.state import RunState
-from paretopress.search.samplers.registry import check_sampler
+from paretopress.search.samplers.registry import SAMPLERS
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study
@@ -157,11 +158,12 @@ def start_run(
     """
     watch = Stopwatch(before_s=before_s)
     config.checked_budget(), config.limits()
+    reporter = _with_named(reporter, config)
     if run.exists():
         raise RunFolderError(
             f"a new run needs a new folder, but {run} exists", "Name another with --run, or go on with `paretopress resume`."
         )
-    check_sampler(config.sampler)
+    SAMPLERS.get(config.sampler)
     config = _with_study_name(config, run)
     reporter.message("reading model and data")
     intake, split = load_and_trace(config, model, data)
@@ -183,6 +185,13 @@ def start_run(
             state = find_state(pipeline, space, config, env, watch, reporter.message)
             prepared = Prepared(folder, config, state, pipeline, space)
             return Result(run, search_run(prepared, reporter, _helpers(config, reporter), callbacks))
+
+
+def _with_named(reporter: Reporter, config: RunConfig) -> Reporter:
+    """Return a reporter that tells those of the configuration too; raises ConfigError: there is no evaluator or reporter of a name."""
+    for name in config.evaluators:
+        EVALUATORS.get(name)
+    return Reporters(reporter, *(REPORTERS.get(name)() for name in config.reporters)) if config.reporters else reporter
 
 
 def _helpers(config: RunConfig, reporter: Reporter) -> Helpers:
@@ -273,7 +282,7 @@ def resume_run(
     extended = more_s is not None
     if more_s is not None:
         config = _extended(config, folder, more_s)
-    watch = Stopwatch()
+    watch, reporter = Stopwatch(), _with_named(reporter, config)
     intake, split = load_and_trace(config, model, data)
     with _paused_when_lost(run), closing(open_run_target(config)) as target, folder.locked():
         state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None

@@ -35,7 +35,7 @@ class BudgetSection(_Section):
 
 
 class MetricSection(_Section):
-    """How outputs are scored: by a metric's name, see `tasks.metric_names`, or by a function of the user's, FILE.py:FUNCTION.
+    """How outputs are scored: by a metric's name, see `tasks.choose.TASKS`, or by a function of the user's, FILE.py:FUNCTION.
 
     A function takes (outputs, targets) of all items as arrays; `learnt_as` is the task whose loss students learn by, `unit` what the
     score is measured in. The bound on the drop is in that unit.
@@ -178,7 +178,8 @@ class RunConfig(_Section):
 
     `base` is the folder that relative paths in the specs start from. `trust` allows reading pickles; in a file it counts with the flag
     alone, see `confirmed`. `replay` is the folder of a run whose latencies are given out again
-    instead of measuring.
+    instead of measuring. `evaluators` measure further figures of each candidate's file, `reporters` are told of every trial beside the
+    terminal; both are names that installed packages offer.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -189,6 +190,8 @@ class RunConfig(_Section):
     replay: str | None = None
     seed: int = Field(0, ge=0)
     sampler: str = DEFAULT_SAMPLER
+    evaluators: tuple[str, ...] = ()
+    reporters: tuple[str, ...] = ()
     metric: MetricSection = MetricSection()
     budget: BudgetSection = BudgetSection()
     time: TimeSection = TimeSection()

@@ -161,6 +161,7 @@ class Outcome:
             that of its score alone. None where it is not known.
         stages_s: seconds by stage.
         notes: choices of the plan that had no effect, with the reason.
+        figures: what further evaluators measured of the file, by their names; see `evaluators.registry`.
     Raises: RunError: a score is not a finite number, as a metric returns where it divides by what a collapsed candidate never predicts.
     """
 
@@ -178,6 +179,7 @@ class Outcome:
     uncounted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     val_error: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("val_accuracy", "test_accuracy", "val_error"):
@@ -191,6 +193,7 @@ class Outcome:
         fields["rung"] = int(self.rung)
         fields["latency"] = self.latency.to_json()
         fields["stages_s"] = dict(self.stages_s)
+        fields["figures"] = dict(self.figures)
         return fields
 
     @classmethod

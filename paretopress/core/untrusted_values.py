@@ -64,7 +64,7 @@ def outcome_received(value: object, source: str) -> Outcome:
             demand(isinstance(figure, str) and _HASH.fullmatch(figure) is not None, what, figure)
         elif name == "rejected":
             demand(isinstance(figure, str) and len(figure) <= _LONGEST, what, figure)
-        elif name == "stages_s":
+        elif name in ("stages_s", "figures"):
             demand(isinstance(figure, Mapping) and len(figure) <= _MOST and all(map(is_number, figure.values())), what, figure)
         elif name in ("uncounted", "notes"):
             demand(

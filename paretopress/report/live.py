@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -12,6 +13,8 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from paretopress.core.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,27 @@ class SilentReporter:
 
     def message(self, text: str) -> None:
         """Do nothing."""
+
+
+REPORTERS = Registry[Callable[[], Reporter]]("reporter", {"silent": SilentReporter})
+
+
+class Reporters:
+    """A `Reporter` that tells several."""
+
+    def __init__(self, *told: Reporter) -> None:
+        """Take those that are told, in this order."""
+        self._told = told
+
+    def update(self, progress: Progress) -> None:
+        """Tell all."""
+        for reporter in self._told:
+            reporter.update(progress)
+
+    def message(self, text: str) -> None:
+        """Tell all."""
+        for reporter in self._told:
+            reporter.message(text)
 
 
 class LiveView:

@@ -22,6 +22,7 @@ class Point:
         val_accuracy, test_accuracy: scores of the exported file in the metric's unit; the search never saw test data.
         macs: multiply-adds, counted by fvcore. params: number of parameters. size_bytes: of the file.
         rung: how far it was fine-tuned. onnx_path: of its file, in the run's folder; onnx_sha256: that file's hash.
+        figures: what further evaluators measured of the file, by their names.
     """
 
     trial: int | None
@@ -39,6 +40,7 @@ class Point:
     rung: Rung
     onnx_path: str
     onnx_sha256: str
+    figures: Mapping[str, float]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Point:
@@ -60,4 +62,5 @@ class Point:
             rung=Rung(value["rung"]),
             onnx_path=value["onnx"]["path"],
             onnx_sha256=value["onnx"]["sha256"],
+            figures=value.get("figures", {}),
         )

@@ -157,6 +157,7 @@ def make_pipeline(
         threads or scoring_threads(),
         config.target.score_on_target,
         Formats(config.space.dynamic, config.space.float16),
+        config.evaluators,
     )
     cache = Cache(cache_root(), {name: value for name, value in ours.items() if name != _SETTINGS}) if helped else None
     return Pipeline(intake, data, target, folder, settings, cache=cache, identity=ours)

@@ -12,20 +12,25 @@ import torch
 from torch import Tensor
 
 from paretopress.core.outcome import Metric
+from paretopress.core.registry import Registry
 from paretopress.errors import ConfigError
 from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
-from paretopress.tasks.metric_names import F1, MAP, MIOU, R2, SPEARMAN, TOP_1, TOP_5, metric_names
+from paretopress.tasks.metric_names import F1, MAP, MIOU, R2, SPEARMAN, TOP_1, TOP_5
 from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 
-_BY_METRIC: dict[str, Callable[[], Task]] = {
-    **{name.lower(): partial(Classification, name) for name in (TOP_1, TOP_5, F1)},
-    **{name.lower(): partial(Regression, name) for name in (SPEARMAN, R2)},
-    MIOU.lower(): Segmentation,
-    MAP.lower(): Detection,
-}
+# by the name of the metric
+TASKS = Registry[Callable[[], Task]](
+    "task",
+    {
+        **{name: partial(Classification, name) for name in (TOP_1, TOP_5, F1)},
+        MIOU: Segmentation,
+        MAP: Detection,
+        **{name: partial(Regression, name) for name in (SPEARMAN, R2)},
+    },
+)
 _KINDS: dict[str, Callable[[], Task]] = {
     "classification": Classification, "segmentation": Segmentation, "detection": Detection, "regression": Regression,
 }  # fmt: skip
@@ -70,10 +75,10 @@ def task_kinds() -> list[str]:
 
 def task_by(metric: str) -> Task:
     """Return the task that a metric belongs to; raises ConfigError with the valid names."""
-    made = _BY_METRIC.get(metric.lower())
+    made = TASKS.find(metric)
     if made is None:
         raise ConfigError(
-            f"the metric must be one of {', '.join(metric_names())}, or FILE.py:FUNCTION, but got {metric!r}",
+            f"the metric must be one of {TASKS.listed()}, or FILE.py:FUNCTION, but got {metric!r}",
             "A function takes (outputs, targets) of all items as arrays and returns the score.",
         )
     return made()

@@ -7,8 +7,3 @@ SPEARMAN, R2 = "Spearman", "R2"
 MIOU, MAP = "mIoU", "mAP"
 # metric -> unit, where that is not percent
 UNITS = {SPEARMAN.lower(): "x 100"}
-
-
-def metric_names() -> list[str]:
-    """Return the metrics that have a name here."""
-    return [TOP_1, TOP_5, F1, MIOU, MAP, SPEARMAN, R2]

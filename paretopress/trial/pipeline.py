@@ -22,6 +22,7 @@ from paretopress.core.plan import Plan
 from paretopress.errors import RunError
 from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
+from paretopress.evaluators.registry import further_figures
 from paretopress.evaluators.size import file_facts
 from paretopress.intake.datasets.batches import Batch, Batches, forget
 from paretopress.intake.datasets.data import Data, stack
@@ -59,7 +60,7 @@ class PipelineSettings:
     Attributes:
         seed: of everything that is drawn. reduce_range: int8 weights use 7 bits, for CPUs whose int8 sums overflow.
         scoring_threads: of the sessions that score accuracy. score_on_target: score on the target, not on this host.
-        formats: number formats of all candidates, beside their plans' bits.
+        formats: number formats of all candidates, beside their plans' bits. evaluators: names of what measures further figures.
     """
 
     seed: int
@@ -67,6 +68,7 @@ class PipelineSettings:
     scoring_threads: int
     score_on_target: bool = False
     formats: Formats = PLAIN
+    evaluators: tuple[str, ...] = ()
 
 
 class Pipeline:
@@ -89,6 +91,7 @@ class Pipeline:
         self.folder, self.target, self.cache = folder, target, cache
         self.seed = seed = settings.seed
         self.reduce_range, self.formats, self._threads = settings.reduce_range, settings.formats, settings.scoring_threads
+        self._evaluators = settings.evaluators
         self._scored_on = target if settings.score_on_target else None
         self._names, self._outputs = ([spec.name for spec in specs] for specs in (intake.graph.inputs, intake.graph.outputs))
         calibration, _ = stack(data.train, _CALIBRATION_ITEMS, seed)
@@ -130,7 +133,7 @@ class Pipeline:
         np.save(kept_scores, np.zeros(0) if scores is None else scores)
         write_bytes(self.folder.baseline_scores, kept_scores.getvalue())
         outcome = _outcome(path, path.name, Rung.FINAL, scorer.score(), macs, latency, watch)
-        return replace(outcome, val_error=score_error(scorer))
+        return replace(outcome, val_error=score_error(scorer), figures=further_figures(self._evaluators, path, self.feed))
 
     def test_accuracy(self, onnx_path: str) -> float:
         """Return the accuracy of a file of this run on the test split, in percent."""
@@ -294,7 +297,9 @@ class Pipeline:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation items."""
         with watch.stage("accuracy"):
             score, error = self._val_score(path)
-        return replace(_outcome(path, stored, rung, score, macs, latency, watch), val_error=error)
+        with watch.stage("evaluators"):
+            figures = further_figures(self._evaluators, path, self.feed)
+        return replace(_outcome(path, stored, rung, score, macs, latency, watch), val_error=error, figures=figures)
 
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
         """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept."""

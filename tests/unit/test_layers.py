@@ -34,7 +34,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 WITH_TORCH = {"core/model_inputs.py", "core/layer_types.py"}
 NO_TORCH = ("core", "search", "spaces", "deploy", "report", "runtimes", "targets")
 TORCH = {"torch", "torchvision", "torch_pruning"}
-WHOLE_CONFIG = {"commands", "api", "run", "distributed", "config"}
+WHOLE_CONFIG = {"__init__", "commands", "api", "run", "distributed", "config"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in FILES}

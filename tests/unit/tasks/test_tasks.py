@@ -9,10 +9,9 @@ import torch
 from paretopress.core.outcome import Metric
 from paretopress.errors import ConfigError
 from paretopress.tasks.base import Task, distillation_loss
-from paretopress.tasks.choose import task_by, task_scored_by
+from paretopress.tasks.choose import TASKS, task_by, task_scored_by
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
-from paretopress.tasks.metric_names import metric_names
 from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 
@@ -114,7 +113,7 @@ def test_check_says_what_does_not_fit(task: Task, shape: tuple[int, ...], target
 
 
 def test_task_by_knows_every_metric_by_name_in_any_case() -> None:
-    for name in metric_names():
+    for name in TASKS.names():
         assert task_by(name.upper()).metric.name == name
     with pytest.raises(ConfigError, match="must be one of top-1, top-5, F1, mIoU, mAP, Spearman, R2"):
         task_by("speed")

@@ -18,7 +18,7 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError
 from paretopress.search.limits import Limits
-from paretopress.search.samplers.registry import sampler_names
+from paretopress.search.samplers.registry import SAMPLERS
 from paretopress.search.storage.records import Records
 from paretopress.search.study.create import create_study
 from paretopress.search.study.event_format import STOPPED_EARLY
@@ -49,7 +49,7 @@ def search(tmp_path: Path, space: SearchSpace, evaluate: Any, sampler: str = "gu
     return Search(study, space, evaluate, BOUNDS, Limits(finalists=0, **options), 1_000, workers=workers)
 
 
-@pytest.mark.parametrize("sampler", sampler_names())
+@pytest.mark.parametrize("sampler", SAMPLERS.names())
 def test_run_ends_when_every_plan_of_its_space_was_tried(tmp_path: Path, sampler: str) -> None:
     events: list[tuple[str, Any]] = []
     said: list[str] = []

@@ -16,7 +16,7 @@ from paretopress.search.candidates import Bounds, Candidate, best, front, select
 from paretopress.search.fidelity.finalists import next_finalist
 from paretopress.search.limits import Limits
 from paretopress.search.samplers.initial_plans import seed_plans
-from paretopress.search.samplers.registry import make_sampler, sampler_names
+from paretopress.search.samplers.registry import SAMPLERS, make_sampler
 from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -74,7 +74,7 @@ def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", SAMPLERS.names())
 def test_run_completes_all_trials_when_the_sampler_is_known(name: str, tmp_path: Path) -> None:
     trials = 18 if name == "gp" else 30  # it takes seconds a trial
     run = search(tmp_path, name, trials=trials)
