@@ -15,8 +15,9 @@ PLAN = Plan(kept={"a": 8}, bits={"b": 8})
 
 def outcome(**changed: Any) -> Outcome:
     latency = Latency(4.0, (3.9, 4.1), 0.4, (0.39, 0.41), 4.2, 4.5, 10.5, 8, 100, 1.0)
-    figures = dict(rung=Rung.FINAL, val_accuracy=89.5, macs=100, params=10, size_bytes=1_000, onnx_path="finalists/0003/model.onnx")
-    return Outcome(**(figures | {"latency": latency, "onnx_sha256": "ab", "test_accuracy": 88.0, "figures": {"energy_mj": 2.5}} | changed))
+    figures = {"rung": Rung.FINAL, "val_accuracy": 89.5, "test_accuracy": 88.0, "macs": 100, "params": 10, "size_bytes": 1_000}
+    file = {"onnx_path": "finalists/0003/model.onnx", "onnx_sha256": "ab"}
+    return Outcome(**(figures | file | {"latency": latency, "figures": {"energy_mj": 2.5}} | changed))
 
 
 def point(**changed: Any) -> Point:
@@ -26,22 +27,22 @@ def point(**changed: Any) -> Point:
 
 def test_from_json_reads_what_point_json_wrote() -> None:
     assert point() == Point(
-        3,
-        PLAN,
-        True,
-        (),
-        4.0,
-        (3.9, 4.1),
-        0.4,
-        89.5,
-        88.0,
-        100,
-        10,
-        1_000,
-        Rung.FINAL,
-        "finalists/0003/model.onnx",
-        "ab",
-        {"energy_mj": 2.5},
+        trial=3,
+        plan=PLAN,
+        within=True,
+        misses=(),
+        latency_ms=4.0,
+        latency_ci_ms=(3.9, 4.1),
+        latency_vs_baseline=0.4,
+        val_accuracy=89.5,
+        test_accuracy=88.0,
+        macs=100,
+        params=10,
+        size_bytes=1_000,
+        rung=Rung.FINAL,
+        onnx_path="finalists/0003/model.onnx",
+        onnx_sha256="ab",
+        figures={"energy_mj": 2.5},
     )
 
 
