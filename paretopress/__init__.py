@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paretopress import api as api
-    from paretopress.api import Result, compress, open_result, resume
+    from paretopress.api import compress, resume
     from paretopress.config import RunConfig
     from paretopress.core.outcome import Budget
     from paretopress.deploy.verify import Verification, verify_bundle
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from paretopress.intake.datasets.data import Data
     from paretopress.report.live import REPORTERS, Progress, Reporter
     from paretopress.report.point import Point
+    from paretopress.run.result import Result, open_result
     from paretopress.runtimes.registry import RUNTIMES
     from paretopress.runtimes.runtime import Runtime
     from paretopress.search.samplers.registry import SAMPLERS, Sampler
@@ -74,7 +75,7 @@ _HOMES = {
     "REPORTERS": "report.live",
     "RUNTIMES": "runtimes.registry",
     "Reporter": "report.live",
-    "Result": "api",
+    "Result": "run.result",
     "RunConfig": "config",
     "RunError": "errors",
     "Runtime": "runtimes.runtime",
@@ -85,7 +86,7 @@ _HOMES = {
     "Target": "targets.target",
     "Task": "tasks.base",
     "Verification": "deploy.verify",
-    "open_result": "api",
+    "open_result": "run.result",
     "resume": "api",
     "verify_bundle": "deploy.verify",
 }

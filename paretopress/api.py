@@ -6,8 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
-from importlib import import_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,17 @@ from torch import nn
 
 from paretopress.config import RunConfig, parse_config, read_config, seconds_of
 from paretopress.core.outcome import Budget
-from paretopress.deploy.select import export_point, select_point
 from paretopress.distributed.ray_workers import demand_ray, workers_on_ray
 from paretopress.errors import ConfigError, RunFolderError, TargetLostError
 from paretopress.evaluators.registry import EVALUATORS
 from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.report.live import REPORTERS, Reporter, Reporters, SilentReporter
-from paretopress.report.point import Point
 from paretopress.run.callbacks import NO_CALLBACKS, Callbacks
 from paretopress.run.driver import Helpers, open_shelf, search_run
 from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
-from paretopress.run.lookup import confirmed_config, store_config, study_place
+from paretopress.run.lookup import confirmed_config, store_config, study_place, with_more_time
+from paretopress.run.result import Result
 from paretopress.run.setup import find_state, setup_deadline, space_for
 from paretopress.run.state import RunState
 from paretopress.search.samplers.registry import SAMPLERS
@@ -35,8 +33,7 @@ from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.atomic_files import write_json
-from paretopress.system.elapsed_time import seconds_worked
-from paretopress.system.run_folder import RunFolder, create_run_folder, open_run_folder
+from paretopress.system.run_folder import create_run_folder, open_run_folder
 from paretopress.system.seeding import undisturbed
 from paretopress.system.stage_timer import Stopwatch
 from paretopress.targets.capabilities import capabilities_in
@@ -46,46 +43,6 @@ from paretopress.targets.target import Target
 
 # the share of the set-up's time that a probe may take
 _PROBE_SHARE = 0.6
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished run; `front` is the object of front.json."""
-
-    run: Path
-    front: Mapping[str, Any]
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """The points within every bound of the budget, fastest first."""
-        return tuple(map(Point.from_json, self.front["points"]))
-
-    @property
-    def nearest(self) -> tuple[Point, ...]:
-        """Where no point is within every bound: those that miss the bounds by least, nearest first."""
-        return tuple(map(Point.from_json, self.front.get("nearest", ())))
-
-    @property
-    def baseline(self) -> Point:
-        """The unchanged model."""
-        return Point.from_json(self.front["baseline"])
-
-    def best(self) -> Point:
-        """Return the point to ship; raises SearchFailedError if no plan met the budget."""
-        return Point.from_json(select_point(self.front, trial=self.front["best"]))
-
-    def to_dataframe(self) -> Any:
-        """Return a pandas DataFrame with a row per point, its fields as columns; raises ConfigError where pandas is not installed."""
-        try:
-            pandas = import_module("pandas")
-        except ImportError as error:
-            raise ConfigError("a data frame needs pandas, but it is not installed", "pip install pandas.") from error
-        rows = [{field.name: getattr(point, field.name) for field in fields(Point)} for point in self.points]
-        return pandas.DataFrame(rows, columns=[field.name for field in fields(Point)])
-
-    def export(self, to: str | Path, *, trial: int | None = None, latency_ms: float | None = None) -> Path:
-        """Write the bundle of the best point, of a trial, or of the most accurate point within `latency_ms`; return its folder."""
-        return export_point(RunFolder(self.run), self.front, Path(to), trial=trial, latency_ms=latency_ms)
 
 
 def compress(
@@ -281,7 +238,7 @@ def resume_run(
         )
     extended = more_s is not None
     if more_s is not None:
-        config = _extended(config, folder, more_s)
+        config = with_more_time(config, folder, more_s)
     watch, reporter = Stopwatch(), _with_named(reporter, config)
     intake, split = load_and_trace(config, model, data)
     with _paused_when_lost(run), closing(open_run_target(config)) as target, folder.locked():
@@ -301,21 +258,6 @@ def resume_run(
             write_json(folder.config, config.to_json())
         prepared = Prepared(folder, config, state, pipeline, space, taking_up_s)
         return Result(run, search_run(prepared, reporter, _helpers(config, reporter), callbacks, extended=extended))
-
-
-def _extended(config: RunConfig, folder: RunFolder, more_s: float) -> RunConfig:
-    """Return the configuration of a run that is to go on for so many seconds; raises ConfigError if it is shared or the time no time."""
-    if not more_s > 0.0:
-        raise ConfigError(f"a run goes on for a time, but got {more_s:g} s")
-    if config.workers.storage is not None:
-        raise ConfigError("a run of one host can be given more time, but this one is shared by workers", "Start a new run.")
-    worked_s = max(seconds_worked(folder.worked), _noted_s(folder))
-    time = config.time.model_copy(update={"minutes": (worked_s + more_s) / 60.0, "hours": None, "trials": None})
-    return config.model_copy(update={"time": time})
-
-
-def _noted_s(folder: RunFolder) -> float:
-    return RunState.from_json(folder.read(folder.state)).setup_s if folder.state.is_file() else 0.0
 
 
 def resume(
@@ -347,12 +289,6 @@ def resume(
         more_s=seconds_of(minutes, hours),
         callbacks=_callbacks(on_event, should_stop),
     )
-
-
-def open_result(run: Path) -> Result:
-    """Return the result of a finished run; raises RunFolderError if it has none yet."""
-    folder = open_run_folder(run)
-    return Result(run, folder.read(folder.front))
 
 
 def _target_facts(target: Target, config: RunConfig, reporter: Reporter, watch: Stopwatch) -> dict[str, Any]:

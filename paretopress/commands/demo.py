@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
-from paretopress.api import Result, compress
+from paretopress.api import compress
 from paretopress.commands.demo_model import train_demo_model
 from paretopress.commands.show_run import export_bundle, new_run, show_run
 from paretopress.commands.terminal import verb_app
@@ -17,6 +17,7 @@ from paretopress.core.outcome import Budget
 from paretopress.errors import RunFolderError
 from paretopress.intake.datasets.data_spec import load_data
 from paretopress.report.live import Reporter
+from paretopress.run.result import Result
 from paretopress.system.thread_pace import threads_as_before, threads_beside
 from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.probe.probing import LOCAL, cached_probe, opener

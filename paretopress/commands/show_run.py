@@ -15,7 +15,7 @@ from paretopress.report.live import LiveView
 from paretopress.report.tables import front_table
 
 if TYPE_CHECKING:
-    from paretopress.api import Result
+    from paretopress.run.result import Result
 
 
 def new_run(name: str) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from paretopress.commands.terminal import JsonOption, RunArgument, out, print_json, verb_app
 from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.state import RunState
-from paretopress.search.candidates import best, front
+from paretopress.search.candidates import Bounds, Candidate, best, front
 from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study
 from paretopress.search.study.event_format import describe
@@ -16,7 +18,7 @@ from paretopress.search.study.nearest import miss_sentence, nearest_points
 from paretopress.search.study.time_budget import Timetable
 from paretopress.system.elapsed_time import seconds_worked
 from paretopress.system.event_log import read_events
-from paretopress.system.run_folder import open_run_folder
+from paretopress.system.run_folder import RunFolder, open_run_folder
 
 app = verb_app()
 
@@ -32,46 +34,54 @@ def run_status(run: Path) -> dict[str, Any]:
     if not folder.state.is_file() or (isinstance(place, Path) and not place.is_file()):
         return {"run": str(run), "phase": "preparing"}
     state = RunState.from_json(folder.read(folder.state))
-    bounds, limits = state.bounds(config), config.limits()
-    records = Records(open_study(place))
-    times = Timetable(records, limits, state.setup_s)
+    bounds, records = state.bounds(config), Records(open_study(place))
+    times = Timetable(records, config.limits(), state.setup_s)
     times.take_up(seconds_worked(folder.worked))
-    candidates, counts = records.candidates(), records.counts()
-    points, nearest = front(candidates, bounds), nearest_points(candidates, bounds)
-    chosen = best(points, bounds, state.data_sizes["val"])
     events = read_events(folder.log)
-    ends = [event["event"] for event in events if event["event"] in ("started", "finished")]
-    finished = folder.front.is_file() and ends[-1:] != ["started"]  # one that was given more time has its earlier front
-    phase = "finished" if finished else "finalists" if times.in_finalists else "searching"
+    phase = _phase(folder, events, times)
     return {
         "run": str(run),
         "phase": phase,
-        "completed": counts.completed,
-        "rejected_early": counts.rejected_early,
-        "outraced": counts.outraced,
-        "failed": counts.failed,
+        **asdict(records.counts()),
         "finalists": len(records.finals()),
         "elapsed_s": round(times.elapsed_s, 1),
-        "given_s": limits.seconds,
+        "given_s": times.limits.seconds,
         "remaining_s": 0.0 if phase == "finished" else _remaining_s(records, times),
         "budget_ms": round(bounds.limit_ms, 4),
         "metric": bounds.metric.name,
-        "best": describe(chosen.outcome, bounds) if chosen else "none yet within every bound",
-        "best_file": str(folder.model_file(chosen.outcome.onnx_path)) if chosen else None,
-        "front": [
-            {
-                "trial": c.number,
-                "rung": int(c.outcome.rung),
-                "val_accuracy": c.outcome.val_accuracy,
-                "shown": bounds.metric.shown(c.outcome.val_accuracy),
-                "latency_ms": c.outcome.latency.latency_ms,
-                "macs": c.outcome.macs,
-            }
-            for c in points
-        ],
-        "nearest": miss_sentence(nearest[0], bounds) if nearest else None,
+        **_points(records.candidates(), bounds, folder, state),
         "failures": records.failure_reasons(),
         "last_event": next(iter(events[-1:]), None),
+    }
+
+
+def _phase(folder: RunFolder, events: Sequence[Mapping[str, Any]], times: Timetable) -> str:
+    ends = [event["event"] for event in events if event["event"] in ("started", "finished")]
+    if folder.front.is_file() and ends[-1:] != ["started"]:  # one that was given more time has its earlier front
+        return "finished"
+    return "finalists" if times.in_finalists else "searching"
+
+
+def _points(candidates: Sequence[Candidate], bounds: Bounds, folder: RunFolder, state: RunState) -> dict[str, Any]:
+    points, nearest = front(candidates, bounds), nearest_points(candidates, bounds)
+    chosen = best(points, bounds, state.data_sizes["val"])
+    return {
+        "best": describe(chosen.outcome, bounds) if chosen else "none yet within every bound",
+        "best_file": str(folder.model_file(chosen.outcome.onnx_path)) if chosen else None,
+        "front": [_point(candidate, bounds) for candidate in points],
+        "nearest": miss_sentence(nearest[0], bounds) if nearest else None,
+    }
+
+
+def _point(candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
+    outcome = candidate.outcome
+    return {
+        "trial": candidate.number,
+        "rung": int(outcome.rung),
+        "val_accuracy": outcome.val_accuracy,
+        "shown": bounds.metric.shown(outcome.val_accuracy),
+        "latency_ms": outcome.latency.latency_ms,
+        "macs": outcome.macs,
     }
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from paretopress.config import RunConfig, confirmed, parse_config
-from paretopress.errors import RunFolderError
+from paretopress.errors import ConfigError, RunFolderError
+from paretopress.run.state import RunState
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.records import COPY_OF
 from paretopress.search.storage.studies import open_study
 from paretopress.system.atomic_files import write_json
+from paretopress.system.elapsed_time import seconds_worked
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.secret_masking import MASK, masked
 
@@ -72,3 +74,15 @@ def find_trial(folder: RunFolder, number: int) -> FrozenTrial:
         known = f"0 to {max(trials)}" if trials else "none yet"
         raise RunFolderError(f"a trial of the run must be named ({known}), but got trial={number} at {folder.root}")
     return trials[trials[number].user_attrs.get(COPY_OF, number)]
+
+
+def with_more_time(config: RunConfig, folder: RunFolder, more_s: float) -> RunConfig:
+    """Return the configuration of a run that is to go on for so many seconds; raises ConfigError if it is shared or the time no time."""
+    if not more_s > 0.0:
+        raise ConfigError(f"a run goes on for a time, but got {more_s:g} s")
+    if config.workers.storage is not None:
+        raise ConfigError("a run of one host can be given more time, but this one is shared by workers", "Start a new run.")
+    setup_s = RunState.from_json(folder.read(folder.state)).setup_s if folder.state.is_file() else 0.0
+    worked_s = max(seconds_worked(folder.worked), setup_s)
+    time = config.time.model_copy(update={"minutes": (worked_s + more_s) / 60.0, "hours": None, "trials": None})
+    return config.model_copy(update={"time": time})

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from paretopress import api
-from paretopress.api import Result
 from paretopress.config import RunConfig
 from paretopress.core.outcome import Budget
 from paretopress.errors import ConfigError
+from paretopress.run import result
 from paretopress.run.callbacks import NO_CALLBACKS
+from paretopress.run.result import Result
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_to_dataframe_says_what_to_install_when_pandas_is_missing(monkeypatch: p
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(api, "import_module", missing)
+    monkeypatch.setattr(result, "import_module", missing)
     with pytest.raises(ConfigError) as refused:
         Result(Path("run"), {"points": []}).to_dataframe()
     assert "pip install pandas" in refused.value.hint
