@@ -60,20 +60,11 @@ def main() -> None:
         torch_s = seconds(TORCH)
     rows, headlines = [], []
     for name in typed:
-        ratios = [each[name] / each[""] for each in rounds]
-        rows.append(
-            {"command": name, "seconds": median(each[name] for each in rounds), "ratio": median(ratios), "worst_ratio": max(ratios)}
-        )
+        taken, ratios = [each[name] for each in rounds], [each[name] / each[""] for each in rounds]
+        rows.append({"command": name, "seconds": median(taken), "ratio": median(ratios), "worst_ratio": max(ratios)})
         bar = None if name == "search --help" else BAR
-        headlines.append(
-            Headline(
-                f"{name} against importing typer and rich",
-                round(median(ratios), 2),
-                "x",
-                bar,
-                None if bar is None else median(ratios) <= bar,
-            )
-        )
+        met = None if bar is None else median(ratios) <= bar
+        headlines.append(Headline(f"{name} against importing typer and rich", round(median(ratios), 2), "x", bar, met))
     reference_s = median(each[""] for each in rounds)
     write_result(NAME, headlines, rows, reference_s=reference_s, import_torch_s=torch_s, rounds=args.rounds)
 
