@@ -9,9 +9,9 @@ import numpy as np
 
 from paretopress.api import resume_run, start_run
 from paretopress.config import RunConfig
+from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
 from paretopress.report.live import LiveView
-from paretopress.runtimes.runtime import Feed
 from paretopress.system.event_log import read_events
 from paretopress.system.run_folder import RunFolder
 from paretopress.targets.local import LocalTarget

@@ -10,6 +10,7 @@ import onnx
 import typer
 
 from paretopress.commands.terminal import JsonOption, ThreadsOption, out, print_json, verb_app
+from paretopress.core.arrays import Feed
 from paretopress.errors import ConfigError, ModelError, RunFolderError
 from paretopress.evaluators.explain import Explanation, explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
@@ -18,7 +19,7 @@ from paretopress.evaluators.source_graph import table_rows
 from paretopress.report.explanation import explanation_view
 from paretopress.run.lookup import find_trial, stored_config
 from paretopress.runtimes.onnx_runtime import random_feed
-from paretopress.runtimes.runtime import Feed, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.system.run_folder import MODEL_FILE, RunFolder, open_run_folder
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment

@@ -14,6 +14,7 @@ from torch import nn
 from paretopress.commands.terminal import JsonOption, TrustOption, out, print_json, verb_app
 from paretopress.compress.apply import compress_module
 from paretopress.config import parse_config
+from paretopress.core.arrays import Feed
 from paretopress.core.model_inputs import Inputs, feeds
 from paretopress.core.plan import Plan
 from paretopress.evaluators.profile import LayerOf, Profile, layer_by_module_path, profile_onnx
@@ -25,7 +26,7 @@ from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import quantise_onnx
 from paretopress.report.tables import ProfileRow, ProfileSums, profile_table
 from paretopress.run.factory import load_and_trace
-from paretopress.runtimes.runtime import Feed, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.targets.capabilities import Capabilities, detect
 from paretopress.targets.environment import environment

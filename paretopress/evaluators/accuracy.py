@@ -15,27 +15,27 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
+from paretopress.core.arrays import Arrays, Batch, Feed
 from paretopress.core.model_inputs import outputs_of, pieces
 from paretopress.errors import DataError, RunError, TargetLostError, first_line
 from paretopress.runtimes.onnx_runtime import open_session
-from paretopress.runtimes.runtime import Feed, OpenFile, SessionSettings
+from paretopress.runtimes.runtime import OpenFile, SessionSettings
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Scorer, Task
 from paretopress.tasks.classification import Classification
 
-Arrays = tuple[npt.NDArray[Any], ...]
-# (inputs, labels); one input may stand for itself
-Batch = tuple[npt.NDArray[Any] | Arrays, npt.NDArray[Any]]
+# a batch, whose only input may stand for itself
+Scored = Batch | tuple[npt.NDArray[Any], npt.NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 _TOP_1 = Classification()
 
 
-def onnx_accuracy(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> float:
+def onnx_accuracy(path: Path, batches: Iterable[Scored], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> float:
     """Return the score of a file's outputs, by default top-1 accuracy in percent; arguments and errors as `onnx_scorer`."""
     return onnx_scorer(path, batches, threads=threads, target=target, task=task).score()
 
 
-def onnx_scorer(path: Path, batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> Scorer:
+def onnx_scorer(path: Path, batches: Iterable[Scored], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> Scorer:
     """Return the task's scorer with a file's outputs of all batches in it.
 
     Args:
@@ -51,7 +51,7 @@ def onnx_scorer(path: Path, batches: Iterable[Batch], *, threads: int, target: T
 
 
 def onnx_accuracies(
-    paths: Sequence[Path], batches: Iterable[Batch], *, threads: int, target: Target | None = None, task: Task = _TOP_1
+    paths: Sequence[Path], batches: Iterable[Scored], *, threads: int, target: Target | None = None, task: Task = _TOP_1
 ) -> list[float | RunError]:
     """Return the score of each file, or why it has none; the batches are read once, and each goes through all files.
 
@@ -76,7 +76,7 @@ def onnx_accuracies(
     return [found if isinstance(found, RunError) else found.failure or found.full().score() for found in scorings]
 
 
-def module_accuracy(module: nn.Module, batches: Iterable[Batch], task: Task = _TOP_1) -> float:
+def module_accuracy(module: nn.Module, batches: Iterable[Scored], task: Task = _TOP_1) -> float:
     """Return the score of a module in eval mode, by default top-1 accuracy; for candidates not trained yet, and never shipped.
 
     Args:
@@ -135,7 +135,7 @@ class _Scoring:
         return self.scorer
 
 
-def _scored(batches: Iterable[Batch], task: Task, run: Run, name: str) -> Scorer:
+def _scored(batches: Iterable[Scored], task: Task, run: Run, name: str) -> Scorer:
     scoring = _Scoring(task.scorer(), run, name)
     for inputs, labels in batches:
         scoring.take(inputs, labels)

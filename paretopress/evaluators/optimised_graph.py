@@ -9,12 +9,13 @@ from pathlib import Path
 
 import onnx
 
+from paretopress.core.arrays import Feed
 from paretopress.evaluators.node_overhead import NodeOverhead, trace_with_overhead
 from paretopress.evaluators.profile import OPS_WITH_WEIGHTS, Origins
 from paretopress.evaluators.rates import Rates
 from paretopress.evaluators.runtime_trace import NodeTime, Subject
 from paretopress.evaluators.source_graph import Format, SourceLayer, attributes, key, source_layers
-from paretopress.runtimes.runtime import Feed, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 REORDERS = frozenset({"ReorderInput", "ReorderOutput", "Transpose"})

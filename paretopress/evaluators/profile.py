@@ -9,9 +9,10 @@ from pathlib import Path
 
 import onnx
 
+from paretopress.core.arrays import Feed
 from paretopress.evaluators.node_overhead import trace_with_overhead
 from paretopress.evaluators.runtime_trace import Subject
-from paretopress.runtimes.runtime import Feed, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 
 # The optimiser writes "fused /fc/Gemm", "/conv1/Conv_token_4" and, for a blocked convolution, the tensor that it ends in:
 # "/Relu_output_0_nchwc" for a Conv that swallowed its Relu.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from paretopress.core.arrays import Feed
 from paretopress.core.registry import Registry
 from paretopress.errors import RunError, typed_line
-from paretopress.runtimes.runtime import Feed
 
 
 class Evaluator(Protocol):

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from paretopress.core.arrays import Feed
 from paretopress.errors import LatencyError
 from paretopress.runtimes.onnx_runtime import open_session, run_session
-from paretopress.runtimes.runtime import Feed, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 from paretopress.targets.sampling import collector_paused
 
 WARMUP_RUNS = 5

@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from paretopress.core.arrays import Feed
 from paretopress.core.model_inputs import pieces
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
@@ -28,8 +29,6 @@ _ACTIVATIONS = frozenset({"Relu", "Clip"})
 # ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
 _FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
 _INT4_BLOCK = 32
-
-Feed = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from paretopress.core.arrays import Feed
 from paretopress.errors import LatencyError, first_line
-from paretopress.runtimes.runtime import Feed, OpenFile, SessionSettings
+from paretopress.runtimes.runtime import OpenFile, SessionSettings
 
 PROVIDERS = ("CPUExecutionProvider",)
 LOG_ERRORS_ONLY = 3

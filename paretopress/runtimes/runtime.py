@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from paretopress.core.arrays import Feed
 from paretopress.errors import ConfigError
-
-Feed = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ except ImportError:  # a device that an agent measures on need not have it
     psutil = None  # type: ignore[assignment]
 
 from paretopress.targets.machine_limits import machine_limits
-from paretopress.targets.machine_state import clock_state
+from paretopress.targets.machine_state import clock_state, text_of
 
 CPUINFO = Path("/proc/cpuinfo")
 PACKAGES = ("onnxruntime", "onnx", "numpy")
@@ -72,13 +72,6 @@ def _arm_name(text: str, fields: Mapping[str, str]) -> str:
     return ", ".join(part for part in (" + ".join(kinds), board) if part)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -99,7 +92,7 @@ def environment() -> dict[str, Any]:
     `clock_state`, load_average (1, 5 and 15 minutes), platform, timer_ns (smallest step of the clock), versions (python, onnxruntime,
     onnx, numpy).
     """
-    cpuinfo = _text(CPUINFO)
+    cpuinfo = text_of(CPUINFO)
     model, isa = parse_cpuinfo(cpuinfo)
     return {
         "cpu": model or platform.processor() or platform.machine(),

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError, LatencyError
 from paretopress.runtimes.onnx_runtime import ONNX_RUNTIME
-from paretopress.runtimes.runtime import Feed, OpenFile, Runtime, SessionSettings
+from paretopress.runtimes.runtime import OpenFile, Runtime, SessionSettings
 from paretopress.targets.adaptive_measurement import measure_in_rounds
 from paretopress.targets.environment import environment
 from paretopress.targets.lock import sole_measurement

@@ -32,8 +32,8 @@ class CpuTimes:
 
 def cpu_times() -> CpuTimes:
     """Return the counters of this moment."""
-    busy, stolen = parse_proc_stat(_text(PROC_STAT), os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
-    throttled = _text(CPU0 / "thermal_throttle" / "core_throttle_count").strip()
+    busy, stolen = parse_proc_stat(text_of(PROC_STAT), os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
+    throttled = text_of(CPU0 / "thermal_throttle" / "core_throttle_count").strip()
     return CpuTimes(time.monotonic(), busy, stolen, time.process_time(), int(throttled) if throttled else None)
 
 
@@ -88,7 +88,7 @@ def clock_state() -> dict[str, Any]:
     frequency, highest = (_number(CPU0 / "cpufreq" / name) for name in ("scaling_cur_freq", "cpuinfo_max_freq"))  # kHz
     zones = [value for zone in sorted(THERMAL.glob("thermal_zone*/temp")) if (value := _number(zone)) is not None]  # m°C
     return {
-        "governor": _text(CPU0 / "cpufreq" / "scaling_governor").strip() or None,
+        "governor": text_of(CPU0 / "cpufreq" / "scaling_governor").strip() or None,
         "frequency_mhz": frequency and frequency / 1e3,
         "max_frequency_mhz": highest and highest / 1e3,
         "temperature_c": max(zones) / 1e3 if zones else None,
@@ -109,15 +109,16 @@ def state_warnings(environment: dict[str, Any]) -> list[str]:
     return found
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file of the system, "" where there is none to be read."""
     try:
-        return path.read_text(errors="replace")
+        return path.readtext_of(errors="replace")
     except OSError:
         return ""
 
 
 def _number(path: Path) -> float | None:
     try:
-        return float(_text(path))
+        return float(text_of(path))
     except ValueError:
         return None

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.runtimes.runtime import Feed, OpenFile
+from paretopress.runtimes.runtime import OpenFile
 from paretopress.targets.file_facts import file_facts
 from paretopress.targets.local import LocalTarget
 

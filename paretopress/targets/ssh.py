@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
 from paretopress.core.untrusted_values import environment_received, latency_received, printable
 from paretopress.errors import ConfigError, ForeignDataError, LatencyError, ParetopressError, TargetLostError, first_line
-from paretopress.runtimes.runtime import Feed, OpenFile
+from paretopress.runtimes.runtime import OpenFile
 from paretopress.targets.agent_process import AgentProcess, start_agent
 from paretopress.targets.file_facts import file_facts
 from paretopress.targets.local import LocalTarget

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
-from paretopress.runtimes.runtime import Feed, OpenFile
+from paretopress.runtimes.runtime import OpenFile
 
 
 class Target(Protocol):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from paretopress.core.arrays import Batch
 from paretopress.core.model_inputs import arrays, feeds, split
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
@@ -24,7 +25,7 @@ from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, on
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.registry import further_figures
 from paretopress.evaluators.size import file_facts
-from paretopress.intake.datasets.batches import Batch, Batches, forget
+from paretopress.intake.datasets.batches import Batches, forget
 from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.onnx_module import timed_feed
 from paretopress.intake.trace import Intake

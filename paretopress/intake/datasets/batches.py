@@ -14,11 +14,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.core.arrays import Batch
 from paretopress.core.model_inputs import arrays
 from paretopress.intake.datasets.data import Split, batch
 from paretopress.system.seeding import seeded
-
-Batch = tuple[tuple[npt.NDArray[Any], ...], npt.NDArray[Any]]
 
 BATCH_ITEMS = 128
 # what one split may take in memory; and on disk, of which it never takes more than a quarter of what is free

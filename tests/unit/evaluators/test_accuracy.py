@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 from torch import nn
 
+from paretopress.core.arrays import Batch
 from paretopress.errors import DataError, RunError, TargetLostError
-from paretopress.evaluators.accuracy import Batch, module_accuracy, onnx_accuracies, onnx_accuracy
+from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy
 from paretopress.runtimes.runtime import OpenFile
 from paretopress.targets.local import LocalTarget
 

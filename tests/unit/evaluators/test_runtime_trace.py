@@ -13,10 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from paretopress.core.arrays import Feed
 from paretopress.errors import LatencyError
 from paretopress.evaluators import runtime_trace as module
 from paretopress.evaluators.runtime_trace import NodeTime, Subject, Trace, trace_in_turns
-from paretopress.runtimes.runtime import Feed, SessionSettings
+from paretopress.runtimes.runtime import SessionSettings
 
 SETTINGS = SessionSettings()
 FEED = {"x": np.ones((1, 4), np.float32)}

@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.runtimes.runtime import Feed
 from paretopress.targets.probe.probe_report import ProbeReport
 from paretopress.targets.probe.run_probe import channel_step, quantised_comparisons, run_probe, width_comparisons
 
