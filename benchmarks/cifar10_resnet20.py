@@ -33,7 +33,7 @@ from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.local import LocalTarget
 from paretopress.trial.pipeline import Pipeline, PipelineSettings
@@ -80,7 +80,7 @@ def by_hand(pipeline: Pipeline, space: SearchSpace, state: RunState, folder: Run
             lowered = Plan(kept=plan.kept, bits={k: v for k, v in bits.items() if k not in gone})
             path = folder.root / "hand" / f"{name}, {width}.onnx".replace("/", "-")
             path.parent.mkdir(exist_ok=True)
-            pipeline.lower(module, lowered, path, Stopwatch())
+            pipeline.lower(module, lowered, path, StageTimer())
             size_bytes, sha256 = file_facts(path)
             relative = str(path.relative_to(folder.root))
             val, test = pipeline.val_accuracy(relative), pipeline.test_accuracy(relative)

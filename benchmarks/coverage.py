@@ -33,7 +33,7 @@ from paretopress.run.factory import load_and_trace
 from paretopress.run.setup import scoring_threads
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
@@ -113,9 +113,9 @@ def one_of_each(intake: Intake, data: Data, run: RunFolder, baseline_ms: float) 
         path = run.root / f"one-{number}.onnx"
         module = compress_module(intake.module, intake.graph, plan).module
         if word == ALL and not intake.graph.only_bits:
-            pipeline.lower(module, Plan(kept=plan.kept, rank=plan.rank, bits=dict.fromkeys(plan.bits, FLOAT_BITS)), path, Stopwatch())
+            pipeline.lower(module, Plan(kept=plan.kept, rank=plan.rank, bits=dict.fromkeys(plan.bits, FLOAT_BITS)), path, StageTimer())
             found["parity"] = check_parity(module, path, pipeline.example)
-        pipeline.lower(module, plan, path, Stopwatch(), only_timed=True)
+        pipeline.lower(module, plan, path, StageTimer(), only_timed=True)
         latency = target.measure(
             path,
             run.baseline,

@@ -37,8 +37,8 @@ from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.pareto import hypervolume_2d
 from paretopress.errors import SearchFailedError
 from paretopress.search.sampler_names import DEFAULT_SAMPLER, PROGRAMME
-from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans, with_solved
-from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans, with_solved
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.system.allocator import keep_freed_memory
@@ -64,8 +64,8 @@ def simulated_search(job: tuple[Knob | None, int, int]) -> list[float]:
     def surrogate(params: Params) -> tuple[float, float, float]:
         return shared.surrogate(shared.space.defaults() | params)  # what a frozen space leaves out is at its default
 
-    known = Known(Predictor(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
-    seeds = seed_plans(space, shared.removal_order)
+    known = PriorKnowledge(Predictor(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
+    seeds = initial_plans(space, shared.removal_order)
     if DEFAULT_SAMPLER == PROGRAMME:
         seeds = with_solved(seeds, ladder_plans(space, known.predictor, known.limit_ms))
     return hypervolumes(DEFAULT_SAMPLER, seed, trials, space, surrogate, seeds, known, bounds)

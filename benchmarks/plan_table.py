@@ -30,13 +30,13 @@ from paretopress.intake.datasets.data import stack
 from paretopress.run.cost_tables import measure_tables
 from paretopress.run.factory import load_and_trace
 from paretopress.run.setup import space_for
-from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.initial_plans import initial_plans
 from paretopress.spaces.space import ALPHA, TEMPERATURE, Params, SearchSpace
 from paretopress.spaces.variables import Choice
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.atomic_files import write_json
 from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
@@ -93,10 +93,10 @@ def main() -> None:
         baseline = pipeline.measure_baseline()
         images, _ = stack(data.train, 256, config.seed)
         ranking = rank_branches(intake.module, intake.graph, images, lambda module: recovery.recalibrated(module, 0), greedy=True)
-        tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline.latency.latency_ms, Stopwatch())
+        tables = measure_tables(pipeline, space, images, ranking.loss_alone, baseline.latency.latency_ms, StageTimer())
         known = {"graph": intake.graph.to_json(), "tables": tables.to_json(), "removal_order": list(ranking.order)}
         write_json(KNOWN, known | {"baseline_ms": baseline.latency.latency_ms, "baseline_accuracy": baseline.val_accuracy})
-        seeds = [space.params(plan) for plan in seed_plans(space, ranking.order)]
+        seeds = [space.params(plan) for plan in initial_plans(space, ranking.order)]
         seen = {space.plan(space.defaults() | row["params"]).structure() for row in rows}
         while len(rows) < args.plans and time.monotonic() < deadline:
             number = len(rows)
@@ -111,7 +111,7 @@ def main() -> None:
             module = compress_module(intake.module, intake.graph, plan).module
             recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=STEPS, seed=config.seed)
             path = folder.root / "candidate.onnx"
-            pipeline.lower(module, plan, path, Stopwatch())
+            pipeline.lower(module, plan, path, StageTimer())
             latency = pipeline.target.measure(
                 path, folder.baseline, baseline_ms=baseline.latency.latency_ms, limit_ms=None, feed=pipeline.feed, rng=rng
             )

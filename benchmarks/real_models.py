@@ -33,7 +33,7 @@ from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.trial.pipeline import Pipeline
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
@@ -46,7 +46,7 @@ def in_8_bits(pipeline: Pipeline, space: SearchSpace, _: RunState, folder: RunFo
     """Return the unchanged model with every layer in 8 bits that can be, as other tools begin and end."""
     plan = Plan(bits=int8_bits(space, 1))
     path = folder.root / "int8.onnx"
-    pipeline.lower(pipeline.intake.module, plan, path, Stopwatch())
+    pipeline.lower(pipeline.intake.module, plan, path, StageTimer())
     size_bytes, sha256 = file_facts(path)
     macs = count_macs(pipeline.intake.module, zeros(pipeline.intake.graph.inputs, 1)).macs
     val, test = pipeline.val_accuracy(path.name), pipeline.test_accuracy(path.name)

@@ -13,10 +13,10 @@ from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
 from paretopress.run.factory import load_and_trace
-from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.initial_plans import initial_plans
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
@@ -41,7 +41,7 @@ class Candidates:
 def search_plans(space: SearchSpace, count: int, seed: int) -> list[Plan]:
     """Return every other seed plan of a search, then plans one to three steps away from them, as a search proposes."""
     rng = np.random.default_rng(seed)
-    seeds = seed_plans(space, [branch.group for branch in space.graph.branches])[1::2]
+    seeds = initial_plans(space, [branch.group for branch in space.graph.branches])[1::2]
     plans = dict.fromkeys(seeds[: count // 2])
     while len(plans) < count:
         params = dict(space.params(seeds[int(rng.integers(len(seeds)))]))
@@ -60,10 +60,10 @@ def make_candidates(folder: Path) -> Candidates:
     pipeline = Pipeline(intake, data, LocalTarget(), RunFolder(folder), PipelineSettings(config.seed, capabilities.reduce_range, 2))
     space = SearchSpace(intake.graph, SpaceOptions(channel_step=capabilities.channel_step))
     baseline = folder / "baseline.onnx"
-    pipeline.lower(intake.module, Plan(), baseline, Stopwatch())
+    pipeline.lower(intake.module, Plan(), baseline, StageTimer())
     plans, files = search_plans(space, COUNT, SEED), []
     for number, plan in enumerate(plans):
         files.append(folder / f"{number:02d}.onnx")
         module = compress_module(intake.module, intake.graph, plan).module
-        pipeline.lower(module, plan, files[-1], Stopwatch(), only_timed=True)
+        pipeline.lower(module, plan, files[-1], StageTimer(), only_timed=True)
     return Candidates(intake, data, pipeline, baseline, tuple(plans), tuple(files))

@@ -34,10 +34,10 @@ from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.limits import Limits
 from paretopress.search.sampler_names import DEFAULT_SAMPLER, PROGRAMME
 from paretopress.search.samplers import guided
-from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans, with_solved
-from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans, with_solved
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
 from paretopress.search.samplers.registry import make_sampler
-from paretopress.search.samplers.surrogate import Screen
+from paretopress.search.samplers.surrogate import Surrogate as SearchSurrogate
 from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.atomic_files import write_json
@@ -49,7 +49,7 @@ FEWER_SEEDS = {"gp": 2}
 RANDOM_TRIALS = 400
 
 
-class TablesAlone(Screen):
+class TablesAlone(SearchSurrogate):
     """The ablation: a screen that does not learn from trials."""
 
     def _ridge(self, which: int, plans: list[Plan], targets: np.ndarray, proposals: list[Plan]) -> np.ndarray:
@@ -80,16 +80,23 @@ def simulated(surrogate: Surrogate, space: SearchSpace, bounds: Bounds):
     return evaluate
 
 
-def prepared(screen: type[Screen]) -> None:
+def prepared(screen: type[SearchSurrogate]) -> None:
     """Keep the linear algebra of one process from taking all cores, and the process from talking; give `guided` its screen."""
     torch.set_num_threads(1)
     threadpool_limits(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    guided.Screen = screen
+    guided.Surrogate = screen
 
 
 def hypervolumes(
-    name: str, seed: int, trials: int, space: SearchSpace, surrogate: Surrogate, seeds: list[Plan], known: Known | None, bounds: Bounds
+    name: str,
+    seed: int,
+    trials: int,
+    space: SearchSpace,
+    surrogate: Surrogate,
+    seeds: list[Plan],
+    known: PriorKnowledge | None,
+    bounds: Bounds,
 ) -> list[float]:
     """Return the hypervolume after each trial of one search."""
     with warnings.catch_warnings():
@@ -124,21 +131,21 @@ def main() -> None:
     shared = setting()
     space, surrogate, bounds, rows = shared.space, shared.surrogate, shared.bounds, shared.rows
     predictor = Predictor(space, shared.tables)
-    known = Known(predictor, bounds.limit_ms, bounds.baseline_accuracy)
-    by_hand = seed_plans(space, shared.removal_order)
+    known = PriorKnowledge(predictor, bounds.limit_ms, bounds.baseline_accuracy)
+    by_hand = initial_plans(space, shared.removal_order)
     with_ladder = with_solved(by_hand, ladder_plans(space, predictor, bounds.limit_ms))
     ours = (DEFAULT_SAMPLER, with_ladder if DEFAULT_SAMPLER == PROGRAMME else by_hand)
-    unrefitted = Known(Unrefitted(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
+    unrefitted = PriorKnowledge(Unrefitted(space, shared.tables), bounds.limit_ms, bounds.baseline_accuracy)
     variants = {
-        "guided": ("guided", by_hand, known, Screen),
-        "programme": ("programme", with_ladder, known, Screen),
-        "tpe": ("tpe", by_hand, None, Screen),
-        "nsga2": ("nsga2", by_hand, None, Screen),
-        "random": ("random", by_hand, None, Screen),
-        f"{ours[0]}, without seeds": (ours[0], [], known, Screen),
-        f"{ours[0]}, without tables": (ours[0], by_hand, None, Screen),
+        "guided": ("guided", by_hand, known, SearchSurrogate),
+        "programme": ("programme", with_ladder, known, SearchSurrogate),
+        "tpe": ("tpe", by_hand, None, SearchSurrogate),
+        "nsga2": ("nsga2", by_hand, None, SearchSurrogate),
+        "random": ("random", by_hand, None, SearchSurrogate),
+        f"{ours[0]}, without seeds": (ours[0], [], known, SearchSurrogate),
+        f"{ours[0]}, without tables": (ours[0], by_hand, None, SearchSurrogate),
         f"{ours[0]}, without refitting": (*ours, unrefitted, TablesAlone),
-        "gp": ("gp", by_hand, None, Screen),
+        "gp": ("gp", by_hand, None, SearchSurrogate),
     }
     kept: dict[str, dict[str, list[float]]] = json.loads(args.curves.read_text()) if args.curves and args.curves.is_file() else {}
     curves: dict[str, list[list[float]]] = {}

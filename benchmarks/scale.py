@@ -43,10 +43,10 @@ from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds
 from paretopress.search.limits import Limits
 from paretopress.search.sampler_names import DEFAULT_SAMPLER
-from paretopress.search.samplers.initial_plans import seed_plans
-from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.tables import Tables
-from paretopress.search.storage.leases import Claims
+from paretopress.search.samplers.initial_plans import initial_plans
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
+from paretopress.search.samplers.tables import CostTables
+from paretopress.search.storage.leases import Leases
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.records import COPY_OF, PLAN
 from paretopress.search.storage.studies import open_study
@@ -63,7 +63,7 @@ STEPS = (100, 300, 1_000, 3_000, 10_000)
 LAST = 1_000
 
 
-def made_up() -> tuple[SearchSpace, Bounds, Known]:
+def made_up() -> tuple[SearchSpace, Bounds, PriorKnowledge]:
     """Return a space of 60 parameters, its bounds, and tables that are right within a factor."""
     names = [f"layer{i:02d}" for i in range(LAYERS)]
     layers = tuple(Layer(n, LayerKind.CONV, CHANNELS, CHANNELS, (3, 3), (1, 1), 1, 10**6, 36_864, (CHANNELS, 8, 8)) for n in names)
@@ -75,8 +75,8 @@ def made_up() -> tuple[SearchSpace, Bounds, Known]:
     layer_ms = {name: {32: 0.3, 8: 0.2} for name in names}
     damages = {f"prune/{n}": {share / 8: 0.01 * share / 8 for share in range(8)} for n in names}
     damages |= {f"bits/{n}": {32: 0.0, 8: 0.001} for n in names}
-    tables = Tables(layer_ms, {32: BASELINE_MS - 0.3 * LAYERS, 8: 0.5}, 0.01, damages)
-    return space, bounds, Known(Predictor(space, tables), bounds.limit_ms, BASELINE)
+    tables = CostTables(layer_ms, {32: BASELINE_MS - 0.3 * LAYERS, 8: 0.5}, 0.01, damages)
+    return space, bounds, PriorKnowledge(Predictor(space, tables), bounds.limit_ms, BASELINE)
 
 
 def outcome_of(plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -128,7 +128,7 @@ def work(where: Path | StudyPlace, log: Path, name: str, workers: int, trials: i
         return outcome.latency
 
     limits = Limits(trials=trials, finalists=0, stop_early=False)
-    claims = Claims(study, name) if isinstance(where, StudyPlace) else None
+    claims = Leases(study, name) if isinstance(where, StudyPlace) else None
     search = Search(study, space, evaluate, bounds, limits, 5_000, measure_again=again, workers=workers, claims=claims)
     ask, tell = study.ask, study.tell
 
@@ -145,7 +145,7 @@ def work(where: Path | StudyPlace, log: Path, name: str, workers: int, trials: i
         return told
 
     study.ask, study.tell = timed_ask, timed_tell
-    search.run(seed_plans(space, ())) if name == "0" else search.work()
+    search.run(initial_plans(space, ())) if name == "0" else search.work()
 
 
 def part(name: str, where: Path | StudyPlace, folder: Path, args: argparse.Namespace, processes: int, trials: int) -> dict[str, object]:

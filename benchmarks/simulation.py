@@ -16,7 +16,7 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Budget
 from paretopress.run.setup import space_for
 from paretopress.search.candidates import Bounds
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.tables import CostTables
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
@@ -31,7 +31,7 @@ class Setting:
     space: SearchSpace
     surrogate: Surrogate
     bounds: Bounds
-    tables: Tables
+    tables: CostTables
     removal_order: tuple[str, ...]
     rows: Sequence[dict[str, object]]
 
@@ -43,7 +43,7 @@ def setting() -> Setting:
     space = space_for(ModelGraph.from_json(facts["graph"]), read_config(CONFIG), detect(environment()))
     bounds = Bounds(Budget(speedup=SPEEDUP), facts["baseline_ms"], facts["baseline_accuracy"])
     surrogate = Surrogate(space, rows, facts["baseline_accuracy"])
-    return Setting(space, surrogate, bounds, Tables.from_json(facts["tables"]), tuple(facts["removal_order"]), rows)
+    return Setting(space, surrogate, bounds, CostTables.from_json(facts["tables"]), tuple(facts["removal_order"]), rows)
 
 
 def median_interval(differences: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:

@@ -13,13 +13,13 @@ import paretopress
 from paretopress.run.factory import load_and_trace
 from paretopress.run.front_files import write_front
 from paretopress.run.setup import find_state
-from paretopress.search.study.context import Session
+from paretopress.search.study.context import SearchContext
 from paretopress.search.study.create import create_study
 from paretopress.search.study.trial_phase import TrialPhase
 from paretopress.trial.pipeline import Pipeline
 
 PACKAGE = Path(paretopress.__file__).parent
-_AGAIN, _TRIALS = Session.repeat_a_latency.__qualname__, TrialPhase.work.__qualname__
+_AGAIN, _TRIALS = SearchContext.repeat_a_latency.__qualname__, TrialPhase.work.__qualname__
 # what functions of the search's own process stand for, by their qualified names; the first of these that is on the stack counts
 SEARCH = {
     load_and_trace.__qualname__: "read model and data",

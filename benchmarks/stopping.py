@@ -18,7 +18,7 @@ from results_file import Headline, write_result
 
 from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.state import RunState
-from paretopress.search.early_stopping import LEAST_GAIN, stalled
+from paretopress.search.early_stopping import LEAST_GAIN, early_stop
 from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import RunFolder
@@ -30,7 +30,7 @@ LIMITS = (math.inf, 0.05, 0.02, 0.01, 0.005)
 def row_of(run: str, curve: list[float], least_gain: float) -> dict[str, object]:
     """Return when a search with this curve ends with one limit, and what it gives up; shares in percent."""
     counts = range(1, len(curve))
-    stall = next((found for n in counts if (found := stalled(curve[:n], len(curve) - n, least_gain)) is not None), None)
+    stall = next((found for n in counts if (found := early_stop(curve[:n], len(curve) - n, least_gain)) is not None), None)
     row = {"run": run, "least_gain": None if math.isinf(least_gain) else 100.0 * least_gain, "trials": len(curve)}
     if stall is None:
         return row | {"ended_at": None, "predicted": None, "given_up": 0.0}

@@ -30,7 +30,7 @@ from torch.utils.data import Subset
 
 from paretopress.compress.apply import compress_module
 from paretopress.compress.recover.finetune import Recovery
-from paretopress.compress.recover.recipe import Optimizer, Zeros
+from paretopress.compress.recover.recipe import Optimizer, Sparsity
 from paretopress.compress.sensitivity.channel_importance import rank_channels
 from paretopress.config import RunConfig, read_config
 from paretopress.core.model_inputs import feeds
@@ -45,7 +45,7 @@ from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import create_run_folder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
@@ -107,7 +107,7 @@ class Bench:
         """Return a new file of a module."""
         path = self.folder / f"{len(self.rows)}.onnx"
         self.pipeline.formats = formats
-        self.pipeline.lower(module, Plan(bits=bits or {}), path, Stopwatch())
+        self.pipeline.lower(module, Plan(bits=bits or {}), path, StageTimer())
         return path
 
     def trained(self, student: nn.Module, **otherwise: object) -> nn.Module:
@@ -165,7 +165,7 @@ def on_resnet20(bench: Bench) -> None:
     bench.converted("int8, dynamic", "weights per layer", methods.dynamic, source)
     bench.add("int8, static", "weights per channel (searched)", bench.exported(base, int8))
     for zeros in (0.5, 0.8, 0.9, "2:4"):
-        student = bench.trained(copy.deepcopy(base), zeros=Zeros.parse(zeros))
+        student = bench.trained(copy.deepcopy(base), zeros=Sparsity.parse(zeros))
         technique, variant = (N_OF_M, f"{zeros} weights") if isinstance(zeros, str) else (UNSTRUCTURED, f"{zeros:.0%} of the weights zero")
         bench.add(technique, f"{variant} (offered)", bench.exported(student), steps=bench.steps)
         bench.add(technique, f"{variant}, int8 (offered)", bench.exported(student, int8), steps=bench.steps)
@@ -233,7 +233,7 @@ def on_minilm(bench: Bench) -> None:
     bench.add("int8, static", "and float16 for the embedding (offered)", bench.exported(base, int8, Formats(float16=True)))
     int4 = {group.name: 4 for group in bench.intake.graph.bit_groups if offered.offers(group, 4)}
     bench.add("int4", "weights in blocks of 32 (searched)", bench.exported(base, int4))
-    student = bench.trained(copy.deepcopy(base), zeros=Zeros.parse(HALF))
+    student = bench.trained(copy.deepcopy(base), zeros=Sparsity.parse(HALF))
     bench.add(UNSTRUCTURED, "50% of the weights zero (offered)", bench.exported(student), steps=bench.steps)
     queries = tuple(layer.name for layer in bench.intake.graph.layers if "query" in layer.name)  # they read what the block before puts out
     bench.distilled(Plan(kept=offered.uniform_kept(HALF)), queries)

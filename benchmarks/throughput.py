@@ -22,7 +22,7 @@ from results_file import Headline, write_result
 from search_hour import MEASURED, OUTSIDE_BAR
 
 from paretopress.compress.recover.finetune import Recovery
-from paretopress.compress.recover.student_cache import Students
+from paretopress.compress.recover.student_cache import StudentCache
 from paretopress.config import RunConfig, parse_config, read_config
 from paretopress.core.outcome import Rung
 from paretopress.run.factory import load_and_trace
@@ -30,15 +30,15 @@ from paretopress.run.setup import find_state, scoring_threads, space_for
 from paretopress.run.state import RunState
 from paretopress.search.candidates import RUNGS, Bounds
 from paretopress.search.fidelity import promotion
-from paretopress.search.samplers.initial_plans import seed_plans
-from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.initial_plans import initial_plans
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
+from paretopress.search.samplers.tables import CostTables
 from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.allocator import keep_freed_memory
 from paretopress.system.run_folder import RunFolder, create_run_folder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.capabilities import detect
 from paretopress.targets.environment import environment
 from paretopress.targets.local import LocalTarget
@@ -79,7 +79,7 @@ class Bench:
     pipeline: Pipeline
     space: SearchSpace
     state: RunState
-    tables: Tables
+    tables: CostTables
 
     def run(self, variant: Variant, root: Path, seconds: float) -> dict[str, object]:
         """Return the row of one variant."""
@@ -94,9 +94,9 @@ class Bench:
         recipe = self.config.recovery.recipe(self.state.learning_rate)
         kept = {} if variant.keeps_lessons else {"kept_bytes": 0}
         recovery = Recovery(self.pipeline.intake.module, self.pipeline.data.train, recipe, **kept)
-        students = Students() if variant.shares_students else None
+        students = StudentCache() if variant.shares_students else None
         evaluate = PlanEvaluator(self.pipeline, recovery, effort, bounds, students=students)
-        known = Known(Predictor(self.space, self.tables), bounds.limit_ms, bounds.baseline_accuracy)
+        known = PriorKnowledge(Predictor(self.space, self.tables), bounds.limit_ms, bounds.baseline_accuracy)
         study = create_study(folder.journal, self.config.sampler, self.space, self.config.seed, known)
         limits = replace(self.config.limits(), seconds=seconds)
         if not climbs:
@@ -108,7 +108,7 @@ class Bench:
         promotion.LEAST_PAIRS = asked_from if variant.races else 10**9
         try:
             started = time.monotonic()
-            search.run(seed_plans(self.space, self.state.removal_order))
+            search.run(initial_plans(self.space, self.state.removal_order))
             whole_s = time.monotonic() - started
         finally:
             promotion.LEAST_PAIRS = asked_from
@@ -154,8 +154,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         folder: RunFolder = create_run_folder(Path(temporary, "setup"))
         pipeline = Pipeline(intake, data, LocalTarget(), folder, PipelineSettings(timed.seed, capabilities.reduce_range, scoring_threads()))
-        state = find_state(pipeline, space, timed, env, Stopwatch())
-        bench = Bench(timed, pipeline, space, state, Tables.from_json(folder.read(folder.tables)))
+        state = find_state(pipeline, space, timed, env, StageTimer())
+        bench = Bench(timed, pipeline, space, state, CostTables.from_json(folder.read(folder.tables)))
         for index, variant in enumerate(VARIANTS):
             rows.append(bench.run(variant, Path(temporary, str(index)), 60.0 * args.minutes))
             print({name: value for name, value in rows[-1].items() if name not in ("rungs", "seconds")}, flush=True)

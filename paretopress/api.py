@@ -21,8 +21,8 @@ from paretopress.intake.datasets.data_identity import LABELS
 from paretopress.intake.trace import Intake
 from paretopress.report.live import REPORTERS, Reporter, Reporters, SilentReporter
 from paretopress.run.callbacks import NO_CALLBACKS, Callbacks
-from paretopress.run.driver import Helpers, open_shelf, search_run
-from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
+from paretopress.run.driver import Helpers, open_artifacts, search_run
+from paretopress.run.factory import PreparedRun, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run.lookup import confirmed_config, store_config, study_place, with_more_time
 from paretopress.run.result import Result
 from paretopress.run.setup import find_state, setup_deadline, space_for
@@ -35,7 +35,7 @@ from paretopress.spaces.space import SearchSpace
 from paretopress.system.atomic_files import write_json
 from paretopress.system.run_folder import create_run_folder, open_run_folder
 from paretopress.system.seeding import undisturbed
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.capabilities import capabilities_in
 from paretopress.targets.machine_state import state_warnings
 from paretopress.targets.probe.probing import opener, target_facts
@@ -113,7 +113,7 @@ def start_run(
 
     `before_s` of the time that is given have passed already: a command counts from its start, the seconds of its imports too.
     """
-    watch = Stopwatch(before_s=before_s)
+    watch = StageTimer(before_s=before_s)
     config.checked_budget(), config.limits()
     reporter = _with_named(reporter, config)
     if run.exists():
@@ -140,7 +140,7 @@ def start_run(
                     reporter.message(f"warning: the {name} are known in part {value.partition(' ')[2]}")
             reporter.message("measuring the baseline, testing learning rates, ranking residual branches")
             state = find_state(pipeline, space, config, env, watch, reporter.message)
-            prepared = Prepared(folder, config, state, pipeline, space)
+            prepared = PreparedRun(folder, config, state, pipeline, space)
             return Result(run, search_run(prepared, reporter, _helpers(config, reporter), callbacks))
 
 
@@ -166,7 +166,7 @@ def _with_study_name(config: RunConfig, run: Path) -> RunConfig:
     name = config.workers.study or f"{run.name}-{secrets.token_hex(3)}"
     named = config.model_copy(update={"workers": config.workers.model_copy(update={"study": name})})
     place = StudyPlace(config.workers.storage, name)
-    open_shelf(named, place)
+    open_artifacts(named, place)
     open_storage(place)
     if config.workers.ray is not None:
         demand_ray(config.workers.ray)
@@ -204,7 +204,7 @@ def replay_run(source: Path, run: Path, reporter: Reporter, *, trust: bool = Fal
         for mine, theirs in zip(folder.found(), recorded.found(), strict=True):
             shutil.copy(theirs, mine)
         pipeline = make_pipeline(intake, split, target, folder, asked, capabilities, ours=ours)
-        return Result(run, search_run(Prepared(folder, asked, state, pipeline, space), reporter, _helpers(asked, reporter)))
+        return Result(run, search_run(PreparedRun(folder, asked, state, pipeline, space), reporter, _helpers(asked, reporter)))
 
 
 def _replayed(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def resume_run(
     extended = more_s is not None
     if more_s is not None:
         config = with_more_time(config, folder, more_s)
-    watch, reporter = Stopwatch(), _with_named(reporter, config)
+    watch, reporter = StageTimer(), _with_named(reporter, config)
     intake, split = load_and_trace(config, model, data)
     with _paused_when_lost(run), closing(open_run_target(config)) as target, folder.locked():
         state = RunState.from_json(folder.read(folder.state)) if folder.state.is_file() else None
@@ -256,7 +256,7 @@ def resume_run(
             taking_up_s = watch.elapsed_s
         if extended:
             write_json(folder.config, config.to_json())
-        prepared = Prepared(folder, config, state, pipeline, space, taking_up_s)
+        prepared = PreparedRun(folder, config, state, pipeline, space, taking_up_s)
         return Result(run, search_run(prepared, reporter, _helpers(config, reporter), callbacks, extended=extended))
 
 
@@ -291,7 +291,7 @@ def resume(
     )
 
 
-def _target_facts(target: Target, config: RunConfig, reporter: Reporter, watch: Stopwatch) -> dict[str, Any]:
+def _target_facts(target: Target, config: RunConfig, reporter: Reporter, watch: StageTimer) -> dict[str, Any]:
     open_target = opener(config.target.spec, config.target.cores)
     until = setup_deadline(config.limits(), watch.elapsed_s).share(_PROBE_SHARE)
     with watch.stage("probe"):

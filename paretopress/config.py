@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule, Zeros
+from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule, Sparsity
 from paretopress.core.outcome import Budget, Metric
 from paretopress.core.plan import Criterion
 from paretopress.errors import ConfigError, TrustError
@@ -72,7 +72,7 @@ class RecoverySection(_Section):
     `short_steps` are given and `long_steps` are not, they are 0.
     `calibration_batches` are for re-solving layers and for batch-norm statistics; with 0 neither is done.
     `features` are layers whose inputs are held to the original's while a candidate is trained (feature distillation).
-    `zeros` is a share of the weights, or a pattern "N:M", that is zero from a candidate's training on; see `Zeros`.
+    `zeros` is a share of the weights, or a pattern "N:M", that is zero from a candidate's training on; see `Sparsity`.
     """
 
     learning_rate: float | None = Field(None, gt=0.0)
@@ -94,7 +94,7 @@ class RecoverySection(_Section):
     @field_validator("zeros")
     @classmethod
     def _checked(cls, value: float | str) -> float | str:
-        Zeros.parse(value)
+        Sparsity.parse(value)
         return value
 
     def recipe(self, learning_rate: float, usual: Optimizer = Optimizer.SGD) -> Recipe:
@@ -109,7 +109,7 @@ class RecoverySection(_Section):
             self.warmup,
             self.calibration_batches,
             self.features,
-            Zeros.parse(self.zeros),
+            Sparsity.parse(self.zeros),
         )
 
 

@@ -14,8 +14,8 @@ from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.setup import space_for
 from paretopress.run.state import RunState
 from paretopress.search.samplers.guided import measured_trials
-from paretopress.search.samplers.predictor import Measured, Predictor
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.predictor import MeasuredTrial, Predictor
+from paretopress.search.samplers.tables import CostTables
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.studies import open_study
 from paretopress.system.run_folder import open_run_folder
@@ -37,7 +37,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     bounds = state.bounds(config)
     limit_ms = bounds.limit_ms if latency_ms is None else latency_ms
     space = space_for(ModelGraph.from_json(folder.read(folder.graph)), config, capabilities_in(state.environment))
-    predictor = Predictor(space, Tables.from_json(folder.read(folder.tables)))
+    predictor = Predictor(space, CostTables.from_json(folder.read(folder.tables)))
     trials = _trials(study_place(folder, config))
     programme = predictor.programme(trials, state.baseline.val_accuracy)
     params = predictor.params(programme, limit_ms)
@@ -51,7 +51,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     }
 
 
-def _trials(place: Path | StudyPlace) -> list[Measured]:
+def _trials(place: Path | StudyPlace) -> list[MeasuredTrial]:
     return [] if isinstance(place, Path) and not place.is_file() else measured_trials(open_study(place))
 
 

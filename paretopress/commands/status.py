@@ -15,8 +15,8 @@ from paretopress.search.storage.records import Records
 from paretopress.search.storage.studies import open_study
 from paretopress.search.study.event_format import describe
 from paretopress.search.study.nearest import miss_sentence, nearest_points
-from paretopress.search.study.time_budget import Timetable
-from paretopress.system.elapsed_time import seconds_worked
+from paretopress.search.study.time_budget import TimeBudget
+from paretopress.system.elapsed_time import recorded_elapsed_s
 from paretopress.system.event_log import read_events
 from paretopress.system.run_folder import RunFolder, open_run_folder
 
@@ -35,8 +35,8 @@ def run_status(run: Path) -> dict[str, Any]:
         return {"run": str(run), "phase": "preparing"}
     state = RunState.from_json(folder.read(folder.state))
     bounds, records = state.bounds(config), Records(open_study(place))
-    times = Timetable(records, config.limits(), state.setup_s)
-    times.take_up(seconds_worked(folder.worked))
+    times = TimeBudget(records, config.limits(), state.setup_s)
+    times.take_up(recorded_elapsed_s(folder.worked))
     events = read_events(folder.log)
     phase = _phase(folder, events, times)
     return {
@@ -55,7 +55,7 @@ def run_status(run: Path) -> dict[str, Any]:
     }
 
 
-def _phase(folder: RunFolder, events: Sequence[Mapping[str, Any]], times: Timetable) -> str:
+def _phase(folder: RunFolder, events: Sequence[Mapping[str, Any]], times: TimeBudget) -> str:
     ends = [event["event"] for event in events if event["event"] in ("started", "finished")]
     if folder.front.is_file() and ends[-1:] != ["started"]:  # one that was given more time has its earlier front
         return "finished"
@@ -85,7 +85,7 @@ def _point(candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
     }
 
 
-def _remaining_s(records: Records, times: Timetable) -> float | None:
+def _remaining_s(records: Records, times: TimeBudget) -> float | None:
     """Return the seconds until the run ends, by its time or at the pace of its trials so far; None where neither is known."""
     if times.limits.seconds is not None:
         return round(max(times.end_s - times.elapsed_s, 0.0), 1)

@@ -15,8 +15,8 @@ from paretopress.config import RunConfig, parse_config
 from paretopress.errors import ForeignDataError, ParetopressError, TrustError, typed_line
 from paretopress.report.live import Reporter
 from paretopress.run.compatibility import demand_same
-from paretopress.run.driver import open_shelf, work_along
-from paretopress.run.factory import Prepared, load_and_trace, make_pipeline, open_run_target, run_identity
+from paretopress.run.driver import open_artifacts, work_along
+from paretopress.run.factory import PreparedRun, load_and_trace, make_pipeline, open_run_target, run_identity
 from paretopress.run.handshake import published_config, published_identity, taken_over
 from paretopress.run.setup import space_for
 from paretopress.run.state import RunState
@@ -93,7 +93,7 @@ def run_worker(url: str, reporter: Reporter, flags: WorkerFlags | None = None) -
     place = StudyPlace.parse(url)
     study = open_study(place)
     config = own_config(published_config(study), place, flags or WorkerFlags())
-    shelf = open_shelf(config, place)
+    shelf = open_artifacts(config, place)
     reporter.message("reading model and data")
     intake, data = load_and_trace(config)
     with closing(open_run_target(config)) as target, tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
@@ -106,7 +106,7 @@ def run_worker(url: str, reporter: Reporter, flags: WorkerFlags | None = None) -
         space = space_for(intake.graph, config, capabilities)
         pipeline = make_pipeline(intake, data, target, folder, config, capabilities, ours=ours)
         with _leaving_on_sigterm():
-            work_along(Prepared(folder, config, state, pipeline, space), reporter)
+            work_along(PreparedRun(folder, config, state, pipeline, space), reporter)
 
 
 def _published_state(folder: RunFolder) -> RunState:

@@ -9,10 +9,10 @@ from typing import Any
 from paretopress.core.outcome import DISTURBED_CORES, Outcome
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.early_stopping import Stall
+from paretopress.search.early_stopping import EarlyStop
 from paretopress.search.fidelity.promotion import Agreement
 from paretopress.search.storage.records import Counts
-from paretopress.search.study.closing import Reported
+from paretopress.search.study.closing import FinalReport
 
 FRONT_SCHEMA = 1
 
@@ -69,7 +69,7 @@ class SearchFacts:
     evaluated: Sequence[Candidate]
     counts: Counts
     agreements: Sequence[Agreement]
-    stall: Stall | None
+    stall: EarlyStop | None
     elapsed_s: float
     seconds: Mapping[str, float]
 
@@ -84,7 +84,7 @@ class RunFacts:
     setup_cut: Sequence[str] = ()
 
 
-def front_json(found: Reported, best: int | None, bounds: Bounds, search: SearchFacts, run: RunFacts) -> dict[str, Any]:
+def front_json(found: FinalReport, best: int | None, bounds: Bounds, search: SearchFacts, run: RunFacts) -> dict[str, Any]:
     """Return the object of front.json; `latency_ms` of every point is on the scale on which the baseline takes its `latency_ms`.
 
     Args:

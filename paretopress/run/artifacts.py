@@ -95,7 +95,7 @@ def open_store(spec: str) -> ArtifactStore:
 
 
 @dataclass(frozen=True, slots=True)
-class ArtifactShelf:
+class RunArtifacts:
     """The files of one shared run; names start with the study's. What fails is tried again after each of `waits_s`."""
 
     store: ArtifactStore
@@ -171,7 +171,7 @@ class SharedFiles:
     """An evaluator whose files other hosts can have: what it makes goes to the shelf, what another made comes from there."""
 
     evaluate: Evaluator
-    shelf: ArtifactShelf
+    shelf: RunArtifacts
     folder: RunFolder
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:

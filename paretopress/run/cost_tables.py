@@ -16,11 +16,11 @@ from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.runtimes.runtime import SessionSettings
 from paretopress.search.samplers.initial_plans import int8_bits
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.tables import CostTables
 from paretopress.spaces.space import REMOVED, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 from paretopress.system.deadline import NO_DEADLINE, Deadline
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.trial.pipeline import Pipeline
 
 # runs of the profiler: a hundred of a quick model, and of a slow one as many as fit into two seconds, but ten
@@ -35,11 +35,11 @@ def measure_tables(
     items: Inputs,
     branch_loss: Mapping[str, float],
     baseline_ms: float,
-    watch: Stopwatch,
+    watch: StageTimer,
     *,
     deadline: Deadline = NO_DEADLINE,
     on_cut: Callable[[str], None] = lambda _: None,
-) -> Tables:
+) -> CostTables:
     """Return the tables of a model.
 
     Args:
@@ -61,7 +61,7 @@ def measure_tables(
         bits = int8_bits(space, 1)
         if bits:
             files[8] = Path(temporary, "int8.onnx")
-            pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], Stopwatch(), only_timed=True)
+            pipeline.lower(pipeline.intake.module, Plan(bits=bits), files[8], StageTimer(), only_timed=True)
         for width, path in files.items():
             with watch.stage("latency"):
                 profile = profile_onnx(path, settings=SessionSettings(), feed=pipeline.feed, runs=runs, layer_of=layer_of)
@@ -75,7 +75,7 @@ def measure_tables(
     for by_bits in layer_ms.values():
         by_bits.setdefault(FLOAT_BITS, 0.0)  # a layer that the optimiser folded away costs nothing
     floor_ms = min((ms for by_bits in layer_ms.values() for ms in by_bits.values() if ms > 0.0), default=0.0)
-    return Tables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, items, branch_loss, deadline, on_cut))
+    return CostTables(layer_ms, {FLOAT_BITS: 0.0} | rest_ms, floor_ms, _damages(pipeline, space, items, branch_loss, deadline, on_cut))
 
 
 def _whole_ms(pipeline: Pipeline, path: Path, baseline_ms: float) -> float:

@@ -14,9 +14,9 @@ from paretopress.config import RunConfig
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.report.live import Progress, Reporter
-from paretopress.run.artifacts import ArtifactShelf, Evaluator, SharedFiles, TimedEvaluator, open_store
+from paretopress.run.artifacts import Evaluator, RunArtifacts, SharedFiles, TimedEvaluator, open_store
 from paretopress.run.callbacks import NO_CALLBACKS, Callbacks
-from paretopress.run.factory import Prepared, evaluator_here, worker_threads
+from paretopress.run.factory import PreparedRun, evaluator_here, worker_threads
 from paretopress.run.front_files import write_front
 from paretopress.run.handshake import publish
 from paretopress.run.lookup import study_place
@@ -25,20 +25,20 @@ from paretopress.search.candidates import Candidate, best, front
 from paretopress.search.fidelity.latency_pooling import drift_of, reserve
 from paretopress.search.fidelity.remeasurement import OCCASIONS
 from paretopress.search.sampler_names import OURS, PROGRAMME
-from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans, with_solved
-from paretopress.search.samplers.predictor import Known, Predictor
-from paretopress.search.samplers.tables import Tables
-from paretopress.search.storage.leases import Claims
+from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans, with_solved
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
+from paretopress.search.samplers.tables import CostTables
+from paretopress.search.storage.leases import Leases
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.study.create import create_study
 from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe
 from paretopress.search.study.search import Search
 from paretopress.system.disk_cache import cache_root, prune
-from paretopress.system.elapsed_time import noting_work, seconds_worked
+from paretopress.system.elapsed_time import recorded_elapsed_s, recording_elapsed
 from paretopress.system.event_log import EventLog
 from paretopress.system.user_factory import is_factory
 from paretopress.targets.probe.probing import LOCAL
-from paretopress.trial.subprocess_evaluator import EvaluatorProcess, Isolation, evaluator_command
+from paretopress.trial.subprocess_evaluator import EvaluatorProcess, SubprocessEvaluator, evaluator_command
 
 Helpers = Callable[[str], AbstractContextManager[None]]
 
@@ -49,7 +49,7 @@ _CLOSING_S, _LATENCY_S, _CLOSING_SHARE = 3.0, 2.0, 0.2
 
 
 def search_run(
-    run: Prepared, reporter: Reporter, with_helpers: Helpers, callbacks: Callbacks = NO_CALLBACKS, *, extended: bool = False
+    run: PreparedRun, reporter: Reporter, with_helpers: Helpers, callbacks: Callbacks = NO_CALLBACKS, *, extended: bool = False
 ) -> dict[str, Any]:
     """Search, score the front on test data, and write front.json; return it.
 
@@ -84,21 +84,21 @@ def search_run(
     return value
 
 
-def work_along(run: Prepared, reporter: Reporter) -> None:
+def work_along(run: PreparedRun, reporter: Reporter) -> None:
     """Work on a shared search that another process started; see `Search.work`."""
     with _searching(run, _known(run), reporter) as search:
         search.work()
 
 
-def open_shelf(config: RunConfig, place: StudyPlace) -> ArtifactShelf:
+def open_artifacts(config: RunConfig, place: StudyPlace) -> RunArtifacts:
     """Return where a shared run keeps its artifacts; raises ConfigError if it is not said."""
     if config.workers.artifacts is None:
         raise ConfigError("a shared run needs a place for its artifacts, but got none", "Give --artifacts FOLDER or s3://BUCKET.")
-    return ArtifactShelf(open_store(config.workers.artifacts), place.name)
+    return RunArtifacts(open_store(config.workers.artifacts), place.name)
 
 
 @contextmanager
-def _searching(run: Prepared, known: Known | None, reporter: Reporter, callbacks: Callbacks = NO_CALLBACKS) -> Iterator[Search]:
+def _searching(run: PreparedRun, known: PriorKnowledge | None, reporter: Reporter, callbacks: Callbacks = NO_CALLBACKS) -> Iterator[Search]:
     """Yield a search over the run's study, with all that it needs to evaluate plans here."""
     config, state, place = run.config, run.state, study_place(run.folder, run.config)
     worker = f"{socket.gethostname()}-{os.getpid()}"
@@ -107,7 +107,7 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter, callbacks
         evaluate: Evaluator = inner
         claims = None
         if isinstance(place, StudyPlace):
-            evaluate, claims = SharedFiles(inner, open_shelf(config, place), run.folder), Claims(study, worker, place.grace_s)
+            evaluate, claims = SharedFiles(inner, open_artifacts(config, place), run.folder), Leases(study, worker, place.grace_s)
             worker = claims.worker
         search = Search(
             study,
@@ -127,7 +127,7 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter, callbacks
             ending_s=_ending_s(run, 0.0),
         )
         inner.keep_within(lambda: search.times.left_s)
-        if isinstance(inner, Isolation):
+        if isinstance(inner, SubprocessEvaluator):
             search.cancel = inner.close
         search.on_change = lambda line: reporter.update(_progress(search, line))
         search.should_stop = callbacks.should_stop
@@ -137,13 +137,13 @@ def _searching(run: Prepared, known: Known | None, reporter: Reporter, callbacks
             callbacks.on_event(event, fields)
 
         search.on_event = on_event
-        search.times.take_up(seconds_worked(run.folder.worked) + run.taking_up_s)
+        search.times.take_up(recorded_elapsed_s(run.folder.worked) + run.taking_up_s)
         EventLog(run.folder.log)("started", {"trials": search.counts().all, "worker": worker, "workers": search.workers})
-        with noting_work(run.folder.worked, lambda: search.times.elapsed_s):
+        with recording_elapsed(run.folder.worked, lambda: search.times.elapsed_s):
             yield search
 
 
-def _invite(run: Prepared, search: Search, shelf: ArtifactShelf, reporter: Reporter) -> StudyPlace:
+def _invite(run: PreparedRun, search: Search, shelf: RunArtifacts, reporter: Reporter) -> StudyPlace:
     """Publish the run, say how others join it, and return where."""
     place, pipeline = study_place(run.folder, run.config), run.pipeline
     assert isinstance(place, StudyPlace)
@@ -162,15 +162,15 @@ def _options(config: RunConfig) -> str:
     return "".join(f" --{name} {shlex.quote(spec)}" for name, spec in named.items() if spec is not None)
 
 
-def _seeds(run: Prepared, known: Known | None) -> list[Plan]:
+def _seeds(run: PreparedRun, known: PriorKnowledge | None) -> list[Plan]:
     if known is None or run.config.sampler != PROGRAMME:
-        return seed_plans(run.space, run.state.removal_order)
+        return initial_plans(run.space, run.state.removal_order)
     aim_ms = known.limit_ms / reserve(drift_of(()), OCCASIONS)
     ladder = ladder_plans(run.space, known.predictor, aim_ms)
-    return with_solved(seed_plans(run.space, run.state.removal_order), ladder)
+    return with_solved(initial_plans(run.space, run.state.removal_order), ladder)
 
 
-def _note(event: str, fields: Mapping[str, Any], run: Prepared, search: Search, reporter: Reporter) -> None:
+def _note(event: str, fields: Mapping[str, Any], run: PreparedRun, search: Search, reporter: Reporter) -> None:
     """Write an event down; say what should stay readable; now and then, drop files that no longer matter."""
     log = EventLog(run.folder.log)
     log(event, fields)
@@ -183,7 +183,7 @@ def _note(event: str, fields: Mapping[str, Any], run: Prepared, search: Search, 
 
 
 @contextmanager
-def _evaluator(run: Prepared, reporter: Reporter) -> Iterator[TimedEvaluator]:
+def _evaluator(run: PreparedRun, reporter: Reporter) -> Iterator[TimedEvaluator]:
     """Yield what evaluates plans: processes of their own where the model and the data can be read again there, else this one."""
     config, count = run.config, run.config.workers.count
     if config.model is None or config.data is None or not config.workers.isolated:
@@ -196,14 +196,14 @@ def _evaluator(run: Prepared, reporter: Reporter) -> Iterator[TimedEvaluator]:
             yield here
         return
     command = evaluator_command(run.folder.root, worker_threads(config, run.state), trust=config.trust)
-    evaluate = Isolation(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf, reporter.message)
+    evaluate = SubprocessEvaluator(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf, reporter.message)
     try:
         yield evaluate
     finally:
         evaluate.close()
 
 
-def _ending_s(run: Prepared, latency_s: float) -> Callable[[Sequence[Candidate]], float]:
+def _ending_s(run: PreparedRun, latency_s: float) -> Callable[[Sequence[Candidate]], float]:
     """Return points of the front -> seconds that the end of the run is expected to take, with `latency_s` of measuring for each.
 
     Predicted from what scoring the baseline took; a point takes as much less as its latency is shorter, and all take longer where others
@@ -226,12 +226,12 @@ def _ending_s(run: Prepared, latency_s: float) -> Callable[[Sequence[Candidate]]
     return ending_s
 
 
-def _known(run: Prepared) -> Known | None:
+def _known(run: PreparedRun) -> PriorKnowledge | None:
     """Return what the run's sampler may know before the first trial; None for one that cannot use it."""
     if run.config.sampler not in OURS:
         return None
-    predictor = Predictor(run.space, Tables.from_json(run.folder.read(run.folder.tables)))
-    return Known(predictor, run.bounds.limit_ms, run.bounds.baseline_accuracy, run.bounds.worst_drop)
+    predictor = Predictor(run.space, CostTables.from_json(run.folder.read(run.folder.tables)))
+    return PriorKnowledge(predictor, run.bounds.limit_ms, run.bounds.baseline_accuracy, run.bounds.worst_drop)
 
 
 def _progress(search: Search, line: str) -> Progress:

@@ -13,7 +13,7 @@ from torch import nn
 
 from paretopress.compress.recover.features import check_layers
 from paretopress.compress.recover.finetune import device_name
-from paretopress.compress.recover.student_cache import Shelf, Students
+from paretopress.compress.recover.student_cache import StudentCache, StudentStore
 from paretopress.config import RunConfig
 from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError
@@ -58,7 +58,7 @@ _DECISIVE = {"seed", "sampler", "metric", "budget", "recovery", "target", "space
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """A run that is ready for its next trial; `taking_up_s` is what it took to get there, for one that was begun before."""
 
     folder: RunFolder
@@ -214,14 +214,14 @@ def make_evaluator(
         "device": device_name(recovery.device),
         "threads": torch.get_num_threads(),  # sums come out differently in their last bits
     }
-    shelf = None if pipeline.cache is None else Shelf(pipeline.cache, training)
+    shelf = None if pipeline.cache is None else StudentStore(pipeline.cache, training)
     stages_s = state.baseline.stages_s
     return PlanEvaluator(
         pipeline,
         recovery,
         state.effort,
         state.bounds(config),
-        students=Students(shelf=shelf),
+        students=StudentCache(shelf=shelf),
         after_s=sum(stages_s.get(stage, 0.0) for stage in ("export", "latency", "accuracy")),
         step_s=state.seconds_per_step,
     )

@@ -18,10 +18,10 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import stack
 from paretopress.run.cost_tables import measure_tables
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.tables import CostTables
 from paretopress.spaces.space import SearchSpace
 from paretopress.system.deadline import Deadline
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.system.thread_pace import counts_up_to, threads_beside
 from paretopress.trial.pipeline import Pipeline
 
@@ -34,13 +34,13 @@ _CLEARLY_QUICKER = 0.85
 _GREEDY_UP_TO = 10
 
 
-def trains(config: RunConfig, graph: ModelGraph) -> bool:
+def has_training(config: RunConfig, graph: ModelGraph) -> bool:
     """Return whether a run trains its candidates at all."""
     return not graph.only_bits and (config.recovery.short_steps != 0 or config.recovery.final_steps not in (0, None))
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class SetupFindings:
     """What takes long to find out before the first trial, and does not depend on the budget or the time.
 
     `baseline_ms` is what the baseline took when the tables were measured.
@@ -50,7 +50,7 @@ class Findings:
     rate_losses: Mapping[str, float]
     seconds_per_step: float
     removal_order: tuple[str, ...]
-    tables: Tables
+    tables: CostTables
     baseline_ms: float
     quickest_threads: int = 0
 
@@ -60,13 +60,13 @@ class Findings:
         return fields | {"removal_order": list(self.removal_order), "tables": self.tables.to_json()}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Findings:
+    def from_json(cls, value: Mapping[str, Any]) -> SetupFindings:
         """Return what `to_json` wrote."""
-        return cls(**{**value, "removal_order": tuple(value["removal_order"]), "tables": Tables.from_json(value["tables"])})
+        return cls(**{**value, "removal_order": tuple(value["removal_order"]), "tables": CostTables.from_json(value["tables"])})
 
 
 @dataclass(slots=True)
-class Finder:
+class SetupFinder:
     """Finds the facts of a new run until the deadline; `cut` is what had to be left out for that, `say` is told of other choices.
 
     `foreign_cores` are those that others use.
@@ -75,18 +75,18 @@ class Finder:
     pipeline: Pipeline
     space: SearchSpace
     config: RunConfig
-    watch: Stopwatch
+    watch: StageTimer
     deadline: Deadline
     say: Callable[[str], None]
     cut: list[str] = field(default_factory=list)
     foreign_cores: float = 0.0
 
-    def find(self, baseline_ms: float) -> Findings:
+    def find(self, baseline_ms: float) -> SetupFindings:
         """Return the findings; training uses the number of threads whose steps are quickest now."""
         intake, config, recovery = self.pipeline.intake, self.config, self._recovery()
         step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
         quickest = 0
-        if trains(config, intake.graph):
+        if has_training(config, intake.graph):
             with self.watch.stage("recover"):
                 quickest = self._choose_threads(recovery)
                 step_s = self._typical_step_s(recovery)
@@ -106,7 +106,7 @@ class Finder:
             self.pipeline, self.space, items, ranking.loss_alone, baseline_ms, self.watch, deadline=self.deadline, on_cut=self.cut.append
         )
         shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
-        return Findings(rate, shown, step_s, ranking.order, tables, baseline_ms, quickest)
+        return SetupFindings(rate, shown, step_s, ranking.order, tables, baseline_ms, quickest)
 
     def step_s_now(self) -> float:
         """Return the seconds that a step takes now: an earlier run may have found them in an idle hour."""

@@ -10,25 +10,25 @@ from paretopress.errors import RunError, SearchFailedError
 from paretopress.report.front import RunFacts, SearchFacts, front_json
 from paretopress.report.plot import write_front_png
 from paretopress.run.artifacts import SharedFiles
-from paretopress.run.factory import Prepared
+from paretopress.run.factory import PreparedRun
 from paretopress.search.candidates import Bounds, Candidate, best
-from paretopress.search.study.closing import Reported, reported
+from paretopress.search.study.closing import FinalReport, final_report
 from paretopress.search.study.event_format import describe
 from paretopress.search.study.nearest import miss_sentence
 from paretopress.search.study.search import Search
 from paretopress.system.atomic_files import write_json
 from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 
 
-def write_front(run: Prepared, search: Search) -> dict[str, Any]:
+def write_front(run: PreparedRun, search: Search) -> dict[str, Any]:
     """Score the front on test data, once, write the result, and return it.
 
-    A point whose file cannot be had, or has no score, is left out; see `reported`.
+    A point whose file cannot be had, or has no score, is left out; see `final_report`.
     Raises: SearchFailedError: no candidate is within every bound; the result is written all the same, with the nearest.
     """
     folder, state, pipeline = run.folder, run.state, run.pipeline
-    candidates, watch = search.candidates(), Stopwatch()
+    candidates, watch = search.candidates(), StageTimer()
     known = _known_test_accuracies(folder)
 
     def have_file(outcome: Outcome) -> None:
@@ -42,7 +42,7 @@ def write_front(run: Prepared, search: Search) -> dict[str, Any]:
         return known | {sha256: scores[path] for sha256, path in paths.items()}
 
     with watch.stage("accuracy"):
-        found = reported(candidates, search.bounds, state.baseline, have_file, score)
+        found = final_report(candidates, search.bounds, state.baseline, have_file, score)
     chosen = best(found.points, search.bounds, search.val_images)
     facts = SearchFacts(
         candidates, search.counts(), search.agreements(), search.stall(), search.times.elapsed_s, search.seconds(watch.seconds)
@@ -65,7 +65,7 @@ def _known_test_accuracies(folder: RunFolder) -> dict[str, float]:
     return {row["onnx"]["sha256"]: row["test_accuracy"] for row in rows if row["test_accuracy"] is not None}
 
 
-def _nothing_feasible(candidates: Sequence[Candidate], found: Reported, bounds: Bounds) -> SearchFailedError:
+def _nothing_feasible(candidates: Sequence[Candidate], found: FinalReport, bounds: Bounds) -> SearchFailedError:
     nearest = found.nearest
     if not nearest and found.lost:
         return SearchFailedError(

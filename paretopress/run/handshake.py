@@ -10,7 +10,7 @@ import optuna
 
 from paretopress.config import RunConfig
 from paretopress.errors import ForeignDataError, RunFolderError
-from paretopress.run.artifacts import ArtifactShelf
+from paretopress.run.artifacts import RunArtifacts
 from paretopress.run.lookup import store_config
 from paretopress.system.atomic_files import write_json
 from paretopress.system.run_folder import RunFolder, create_run_folder
@@ -20,7 +20,7 @@ _FILES = ("config.json", "state.json", "tables.json", "graph.json")
 _BINARIES = ("baseline.onnx", "samples.npz", "baseline_scores.npy")
 
 
-def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: Mapping[str, Any]) -> None:
+def publish(study: optuna.Study, folder: RunFolder, shelf: RunArtifacts, ours: Mapping[str, Any]) -> None:
     """Make what was found before the first trial known to workers on other hosts."""
     for name in _BINARIES:
         shelf.push(name, folder.root / name)
@@ -32,7 +32,7 @@ def publish(study: optuna.Study, folder: RunFolder, shelf: ArtifactShelf, ours: 
     study.set_user_attr(_PUBLISHED + _IDENTITY, dict(ours))  # the last: a run that has it is ready for workers
 
 
-def taken_over(study: optuna.Study, shelf: ArtifactShelf, root: Path, config: RunConfig) -> RunFolder:
+def taken_over(study: optuna.Study, shelf: RunArtifacts, root: Path, config: RunConfig) -> RunFolder:
     """Return a new run folder of this host with what a run published, and this host's `config`; see `published_config`."""
     attributes = study.user_attrs
     folder = create_run_folder(root)

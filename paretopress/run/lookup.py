@@ -14,7 +14,7 @@ from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.records import COPY_OF
 from paretopress.search.storage.studies import open_study
 from paretopress.system.atomic_files import write_json
-from paretopress.system.elapsed_time import seconds_worked
+from paretopress.system.elapsed_time import recorded_elapsed_s
 from paretopress.system.run_folder import RunFolder
 from paretopress.system.secret_masking import MASK, masked
 
@@ -83,6 +83,6 @@ def with_more_time(config: RunConfig, folder: RunFolder, more_s: float) -> RunCo
     if config.workers.storage is not None:
         raise ConfigError("a run of one host can be given more time, but this one is shared by workers", "Start a new run.")
     setup_s = RunState.from_json(folder.read(folder.state)).setup_s if folder.state.is_file() else 0.0
-    worked_s = max(seconds_worked(folder.worked), setup_s)
+    worked_s = max(recorded_elapsed_s(folder.worked), setup_s)
     time = config.time.model_copy(update={"minutes": (worked_s + more_s) / 60.0, "hours": None, "trials": None})
     return config.model_copy(update={"time": time})

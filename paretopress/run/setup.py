@@ -21,14 +21,14 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Outcome
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.run.findings import Finder, Findings, trains
+from paretopress.run.findings import SetupFinder, SetupFindings, has_training
 from paretopress.run.state import RunState
 from paretopress.search.limits import Limits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.atomic_files import write_json
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.event_log import EventLog
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.system.thread_pace import ThreadPace, threads_as_before
 from paretopress.targets.capabilities import Capabilities
 from paretopress.targets.environment import environment as environment_here
@@ -87,7 +87,7 @@ def find_state(
     space: SearchSpace,
     config: RunConfig,
     environment: Mapping[str, Any],
-    watch: Stopwatch,
+    watch: StageTimer,
     say: Callable[[str], None] = lambda _: None,
 ) -> RunState:
     """Measure the baseline and the tables of a new run, find its recipe, and write it all to the run folder.
@@ -100,7 +100,7 @@ def find_state(
     baseline = pipeline.measure_baseline()
     foreign = load() or 0.0  # of this host, wherever the target is
     watch.seconds |= {name: seconds for name, seconds in baseline.stages_s.items() if name in ("latency", "accuracy")}
-    finder = Finder(pipeline, space, config, watch, deadline, say, foreign_cores=foreign)
+    finder = SetupFinder(pipeline, space, config, watch, deadline, say, foreign_cores=foreign)
     with threads_as_before():
         found = _findings(finder, baseline.latency.latency_ms)
     if finder.cut:
@@ -114,7 +114,7 @@ def find_state(
     return state
 
 
-def _findings(finder: Finder, baseline_ms: float) -> Findings:
+def _findings(finder: SetupFinder, baseline_ms: float) -> SetupFindings:
     """Return the findings, from the cache where an earlier run made the same; those that were cut short are not kept there."""
     pipeline, config = finder.pipeline, finder.config
     cache = pipeline.cache
@@ -122,14 +122,14 @@ def _findings(finder: Finder, baseline_ms: float) -> Findings:
         return finder.find(baseline_ms)
     parts = {
         "recovery": config.recovery.model_dump(mode="json", exclude={"short_steps", "long_steps", "final_steps"}),
-        "trains": trains(config, pipeline.intake.graph),
+        "trains": has_training(config, pipeline.intake.graph),
         "formats": asdict(pipeline.formats),
         "space": {name: distribution_to_json(distribution) for name, distribution in finder.space.distributions().items()},
         "target": pipeline.fingerprint(),
         "seed": config.seed,
         "trains_on": training_place(),
     }
-    known = cache.read(_SETUP, parts, lambda place: Findings.from_json(json.loads((place / _FOUND).read_text())))
+    known = cache.read(_SETUP, parts, lambda place: SetupFindings.from_json(json.loads((place / _FOUND).read_text())))
     if known is not None:
         return replace(known, seconds_per_step=finder.step_s_now()) if parts["trains"] else known
     made = finder.find(baseline_ms)
@@ -138,7 +138,7 @@ def _findings(finder: Finder, baseline_ms: float) -> Findings:
     return made
 
 
-def _state(finder: Finder, found: Findings, baseline: Outcome, environment: Mapping[str, Any]) -> RunState:
+def _state(finder: SetupFinder, found: SetupFindings, baseline: Outcome, environment: Mapping[str, Any]) -> RunState:
     pipeline, config = finder.pipeline, finder.config
     data, intake, spent_s = pipeline.data, pipeline.intake, finder.watch.elapsed_s
     epoch = data.sizes()["train"] // config.recovery.batch_size

@@ -10,7 +10,7 @@ from paretopress.config import RunConfig
 from paretopress.core.outcome import Outcome
 from paretopress.errors import RunFolderError
 from paretopress.run.compatibility import demand_same
-from paretopress.search.accuracy_scale import Scale
+from paretopress.search.accuracy_scale import AccuracyScale
 from paretopress.search.candidates import Bounds
 from paretopress.trial.effort import Effort
 
@@ -105,7 +105,7 @@ class RunState:
             self.baseline.latency.latency_ci_ms,
         )
 
-    def _scale(self) -> Scale | None:
+    def _scale(self) -> AccuracyScale | None:
         """Return the scale of the metric by the baseline's score; None where all items scored alike, or in a run of an earlier version."""
         error = self.baseline.val_error
-        return Scale.of_baseline(error, self.data_sizes["val"]) if error else None
+        return AccuracyScale.of_baseline(error, self.data_sizes["val"]) if error else None

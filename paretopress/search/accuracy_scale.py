@@ -22,7 +22,7 @@ _WORST_PERCENT, _WORST_SHARE_OF_BASELINE = 10.0, 1.0 / 9.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class AccuracyScale:
     """How far scores differ by chance, and how much of one there is to lose; both in the metric's unit, neither below 0.
 
     Attributes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from paretopress.core.outcome import Budget, Latency, Metric, Miss, Outcome, Rung, drop_between, missed
 from paretopress.core.pareto import hypervolume_2d, non_dominated, running_hypervolumes_2d
 from paretopress.core.plan import Plan
-from paretopress.search.accuracy_scale import Scale
+from paretopress.search.accuracy_scale import AccuracyScale
 
 # the rungs of a trial, the cheapest first; a finalist is recovered in full beyond them
 RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
@@ -28,7 +28,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Climb:
+class RungScores:
     """How far one plan went: its accuracy at each rung that it saw, and the latency that was measured first."""
 
     accuracies: Mapping[Rung, float]
@@ -47,7 +47,7 @@ class Bounds:
     baseline_ms: float
     baseline_accuracy: float
     metric: Metric = field(default_factory=Metric)
-    scale: Scale | None = None
+    scale: AccuracyScale | None = None
     baseline_ci_ms: tuple[float, float] | None = None
 
     @property
@@ -74,8 +74,8 @@ class Bounds:
         known = [outcome.val_error for outcome in outcomes if outcome.val_error is not None]
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known else self._scale(images).noise
 
-    def _scale(self, images: int = 0) -> Scale:
-        return self.scale or Scale.assumed(self.metric, self.baseline_accuracy, images)
+    def _scale(self, images: int = 0) -> AccuracyScale:
+        return self.scale or AccuracyScale.assumed(self.metric, self.baseline_accuracy, images)
 
     def on_scale(self, latency: Latency) -> Latency:
         """Return a latency with the interval that is compared with the limit.

@@ -15,7 +15,7 @@ _LEAST_GROWTH, LEAST_GAIN = 0.005, 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Stall:
+class EarlyStop:
     """Why a search ended early.
 
     Attributes:
@@ -39,7 +39,7 @@ class Stall:
         )
 
 
-def stalled(volumes: Sequence[float], rest_trials: int, least_gain: float = LEAST_GAIN) -> Stall | None:
+def early_stop(volumes: Sequence[float], rest_trials: int, least_gain: float = LEAST_GAIN) -> EarlyStop | None:
     """Return why to stop, or None to go on.
 
     Args:
@@ -60,4 +60,4 @@ def stalled(volumes: Sequence[float], rest_trials: int, least_gain: float = LEAS
     counted = np.log(np.arange(trials - 2 * window, trials) + 1.0)
     slope = max(float(np.polyfit(counted, best[-2 * window :], 1)[0]), 0.0)
     gain = slope * math.log((trials + max(rest_trials, 0)) / trials) / float(best[-1])
-    return Stall(trials, window, growth, rest_trials, gain) if gain < least_gain else None
+    return EarlyStop(trials, window, growth, rest_trials, gain) if gain < least_gain else None

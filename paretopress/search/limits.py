@@ -15,7 +15,7 @@ class Limits:
     """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs.
 
     `finalists` are planned for; where `seconds` are left after them, more follow. With `stop_early` the trials end before that when the
-    hypervolume has stopped growing (see `stalled`); finalists then get the share of time that they would have had.
+    hypervolume has stopped growing (see `early_stop`); finalists then get the share of time that they would have had.
     """
 
     trials: int | None = None

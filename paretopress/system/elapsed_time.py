@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from paretopress.system.periodic import repeating
+from paretopress.system.periodic import periodically
 
 _EVERY_S = 2.0
 
 
-def seconds_worked(path: Path) -> float:
+def recorded_elapsed_s(path: Path) -> float:
     """Return the seconds that were noted last; 0 where there is no such file, or none that can be read."""
     try:
         return float(path.read_text())
@@ -21,7 +21,7 @@ def seconds_worked(path: Path) -> float:
 
 
 @contextmanager
-def noting_work(path: Path, seconds: Callable[[], float], every_s: float = _EVERY_S) -> Iterator[None]:
+def recording_elapsed(path: Path, seconds: Callable[[], float], every_s: float = _EVERY_S) -> Iterator[None]:
     """Write `seconds()` to the file every two seconds, and at the end; a full disk is no reason to stop."""
 
     def note() -> None:
@@ -31,7 +31,7 @@ def noting_work(path: Path, seconds: Callable[[], float], every_s: float = _EVER
             os.replace(beside, path)
 
     try:
-        with repeating(note, every_s):
+        with periodically(note, every_s):
             yield
     finally:
         note()

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 V = TypeVar("V")
 
 
-class Kept(Generic[V]):
+class LruCache(Generic[V]):
     """Keeps the values that were used last, `limit_bytes` of them at most together; `size_of` tells the bytes of one."""
 
     def __init__(self, limit_bytes: int, size_of: Callable[[V], int]) -> None:

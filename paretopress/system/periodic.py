@@ -11,7 +11,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def repeating(action: Callable[[], object], every_s: float) -> Iterator[None]:
+def periodically(action: Callable[[], object], every_s: float) -> Iterator[None]:
     """Carry out `action` every so many seconds within the block, from a thread of its own; the block's end waits for one under way.
 
     One that fails is said in the log, and the next follows all the same: a storage that is out of reach for a moment must not silence a

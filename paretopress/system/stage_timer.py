@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Stopwatch:
+class StageTimer:
     """Seconds by stage; it runs from the moment that it is made, or from `before_s` seconds before."""
 
     seconds: dict[str, float] = field(default_factory=dict)

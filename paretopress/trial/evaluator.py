@@ -16,8 +16,8 @@ from torch import fx, nn
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.qat import fake_quantised
-from paretopress.compress.recover.recipe import NO_ZEROS
-from paretopress.compress.recover.student_cache import Students, fits
+from paretopress.compress.recover.recipe import DENSE
+from paretopress.compress.recover.student_cache import StudentCache, fits
 from paretopress.compress.sensitivity.branch_ranking import judged_items
 from paretopress.compress.sensitivity.channel_importance import Ranking, rank_channels
 from paretopress.core.model_inputs import Inputs
@@ -29,7 +29,7 @@ from paretopress.intake.datasets.data import stack
 from paretopress.search.candidates import Bounds
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import MODEL_FILE
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.trial.effort import Effort
 from paretopress.trial.pipeline import Pipeline
 
@@ -75,7 +75,7 @@ class PlanEvaluator:
         effort: Effort,
         bounds: Bounds,
         *,
-        students: Students | None = None,
+        students: StudentCache | None = None,
         after_s: float = 0.0,
         step_s: float = 0.0,
     ) -> None:
@@ -125,7 +125,7 @@ class PlanEvaluator:
     def latency_again(self, outcome: Outcome) -> Latency:
         """Return the latency of a candidate's file, measured once more."""
         occasion = time.monotonic_ns() % 2**32
-        return self.pipeline.latency(self.pipeline.folder.model_file(outcome.onnx_path), self.bounds, occasion, Stopwatch(), again=True)
+        return self.pipeline.latency(self.pipeline.folder.model_file(outcome.onnx_path), self.bounds, occasion, StageTimer(), again=True)
 
     def keep_within(self, left_s: Callable[[], float]) -> None:
         """Take what returns the seconds until the run has to close."""
@@ -133,7 +133,7 @@ class PlanEvaluator:
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
-        watch = Stopwatch()
+        watch = StageTimer()
         held = self._candidate(plan, Rung.COSTS, number, watch)
         self.pipeline.lower(held.module, plan, path, watch, only_timed=True)
         latency = self.pipeline.latency(path, self.bounds, number, watch)
@@ -144,7 +144,7 @@ class PlanEvaluator:
         return replace(outcome, notes=held.compressed.notes, rejected=rejected)
 
     def _recovered(self, plan: Plan, rung: Rung, number: int, work: Path, stored: str) -> Outcome:
-        watch, path = Stopwatch(), work / MODEL_FILE
+        watch, path = StageTimer(), work / MODEL_FILE
         self._demand_time(rung)
         held = self._candidate(plan, rung, number, watch)
         self._reconstruct(held, watch)
@@ -170,7 +170,7 @@ class PlanEvaluator:
                 f"at {self._step_s:.3f} s a step"
             )
 
-    def _quantisation_aware(self, module: fx.GraphModule, plan: Plan, path: Path, watch: Stopwatch) -> tuple[str, ...]:
+    def _quantisation_aware(self, module: fx.GraphModule, plan: Plan, path: Path, watch: StageTimer) -> tuple[str, ...]:
         """Train a finalist on with rounding where int8 costs accuracy; keep what is better on validation data, and say what it brought."""
         layers = [name for name, bits in self.pipeline.bits_by_layer(module, plan).items() if bits == INT8_BITS]
         steps = round(_ROUNDED_SHARE * self.effort.final_steps)
@@ -204,7 +204,7 @@ class PlanEvaluator:
         if shared is not None and shared.load(module, plan, rung):
             return ()
         steps = self.effort.steps(rung)
-        if steps or self.recovery.recipe.zeros != NO_ZEROS:
+        if steps or self.recovery.recipe.zeros != DENSE:
             seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
             until = self._train_until
             report = self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed, deadline=until)
@@ -217,13 +217,13 @@ class PlanEvaluator:
             shared.keep(module, plan, rung)
         return ()
 
-    def _reconstruct(self, held: _InHand, watch: Stopwatch) -> None:
+    def _reconstruct(self, held: _InHand, watch: StageTimer) -> None:
         if held.as_compressed:
             with watch.stage("reconstruct"):
                 self.recovery.reconstruct(held.compressed, self.pipeline.seed)
             held.as_compressed = False
 
-    def _candidate(self, plan: Plan, rung: Rung, number: int, watch: Stopwatch) -> _InHand:
+    def _candidate(self, plan: Plan, rung: Rung, number: int, watch: StageTimer) -> _InHand:
         """Return the trial's module as the rung below left it; after a restart it is read back, or made again."""
         held = self._in_hand
         if held is not None and held.number == number and held.rung < rung < Rung.FINAL:

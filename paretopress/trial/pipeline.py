@@ -35,9 +35,9 @@ from paretopress.search.candidates import Bounds
 from paretopress.system.atomic_files import write_bytes, write_json
 from paretopress.system.disk_cache import Cache
 from paretopress.system.event_log import EventLog
-from paretopress.system.lru_cache import Kept
+from paretopress.system.lru_cache import LruCache
 from paretopress.system.run_folder import RunFolder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.probe.probe_report import probe_fingerprint
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Scorer
@@ -108,14 +108,14 @@ class Pipeline:
         self._val_scores: dict[str, tuple[float, float | None]] = {}
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
-        self._exports = Kept[bytes](_EXPORTS_BYTES, len)
+        self._exports = LruCache[bytes](_EXPORTS_BYTES, len)
         self._fingerprint: dict[str, Any] | None = None
         self._baseline_sha256: str | None = None
         self._baseline_scores: npt.NDArray[np.float64] | None = None
 
     def measure_baseline(self) -> Outcome:
         """Export, measure and score the unchanged model; writes baseline.onnx and samples.npz."""
-        watch = Stopwatch()
+        watch = StageTimer()
         path = self.folder.baseline
         samples = io.BytesIO()
         kept: dict[str, Any] = {name: part[:_SAMPLES] for name, part in zip(self._names, self._early[0][0], strict=True)}
@@ -212,7 +212,7 @@ class Pipeline:
             self._baseline_scores = np.load(kept, allow_pickle=False) if kept.is_file() else np.zeros(0)
         return paired_error(item_scores(scorer), self._baseline_scores)
 
-    def lower(self, module: nn.Module, plan: Plan, path: Path, watch: Stopwatch, *, only_timed: bool = False) -> None:
+    def lower(self, module: nn.Module, plan: Plan, path: Path, watch: StageTimer, *, only_timed: bool = False) -> None:
         """Write the ONNX file of a module under a plan's bits.
 
         One that is `only_timed` must be what the plan makes of the original, without any training. It is calibrated on a few items, not
@@ -251,7 +251,7 @@ class Pipeline:
         """Return what names all that a run rests on, its target included."""
         return {**self.identity, "target": self.fingerprint()}
 
-    def latency(self, path: Path, bounds: Bounds, number: int, watch: Stopwatch, *, again: bool = False) -> Latency:
+    def latency(self, path: Path, bounds: Bounds, number: int, watch: StageTimer, *, again: bool = False) -> Latency:
         """Return the latency of a file beside the baseline; `again` measures also what an earlier run measured."""
         sha256 = file_facts(path)[1]
         with watch.stage("latency"):
@@ -294,7 +294,7 @@ class Pipeline:
         present = (layer.name for layer in graph.layers) if graph.only_bits else (name for name, _ in module.named_modules())
         return graph.bits_by_layer(plan.bits, set(present))
 
-    def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
+    def measured(self, path: Path, stored: str, rung: Rung, macs: Macs, latency: Latency, watch: StageTimer) -> Outcome:
         """Return the outcome of a recovered candidate: its file, kept at `stored`, is scored on all validation items."""
         with watch.stage("accuracy"):
             score, error = self._val_score(path)
@@ -302,7 +302,7 @@ class Pipeline:
             figures = further_figures(self._evaluators, path, self.feed)
         return replace(_outcome(path, stored, rung, score, macs, latency, watch), val_error=error, figures=figures)
 
-    def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
+    def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: StageTimer) -> Outcome:
         """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept."""
         with watch.stage("accuracy"):
             accuracy = module_accuracy(module, self._early, self.data.task)
@@ -331,7 +331,7 @@ def _groups(files: Sequence[tuple[str, Path]], most_bytes: int) -> list[list[tup
     return groups
 
 
-def _outcome(path: Path, stored: str, rung: Rung, accuracy: float, macs: Macs, latency: Latency, watch: Stopwatch) -> Outcome:
+def _outcome(path: Path, stored: str, rung: Rung, accuracy: float, macs: Macs, latency: Latency, watch: StageTimer) -> Outcome:
     size_bytes, sha256 = file_facts(path)
     return Outcome(
         rung=rung,

@@ -155,7 +155,7 @@ def revived(error: Mapping[str, str]) -> ParetopressError:
 
 
 @dataclass(slots=True)
-class Isolation:
+class SubprocessEvaluator:
     """`evaluate` and `measure_again` of a search, for any number of its threads: each has a process of its own.
 
     `start` makes the process of a thread; `left_s` returns the seconds until the run must end. `say` is told what a process has to tell.

@@ -18,7 +18,7 @@ from paretopress.runtimes.onnx_runtime import open_session
 from paretopress.runtimes.runtime import SessionSettings
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system.run_folder import create_run_folder
-from paretopress.system.stage_timer import Stopwatch
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets.local import LocalTarget
 from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
@@ -60,9 +60,9 @@ def test_a_plan_that_does_all_gives_a_file_that_computes_the_same(name: str, tmp
     )
     module = compress_module(intake.module, intake.graph, made[ALL]).module
     exact, rounded = tmp_path / "exact.onnx", tmp_path / "rounded.onnx"
-    pipeline.lower(module, Plan(kept=made[ALL].kept, rank=made[ALL].rank), exact, Stopwatch())
+    pipeline.lower(module, Plan(kept=made[ALL].kept, rank=made[ALL].rank), exact, StageTimer())
     assert check_parity(module, exact, pipeline.example) < 1e-3
-    pipeline.lower(module, made[ALL], rounded, Stopwatch())
+    pipeline.lower(module, made[ALL], rounded, StageTimer())
     outputs = open_session(rounded, SessionSettings(threads=1)).run(None, dict(pipeline.feed))
     assert [output.shape[1:] for output in outputs] == [spec.shape for spec in intake.graph.outputs]
     assert all(np.isfinite(output).all() for output in outputs)

@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 from paretopress.compress.recover import finetune
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.recipe import Recipe
-from paretopress.compress.recover.student_cache import Students
+from paretopress.compress.recover.student_cache import StudentCache
 from paretopress.core.outcome import Budget, Latency, Rung
 from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import OutOfTimeError, RunError
@@ -236,7 +236,7 @@ def test_evaluate_trains_a_finalist_with_rounding_when_int8_costs_accuracy_and_k
 
 def test_evaluate_trains_once_when_plans_differ_in_bits_alone(tiny: nn.Module, folder: RunFolder) -> None:
     made = evaluator(tiny, folder, latency_ms=4.0)
-    evaluate = PlanEvaluator(made.pipeline, made.recovery, made.effort, made.bounds, students=Students())
+    evaluate = PlanEvaluator(made.pipeline, made.recovery, made.effort, made.bounds, students=StudentCache())
     weights = []
     for number, bits in enumerate(({}, {"stem": 8})):
         for rung in (Rung.COSTS, Rung.SHORT):
@@ -432,7 +432,7 @@ def test_evaluate_keeps_time_for_what_follows_the_training_when_it_is_known(tiny
 
 def test_evaluate_shares_no_student_that_the_time_cut_off(tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
-    evaluate._students = Students()
+    evaluate._students = StudentCache()
     with monkeypatch.context() as short:
         short.setattr(finetune, "steps_in_time", lambda steps, took_s, deadline: 1)
         evaluate(Plan(), Rung.SHORT, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from paretopress.compress.prune.attention_heads import least_important_heads, prune_heads, silence_heads
-from paretopress.compress.prune.mlp_widths import is_chain
+from paretopress.compress.prune.mlp_widths import is_mlp_width
 from paretopress.compress.prune.recurrent_units import Recurrent, columns_of_units, least_important_units, prune_units, silence_units
 from paretopress.core.model_graph import ChannelGroup
 
@@ -35,6 +35,6 @@ _UNITS = GroupRule(prune_units, silence_units, least_important_units, columns_of
 
 def rule_for(module: nn.Module, group: ChannelGroup) -> GroupRule | None:
     """Return the rule of a group, None for one that torch-pruning handles."""
-    if group.unit > 1 or is_chain(module, group):  # a unit of a chain is a head of width 1: a row of one layer, a column of the next
+    if group.unit > 1 or is_mlp_width(module, group):  # a unit of a chain is a head of width 1: a row of one layer, a column of the next
         return _HEADS
     return _UNITS if isinstance(module.get_submodule(group.layers[0]), Recurrent) else None

@@ -18,7 +18,7 @@ _FUNCTIONS = frozenset({F.relu, F.relu6, F.leaky_relu, F.gelu, F.silu, F.elu, F.
 _METHODS = frozenset({"relu", "tanh"})
 
 
-def find_chains(module: fx.GraphModule) -> list[ChannelGroup]:
+def find_mlp_widths(module: fx.GraphModule) -> list[ChannelGroup]:
     """Return a group for the width of each such chain, in the model's order; layers that are called more than once have none."""
     calls = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
     groups = []
@@ -31,7 +31,7 @@ def find_chains(module: fx.GraphModule) -> list[ChannelGroup]:
     return groups
 
 
-def is_chain(module: nn.Module, group: ChannelGroup) -> bool:
+def is_mlp_width(module: nn.Module, group: ChannelGroup) -> bool:
     """Return whether the group is the width of a chain of this module."""
     if not isinstance(module, fx.GraphModule) or len(group.layers) != 1 or len(group.feeds) != 1:
         return False

@@ -18,7 +18,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """One call of a layer: its input (N, ...) and output (N, ...)."""
 
     input: Tensor
@@ -33,7 +33,7 @@ class Call:
         return torch.zeros_like(self.output) if self.output.grad is None else self.output.grad
 
 
-Calls = Mapping[str, Sequence[Call]]
+Calls = Mapping[str, Sequence[RecordedCall]]
 
 
 def differentiable(base: fx.GraphModule) -> fx.GraphModule:
@@ -44,7 +44,7 @@ def differentiable(base: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def calls_by_batch(module: fx.GraphModule, layers: Mapping[str, nn.Module], inputs: Inputs, task: Task, seed: int) -> Iterator[Calls]:
+def record_calls(module: fx.GraphModule, layers: Mapping[str, nn.Module], inputs: Inputs, task: Task, seed: int) -> Iterator[Calls]:
     """Yield for each batch what some layers of a `differentiable` module were called with.
 
     The gradients are those of minus the log-likelihood of targets drawn from the module's own prediction.
@@ -61,15 +61,15 @@ def _with_gradients(batch: Inputs) -> list[Tensor]:
 
 
 @contextmanager
-def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
+def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[RecordedCall]]]:
     """Record every call of the layers inside the block."""
-    calls: dict[str, list[Call]] = {name: [] for name in layers}
+    calls: dict[str, list[RecordedCall]] = {name: [] for name in layers}
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def record(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             args[0].retain_grad()
             output.retain_grad()
-            calls[name].append(Call(args[0], output))
+            calls[name].append(RecordedCall(args[0], output))
             return output.clone()  # an in-place activation behind the layer must not overwrite what was recorded
 
         return record

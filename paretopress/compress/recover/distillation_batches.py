@@ -19,7 +19,7 @@ KEPT_BYTES = 1 << 30
 _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003
 
 
-class Lessons:
+class DistillationBatches:
     """Batch k of a seed is a function of (seed, k) alone, augmentation included, so candidates differ by their plans and not by luck.
 
     Batches are kept in memory up to `kept_bytes`, the teacher's outputs up to a quarter of that. The process's random state is left as

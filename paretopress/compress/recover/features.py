@@ -58,7 +58,7 @@ class OutputsAndFeatures(nn.Module):
         return (*outputs, *(read[name] for name in self.layers))
 
 
-def features_off(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor | float:
+def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor | float:
     """Return the sum of the mean squared errors of the features that have one shape, each in units of the teacher's variance."""
     both = [name for name, read in student.items() if read.shape == teacher[name].shape]
     return squared_errors([student[name] for name in both], [teacher[name] for name in both])

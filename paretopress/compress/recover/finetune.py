@@ -17,12 +17,12 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
-from paretopress.compress.recover.distillation_batches import KEPT_BYTES, Lessons
-from paretopress.compress.recover.features import OutputsAndFeatures, features_off, outputs_and_features
+from paretopress.compress.recover.distillation_batches import KEPT_BYTES, DistillationBatches
+from paretopress.compress.recover.features import OutputsAndFeatures, feature_loss, outputs_and_features
 from paretopress.compress.recover.memory_format import placed
 from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule
 from paretopress.compress.recover.reconstruct import Reconstruction
-from paretopress.compress.recover.sparsity import held, zero_masks
+from paretopress.compress.recover.sparsity import held, sparsity_masks
 from paretopress.core.model_inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
 from paretopress.errors import RecoveryError
 from paretopress.system.batch_loading import Item
@@ -104,7 +104,7 @@ class Recovery:
         self._bf16 = trains_faster_in_bf16(self.device)
         self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
         taught = OutputsAndFeatures(self._teacher, recipe.features)
-        self._lessons = Lessons(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
+        self._lessons = DistillationBatches(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
         self._reconstructions: dict[int, Reconstruction] = {}
 
     def at(self, learning_rate: float) -> Recovery:
@@ -130,7 +130,7 @@ class Recovery:
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
             lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
-            with held(zero_masks(self.recipe.zeros, student)):
+            with held(sparsity_masks(self.recipe.zeros, student)):
                 while len(losses) < (whole := steps_in_time(steps, took_s, deadline)):
                     for group in optimizer.param_groups:
                         group["lr"] = self.recipe.learning_rate * rate_factor(len(losses), whole, self.recipe)
@@ -224,7 +224,7 @@ class Recovery:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             found, read = outputs_and_features(student, self.recipe.features, tensors(x))
         wanted, features = teacher[: len(found)], dict(zip(self.recipe.features, teacher[len(found) :], strict=True))
-        return self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha) + features_off(read, features)
+        return self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha) + feature_loss(read, features)
 
     def _step(self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: Lesson, temperature: float, alpha: float) -> float:
         loss = self._loss(student, lesson, temperature, alpha)

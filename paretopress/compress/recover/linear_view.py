@@ -14,7 +14,7 @@ _Weighted = nn.Conv2d | nn.Linear
 
 
 @dataclass(frozen=True, slots=True)
-class Solvable:
+class LinearView:
     """What is solved for: a matrix (outputs, features) that multiplies the patches of `window`'s input.
 
     Attributes:
@@ -34,7 +34,7 @@ class Solvable:
     write: Callable[[Tensor], None]
 
 
-def solvable(module: nn.Module) -> Solvable | None:
+def linear_view(module: nn.Module) -> LinearView | None:
     """Return a Conv2d, a Linear or their factors as one matrix; None for what is neither, is grouped, or pads in words or not by zeros.
 
     Of the factors of the channel SVD both are solved for together, of the spatial SVD's the second given the first.
@@ -49,7 +49,7 @@ def solvable(module: nn.Module) -> Solvable | None:
     if not _fits(module):
         return None
     assert isinstance(module, _Weighted)
-    return Solvable(module, None, module.bias, None, module.weight.detach().flatten(1), _writer(module))
+    return LinearView(module, None, module.bias, None, module.weight.detach().flatten(1), _writer(module))
 
 
 def _fits(module: nn.Module) -> bool:
@@ -66,11 +66,11 @@ def _writer(layer: _Weighted) -> Callable[[Tensor], None]:
     return write
 
 
-def _second_of(first: _Weighted, second: _Weighted) -> Solvable:
-    return Solvable(second, first, second.bias, None, second.weight.detach().flatten(1), _writer(second))
+def _second_of(first: _Weighted, second: _Weighted) -> LinearView:
+    return LinearView(second, first, second.bias, None, second.weight.detach().flatten(1), _writer(second))
 
 
-def _product_of(first: _Weighted, second: _Weighted) -> Solvable:
+def _product_of(first: _Weighted, second: _Weighted) -> LinearView:
     rank = len(first.weight)
 
     def write(matrix: Tensor) -> None:
@@ -79,4 +79,4 @@ def _product_of(first: _Weighted, second: _Weighted) -> Solvable:
         _writer(first)(right)
 
     product = second.weight.detach().flatten(1) @ first.weight.detach().flatten(1)
-    return Solvable(first, None, second.bias, rank, product, write)
+    return LinearView(first, None, second.bias, rank, product, write)

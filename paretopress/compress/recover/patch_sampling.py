@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Positions:
+class PatchSampling:
     """The same positions of every image for all feature maps of a size, so that inputs and outputs of different models can be paired.
 
     Rows come image after image: the last images are the last rows.

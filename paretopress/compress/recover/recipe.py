@@ -10,7 +10,7 @@ from paretopress.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Zeros:
+class Sparsity:
     """Which weights of ungrouped convolutions and Linear layers are zero: a share of all, or all but `kept` of each `of` inputs.
 
     Source: Han et al. 2015, "Learning both weights and connections for efficient neural networks", section 3; Mishra et al. 2021,
@@ -22,7 +22,7 @@ class Zeros:
     of: int = 0
 
     @classmethod
-    def parse(cls, value: float | str) -> Zeros:
+    def parse(cls, value: float | str) -> Sparsity:
         """Return what a share in [0, 1) or a pattern "N:M" says, N weights kept of M; raises ConfigError."""
         if isinstance(value, str):
             kept, _, of = value.partition(":")
@@ -33,7 +33,7 @@ class Zeros:
         raise ConfigError(f"zeros must be a share of the weights in [0, 1), or a pattern such as 2:4, but got {value!r}")
 
 
-NO_ZEROS = Zeros()
+DENSE = Sparsity()
 
 
 class Optimizer(StrEnum):
@@ -72,4 +72,4 @@ class Recipe:
     warmup: float = 0.1
     calibration_batches: int = 4
     features: tuple[str, ...] = ()
-    zeros: Zeros = NO_ZEROS
+    zeros: Sparsity = DENSE

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from paretopress.compress.apply import Compressed
 from paretopress.compress.prune.branches import is_add
 from paretopress.compress.recover.least_squares import Start, fit_near, onto_rank
-from paretopress.compress.recover.linear_view import Solvable, solvable
-from paretopress.compress.recover.patch_sampling import Positions
+from paretopress.compress.recover.linear_view import LinearView, linear_view
+from paretopress.compress.recover.patch_sampling import PatchSampling
 from paretopress.core.model_inputs import Inputs, size_of, tensors
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
@@ -58,7 +58,7 @@ class Reconstruction:
             original: in eval mode, on the CPU. inputs: a batch of training items.
         """
         self._inputs = tensors(inputs)
-        self._positions = Positions(size_of(inputs), _ROWS, seed)
+        self._positions = PatchSampling(size_of(inputs), _ROWS, seed)
         ends = {node.name: False for node in original.graph.nodes if _norm_of(original, node) is not None}
         ends |= {node.name: unit.channels_last for unit in _units(original) for node in (unit.end, unit.add) if node is not None}
         recorder = _Recorder(original, ends, self._positions)
@@ -81,7 +81,7 @@ class Reconstruction:
 class _Recorder(fx.Interpreter):
     """Runs a module and keeps the sampled rows of some nodes."""
 
-    def __init__(self, module: fx.GraphModule, names: Mapping[str, bool], positions: Positions) -> None:
+    def __init__(self, module: fx.GraphModule, names: Mapping[str, bool], positions: PatchSampling) -> None:
         """Take the names with whether the channels of the node are the last axis."""
         super().__init__(module)
         self._names, self._positions = names, positions
@@ -103,7 +103,7 @@ class _Solver(fx.Interpreter):
         student: fx.GraphModule,
         targets: Mapping[str, Tensor],
         kept: Mapping[str, tuple[int, ...]],
-        positions: Positions,
+        positions: PatchSampling,
     ) -> None:
         super().__init__(student)
         self._targets, self._kept, self._positions = targets, kept, positions
@@ -129,7 +129,7 @@ class _Solver(fx.Interpreter):
             _set_statistics(norm, rows)
 
     def _solve(self, unit: _Unit) -> None:
-        view = solvable(self.module.get_submodule(str(unit.layer.target)))
+        view = linear_view(self.module.get_submodule(str(unit.layer.target)))
         x = self.env[unit.layer.all_input_nodes[0]]
         target = self._target(unit)
         if view is None or target is None or not self._fits(unit, x):
@@ -168,7 +168,7 @@ class _Solver(fx.Interpreter):
         return slice(None) if kept is None else list(kept)
 
 
-def _refit(view: Solvable, norm: _Norm | None, rows: Tensor, target: Tensor) -> float | None:
+def _refit(view: LinearView, norm: _Norm | None, rows: Tensor, target: Tensor) -> float | None:
     """Solve for a layer and its batch norm, put the solution in place, and return the error left; None where it was left alone."""
     bias = torch.zeros(len(view.matrix)) if view.bias is None else view.bias.detach()
     scale, shift = (torch.ones_like(bias), torch.zeros_like(bias)) if norm is None else _affine(norm)

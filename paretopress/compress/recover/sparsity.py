@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from paretopress.compress.recover.recipe import Zeros
+from paretopress.compress.recover.recipe import Sparsity
 from paretopress.core.layer_types import Conv
 
 
-def zero_masks(zeros: Zeros, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def sparsity_masks(zeros: Sparsity, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Return the weights that zeros fall on, each with a mask of its shape: the smallest go, in the module as it is now."""
     if zeros.of:
         return [(weight, _of_each(zeros, weight.detach())) for weight in _weights(module) if weight.shape[1] % zeros.of == 0]
@@ -26,7 +26,7 @@ def zero_masks(zeros: Zeros, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return [(weight, weight.detach().abs() > least) for weight in weights]
 
 
-def _of_each(zeros: Zeros, weight: Tensor) -> Tensor:
+def _of_each(zeros: Sparsity, weight: Tensor) -> Tensor:
     inputs_last = weight.movedim(1, -1)
     blocks = inputs_last.reshape(*inputs_last.shape[:-1], -1, zeros.of)
     mask = torch.zeros_like(blocks, dtype=torch.bool).scatter(-1, blocks.abs().topk(zeros.kept, dim=-1).indices, value=True)

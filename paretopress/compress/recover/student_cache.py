@@ -16,7 +16,7 @@ from paretopress.core.plan import Plan
 from paretopress.errors import RecoveryError
 from paretopress.system.atomic_files import write_bytes
 from paretopress.system.disk_cache import Cache
-from paretopress.system.lru_cache import Kept
+from paretopress.system.lru_cache import LruCache
 
 _KEPT_BYTES = 256 << 20
 _KIND, _FILE = "student", "student.safetensors"
@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class StudentStore:
     """Where students outlive their process; `training` is all that decides a recovery beside its plan and rung, as JSON values."""
 
     cache: Cache
@@ -50,15 +50,15 @@ class Shelf:
         return {"training": self.training, "plan": plan.to_json(), "rung": int(rung)}
 
 
-class Students:
+class StudentCache:
     """Keeps the weights that were used last, up to 256 MB, and all of them on the `shelf` if there is one.
 
     A recovery is a function of all of the plan but its bits, and of the rung alone: the bits come after it, the batches are the same
     for every plan. So a plan that differs from an earlier one in its bits gets that one's weights, and they are what it would have learnt.
     """
 
-    def __init__(self, kept_bytes: int = _KEPT_BYTES, shelf: Shelf | None = None) -> None:
-        self._states = Kept[State](kept_bytes, lambda state: sum(tensor.nbytes for tensor in state.values()))
+    def __init__(self, kept_bytes: int = _KEPT_BYTES, shelf: StudentStore | None = None) -> None:
+        self._states = LruCache[State](kept_bytes, lambda state: sum(tensor.nbytes for tensor in state.values()))
         self._shelf = shelf
 
     def load(self, student: nn.Module, plan: Plan, rung: Rung) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from paretopress.compress.prune.channels import AVERAGED, L2_NORMS, dependency_graph, scores_of
 from paretopress.compress.prune.group_rules import rule_for
-from paretopress.compress.recover.activation_recorder import Call, calls_by_batch, differentiable
+from paretopress.compress.recover.activation_recorder import RecordedCall, differentiable, record_calls
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup, ModelGraph
 from paretopress.core.model_inputs import Inputs, zeros
@@ -69,7 +69,7 @@ def _of_inputs(
     readers = {group.name: _reader(group, layers) for group in groups}
     read = {name: layers[name] for name in readers.values() if name is not None}
     scores = {name: torch.zeros(_inputs_of(layer)) for name, layer in read.items()}
-    for calls in calls_by_batch(module, read, inputs, task, seed):
+    for calls in record_calls(module, read, inputs, task, seed):
         for name, layer in read.items():
             scores[name] += sum((_SCORES[criterion](call, layer) for call in calls[name]), start=torch.zeros(1))
     return {group: scores[reader] for group, reader in readers.items() if reader is not None}
@@ -91,19 +91,19 @@ def _by_channel(values: Tensor, layer: nn.Module) -> Tensor:
     return first.reshape(*first.shape[:2], -1)
 
 
-def _taylor(call: Call, layer: nn.Module) -> Tensor:
+def _taylor(call: RecordedCall, layer: nn.Module) -> Tensor:
     return _by_channel(call.input_gradient() * call.input.detach(), layer).sum(2).square().sum(0)
 
 
-def _mean_activation(call: Call, layer: nn.Module) -> Tensor:
+def _mean_activation(call: RecordedCall, layer: nn.Module) -> Tensor:
     return _by_channel(call.input.detach(), layer).abs().mean(2).sum(0)
 
 
-def _not_zero(call: Call, layer: nn.Module) -> Tensor:
+def _not_zero(call: RecordedCall, layer: nn.Module) -> Tensor:
     return (_by_channel(call.input.detach(), layer) != 0.0).float().mean(2).sum(0)
 
 
-_SCORES: dict[Criterion, Callable[[Call, nn.Module], Tensor]] = {
+_SCORES: dict[Criterion, Callable[[RecordedCall, nn.Module], Tensor]] = {
     Criterion.TAYLOR: _taylor,
     Criterion.MEAN_ACTIVATION: _mean_activation,
     Criterion.APOZ: _not_zero,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from paretopress.compress.factorise import Factoriser
 from paretopress.compress.prune.channels import dropped_inputs
-from paretopress.compress.recover.activation_recorder import BATCH, Call, Calls, calls_by_batch, differentiable
+from paretopress.compress.recover.activation_recorder import BATCH, Calls, RecordedCall, differentiable, record_calls
 from paretopress.core.layer_types import Conv, Weighted
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.model_inputs import Inputs, size_of, zeros
@@ -77,7 +77,7 @@ def fisher_damages(
     }
     totals = {kind: {name: dict.fromkeys(by_value, 0.0) for name, by_value in by_name.items()} for kind, by_name in products.items()}
     seen = 0
-    for calls in calls_by_batch(module, layers, inputs, task, seed):
+    for calls in record_calls(module, layers, inputs, task, seed):
         for kind, by_name in products.items():
             for name, by_value in by_name.items():
                 for value, product in by_value.items():
@@ -154,7 +154,7 @@ def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, 
     }
 
 
-def _input_product(layer: nn.Module, call: Call, channels: list[int]) -> Tensor:
+def _input_product(layer: nn.Module, call: RecordedCall, channels: list[int]) -> Tensor:
     """Return (N,): gradient times input, over some input channels; minus this is the first-order change when they are silenced."""
     product = call.input_gradient() * call.input.detach()
     return product.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.tensor(channels)).flatten(1).sum(1)
@@ -173,7 +173,7 @@ def _weight_products(
     return found
 
 
-def _output_product(call: Call, added: _Added) -> Tensor:
+def _output_product(call: RecordedCall, added: _Added) -> Tensor:
     """Return (N,): gradient of the output times what a change adds to the output."""
     with torch.no_grad():
         return (call.output_gradient() * added(call.input)).flatten(1).sum(1)

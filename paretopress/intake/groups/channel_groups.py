@@ -19,7 +19,7 @@ from paretopress.compress.prune.attention_heads import channels_of_heads
 from paretopress.compress.prune.channel_shuffle import ChannelShuffle
 from paretopress.compress.prune.channels import channels_of, dependency_graph, pruning_function
 from paretopress.compress.prune.group_rules import rule_for
-from paretopress.compress.prune.mlp_widths import find_chains
+from paretopress.compress.prune.mlp_widths import find_mlp_widths
 from paretopress.compress.prune.recurrent_units import Recurrent
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup, Frozen, Layer, LayerKind
@@ -37,7 +37,7 @@ def find_channel_groups(
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
     """Return (groups that can be pruned, layers that are left alone with the reason), both in the model's order."""
     order = {layer.name: place for place, layer in enumerate(layers)}
-    known = [*find_head_groups(module), *find_recurrent_groups(module), *find_chains(module)]
+    known = [*find_head_groups(module), *find_recurrent_groups(module), *find_mlp_widths(module)]
     found, frozen = _propose(module, layers, example, {name for group in known for name in group.layers})
     proposed = sorted([*known, *found], key=lambda group: order[group.name])
     proven, refused = _proven(module, proposed, example)

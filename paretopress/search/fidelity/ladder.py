@@ -10,8 +10,8 @@ from typing import Protocol
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError
-from paretopress.search.candidates import Bounds, Climb
-from paretopress.search.fidelity.promotion import Pair, agreement, cannot_join, expected_drop
+from paretopress.search.candidates import Bounds, RungScores
+from paretopress.search.fidelity.promotion import Pair, agreement, expected_drop, reason_to_stop
 
 # rungs that order so many plans with such a rank correlation agree; then one plan in so many goes on
 _TELLING_PAIRS, _AGREES, _GOES_ON_ONE_IN = 8, 0.9, 4
@@ -29,13 +29,13 @@ class Evaluate(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Climber:
+class RungLadder:
     """Takes plans up a ladder of rungs; `seen` is how far those before went. Seconds by stage are added up over the rungs."""
 
     evaluate: Evaluate
     ladder: Sequence[Rung]
     bounds: Bounds
-    seen: Sequence[Climb]
+    seen: Sequence[RungScores]
 
     def climb(self, plan: Plan, number: int) -> tuple[Outcome, dict[Rung, float]]:
         """Return the outcome at the highest rung that the plan earned, and its accuracy at each that it saw.
@@ -64,13 +64,13 @@ class Climber:
         return None if expected is None else self.bounds.baseline_accuracy - expected
 
     def _pairs(self, lower: Rung, higher: Rung) -> list[Pair]:
-        return climb_pairs(self.seen[-_MOST_SEEN:], lower, higher, self.bounds)
+        return score_pairs(self.seen[-_MOST_SEEN:], lower, higher, self.bounds)
 
     def _out_of_the_race(self, outcome: Outcome, rung: Rung) -> str:
         pairs = self._pairs(outcome.rung, rung)
         rivals = [(self.bounds.points_lost(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
         allowed = self.bounds.allowed_drop(rung)
-        return cannot_join(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed, floor=self.bounds.floor)
+        return reason_to_stop(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed, floor=self.bounds.floor)
 
     def _told_already(self, lower: Rung, higher: Rung) -> str:
         """Return why the higher rung would tell nothing new, or "".
@@ -93,7 +93,7 @@ def _added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str,
     return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
 
 
-def climb_pairs(seen: Sequence[Climb], lower: Rung, higher: Rung, bounds: Bounds) -> list[Pair]:
+def score_pairs(seen: Sequence[RungScores], lower: Rung, higher: Rung, bounds: Bounds) -> list[Pair]:
     """Return the drops (lower rung, higher rung) of the plans that were seen at both."""
     both = [c.accuracies for c in seen if lower in c.accuracies and higher in c.accuracies]
     return [(bounds.points_lost(a[lower]), bounds.points_lost(a[higher])) for a in both]

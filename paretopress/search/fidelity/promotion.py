@@ -73,7 +73,7 @@ def _predicted_drop(drop: float, pairs: Sequence[Pair], floor: float, chance: fl
     return math.exp(expected + float(scipy.stats.t.ppf(chance, degrees)) * math.sqrt(variance * leverage))
 
 
-def cannot_join(
+def reason_to_stop(
     drop: float, latency_ms: float, pairs: Sequence[Pair], rivals: Iterable[tuple[float, float]], max_drop: float, *, floor: float
 ) -> str:
     """Return why a plan can no longer join the front of (drop, latency) at the next rung, or "".

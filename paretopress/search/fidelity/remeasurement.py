@@ -34,7 +34,7 @@ class LatencyRecords(Protocol):
 
 
 @dataclass(slots=True)
-class Repeats:
+class Remeasurement:
     """Picks files and keeps their latencies; several workers may ask at a time, and measure different files."""
 
     records: LatencyRecords

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from paretopress.core.pareto import non_dominated
 from paretopress.core.plan import Plan
 from paretopress.search.fidelity.remeasurement import OCCASIONS
-from paretopress.search.samplers.predictor import Known, Measured
-from paretopress.search.samplers.surrogate import Screen, Seen
+from paretopress.search.samplers.predictor import MeasuredTrial, PriorKnowledge
+from paretopress.search.samplers.surrogate import Seen, Surrogate
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.spaces.variables import Value
 
@@ -72,7 +72,7 @@ class _Ended:
 class GuidedSampler(BaseSampler):
     """Mutates and crosses the parameters of the front and of near misses; of many proposals it takes the one that promises most.
 
-    The promise is the hypervolume that a proposal would add to the front, in (drop of accuracy, latency), see `Screen`: where the tables
+    The promise is the hypervolume that a proposal would add to the front, in (drop of accuracy, latency), see `Surrogate`: where the tables
     are known, their predictions are the first to be believed, and the trials correct them. A plan just over a bound is a parent too: the
     fastest way to an accurate plan within it. One proposal in ten is taken unscreened, so that the models cannot shut a part of the
     space out. `solves` has three in ten plans be the solution of the refitted programme at a budget drawn between the fastest
@@ -83,10 +83,10 @@ class GuidedSampler(BaseSampler):
     the seed and the trial's number, so a resumed study goes on as the unbroken one would.
     """
 
-    def __init__(self, space: SearchSpace, seed: int, known: Known | None = None, *, solves: bool = False) -> None:
+    def __init__(self, space: SearchSpace, seed: int, known: PriorKnowledge | None = None, *, solves: bool = False) -> None:
         self._space, self._variables, self._known = space, space.variables, known
         self._solves = solves and known is not None
-        self._screen = Screen(space, known)
+        self._screen = Surrogate(space, known)
         self._distributions = space.distributions()
         self._seed = seed
         self._plans: dict[int, Plan] = {}
@@ -125,9 +125,9 @@ class GuidedSampler(BaseSampler):
         variable = next(variable for variable in self._variables if variable.name == param_name)
         return variable.sample(np.random.default_rng((self._seed, trial.number)))
 
-    def _solved(self, known: Known, done: Sequence[_Ended], parents: Sequence[Params], rng: np.random.Generator) -> Params | None:
+    def _solved(self, known: PriorKnowledge, done: Sequence[_Ended], parents: Sequence[Params], rng: np.random.Generator) -> Params | None:
         """Return the solution of the refitted programme at a random budget, with the distillation and importance of a parent."""
-        trials = [Measured(t.params, t.latency_ms, t.accuracy if t.trained else None) for t in done]
+        trials = [MeasuredTrial(t.params, t.latency_ms, t.accuracy if t.trained else None) for t in done]
         aim_ms = self._aim_ms(done) or known.limit_ms
         fastest = min((t.latency_ms for t in done if t.violation <= 0.0), default=aim_ms)
         low, high = np.log(0.85 * min(fastest, aim_ms)), np.log(aim_ms)
@@ -183,14 +183,14 @@ class GuidedSampler(BaseSampler):
         return child
 
 
-def measured_trials(study: Study) -> list[Measured]:
+def measured_trials(study: Study) -> list[MeasuredTrial]:
     """Return what the completed trials of a study measured."""
     return [_measured(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
 
 
-def _measured(trial: FrozenTrial) -> Measured:
+def _measured(trial: FrozenTrial) -> MeasuredTrial:
     accuracy, _, latency_ms = trial.values
-    return Measured(trial.params, latency_ms, accuracy if _trained(trial) else None)
+    return MeasuredTrial(trial.params, latency_ms, accuracy if _trained(trial) else None)
 
 
 def _trained(trial: FrozenTrial) -> bool:

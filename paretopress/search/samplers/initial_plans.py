@@ -15,7 +15,7 @@ _WIDE_CHANNELS = 32
 _LADDER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
 
 
-def seed_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
+def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     """Return distinct plans, most promising first under a tight budget.
 
     They are: branches removed one after another, least important first, in int8 and in int8 of the wide layers alone; uniform

@@ -26,7 +26,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Programme:
+class IntegerProgramme:
     """Choose one value per variable so that the sum of damages is least and the sum of costs within a budget.
 
     Attributes:

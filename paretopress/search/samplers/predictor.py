@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from paretopress.core.model_graph import Layer, LayerKind
 from paretopress.core.plan import FLOAT_BITS
-from paretopress.search.samplers.integer_programme import Cost, Programme
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.integer_programme import Cost, IntegerProgramme
+from paretopress.search.samplers.tables import CostTables
 from paretopress.spaces.space import REMOVED, UNPRICED, Params, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredTrial:
     """What one trial measured; `accuracy` in the metric's unit, None if it was rejected before training."""
 
     params: Mapping[str, Value]
@@ -33,7 +33,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PriorKnowledge:
     """What a sampler may know beside the trials: predictions, the bound they are to meet, and the baseline's score.
 
     `worst_drop` is the drop that hypervolumes are measured from, see `Bounds.worst_drop`; 10 points of a score in percent.
@@ -53,15 +53,15 @@ class Predictor:
     `tables_alone` is the programme before any trial.
     """
 
-    def __init__(self, space: SearchSpace, tables: Tables) -> None:
+    def __init__(self, space: SearchSpace, tables: CostTables) -> None:
         self._space, self._tables = space, tables
         self._choices = {v.name: v for v in space.variables if isinstance(v, Choice) and len(v.values) > 1 and v.name not in UNPRICED}
         self._damages = {name: _table(choice, tables.damages.get(name, {})) for name, choice in self._choices.items()}
         self._costs = [self._cost(layer) for layer in space.graph.layers]
         self._rest_ms = tables.rest_ms[FLOAT_BITS]
-        self.tables_alone = Programme(self._damages, self._costs, self._rest_ms)
+        self.tables_alone = IntegerProgramme(self._damages, self._costs, self._rest_ms)
 
-    def programme(self, trials: Sequence[Measured], baseline_accuracy: float) -> Programme:
+    def programme(self, trials: Sequence[MeasuredTrial], baseline_accuracy: float) -> IntegerProgramme:
         """Return the programme whose factors are refitted to the trials; with none, `tables_alone`."""
         if not trials:
             return self.tables_alone
@@ -72,9 +72,9 @@ class Predictor:
             Cost(cost.scope, {values: price * factor for values, price in cost.table.items()})
             for cost, factor in zip(self._costs, factors[:-1].tolist(), strict=True)
         ]
-        return Programme(self._refitted_damages(trials, baseline_accuracy), costs, self._rest_ms * float(factors[-1]))
+        return IntegerProgramme(self._refitted_damages(trials, baseline_accuracy), costs, self._rest_ms * float(factors[-1]))
 
-    def params(self, programme: Programme, limit_ms: float, unpriced: Mapping[str, Value] = MappingProxyType({})) -> Params | None:
+    def params(self, programme: IntegerProgramme, limit_ms: float, unpriced: Mapping[str, Value] = MappingProxyType({})) -> Params | None:
         """Return the parameters of least predicted damage whose predicted latency is within the limit, or None if there are none.
 
         Args:
@@ -83,7 +83,7 @@ class Predictor:
         chosen = programme.solve(limit_ms)
         return None if chosen is None else self._space.defaults() | chosen | dict(unpriced)
 
-    def _refitted_damages(self, trials: Sequence[Measured], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
+    def _refitted_damages(self, trials: Sequence[MeasuredTrial], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
         trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None]
         if not trained:
             return self._damages

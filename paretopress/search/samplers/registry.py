@@ -10,14 +10,14 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from paretopress.core.registry import Registry
 from paretopress.search.sampler_names import DEFAULT_SAMPLER, PROGRAMME
 from paretopress.search.samplers.guided import GuidedSampler
-from paretopress.search.samplers.predictor import Known
+from paretopress.search.samplers.predictor import PriorKnowledge
 from paretopress.spaces.space import SearchSpace
 
 
 class Sampler(Protocol):
     """Makes the Optuna sampler that proposes the plans of one run."""
 
-    def __call__(self, space: SearchSpace, seed: int, known: Known | None, /) -> BaseSampler:
+    def __call__(self, space: SearchSpace, seed: int, known: PriorKnowledge | None, /) -> BaseSampler:
         """Return a sampler for (maximised accuracy, minimised MACs, minimised latency).
 
         Args:
@@ -42,6 +42,6 @@ SAMPLERS = Registry[Sampler](
 )
 
 
-def make_sampler(name: str, space: SearchSpace, seed: int, known: Known | None = None) -> BaseSampler:
+def make_sampler(name: str, space: SearchSpace, seed: int, known: PriorKnowledge | None = None) -> BaseSampler:
     """Return the sampler of that name, told what is `known` if it can use it; raises ConfigError with the valid names."""
     return SAMPLERS.get(name)(space, seed, known)

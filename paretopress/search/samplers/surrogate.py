@@ -12,7 +12,7 @@ from threadpoolctl import ThreadpoolController
 
 from paretopress.core.pareto import hypervolume_2d, non_dominated
 from paretopress.core.plan import Plan
-from paretopress.search.samplers.predictor import Known
+from paretopress.search.samplers.predictor import PriorKnowledge
 from paretopress.spaces.space import Params, SearchSpace
 
 _RIDGE = 1.0
@@ -45,14 +45,14 @@ class Seen:
     feasible: bool
 
 
-class Screen:
+class Surrogate:
     """Predicts the logarithms of latency and drop by ridge regression.
 
     Features: the plan's choices one-hot, choices without effect left out; where tables are known, for latency the logarithm of the
     predicted milliseconds and how often the width changes from layer to layer, for the drop the logarithm of the predicted damage.
     """
 
-    def __init__(self, space: SearchSpace, known: Known | None) -> None:
+    def __init__(self, space: SearchSpace, known: PriorKnowledge | None) -> None:
         self._space, self._known = space, known
         self._features: dict[Plan, tuple[Floats, Floats]] = {}
         self._proposed: dict[Plan, tuple[Floats, Floats]] = {}

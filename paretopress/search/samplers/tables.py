@@ -13,7 +13,7 @@ TABLES_SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class CostTables:
     """Kept in the run folder, so that another budget can be solved for without measuring again.
 
     Attributes:
@@ -28,10 +28,10 @@ class Tables:
     floor_ms: float
     damages: Mapping[str, Mapping[Value, float]]
 
-    def scaled(self, factor: float) -> Tables:
+    def scaled(self, factor: float) -> CostTables:
         """Return the tables with all milliseconds multiplied: the same machine in another state."""
         layers = {name: {bits: factor * ms for bits, ms in by_bits.items()} for name, by_bits in self.layer_ms.items()}
-        return Tables(layers, {bits: factor * ms for bits, ms in self.rest_ms.items()}, factor * self.floor_ms, self.damages)
+        return CostTables(layers, {bits: factor * ms for bits, ms in self.rest_ms.items()}, factor * self.floor_ms, self.damages)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -44,7 +44,7 @@ class Tables:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Tables:
+    def from_json(cls, value: Mapping[str, Any]) -> CostTables:
         """Return what `to_json` wrote; raises RunFolderError for another schema."""
         if value.get("schema") != TABLES_SCHEMA:
             raise RunFolderError(f"tables.json must have schema {TABLES_SCHEMA}, but got schema={value.get('schema')}")

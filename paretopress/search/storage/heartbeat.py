@@ -14,9 +14,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.leases import Leases
 from paretopress.search.storage.records import WORKER, retry_once
-from paretopress.system.periodic import repeating
+from paretopress.system.periodic import periodically
 
 
 @contextmanager
@@ -32,11 +32,11 @@ def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
             study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]  # as RDBStorage documents it
 
     beat()
-    with repeating(beat, every_s):
+    with periodically(beat, every_s):
         yield
 
 
-def fail_stale(study: optuna.Study, claims: Claims) -> None:
+def fail_stale(study: optuna.Study, claims: Leases) -> None:
     """End the trials whose processes have not been heard of for long; their plans are tried once more, see `records.retry_once`.
 
     Where the storage keeps no heartbeat, as behind Optuna's gRPC proxy, the workers' own words in the study's attributes count. A trial

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import optuna
 
 from paretopress.search.limits import GRACE_S, WORDS
-from paretopress.system.periodic import repeating
+from paretopress.system.periodic import periodically
 
 _CLAIM, _ALIVE = "claim/", "alive/"
 # the longest of these moments
@@ -20,7 +20,7 @@ _MOMENT_S = 0.2
 
 
 @dataclass(slots=True)
-class Claims:
+class Leases:
     """Claims on finalists in a study's attributes. `clock` returns seconds that all hosts agree on.
 
     `worker` is given as a name for people to read and becomes this object's own: two containers can share their host's name and the
@@ -106,11 +106,11 @@ class Claims:
 
 
 @contextmanager
-def renewed(claims: Claims | None) -> Iterator[None]:
+def renewed(claims: Leases | None) -> Iterator[None]:
     """Renew claims within the block, at once and then from a thread of its own."""
     if claims is None:
         yield
         return
     claims.renew()
-    with repeating(claims.renew, claims.grace_s / WORDS):
+    with periodically(claims.renew, claims.grace_s / WORDS):
         yield

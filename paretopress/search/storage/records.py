@@ -18,8 +18,8 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.core.untrusted_values import demand, is_number, latency_received, outcome_received, plan_received
 from paretopress.errors import ForeignDataError
-from paretopress.search.candidates import Bounds, Candidate, Climb
-from paretopress.search.early_stopping import Stall
+from paretopress.search.candidates import Bounds, Candidate, RungScores
+from paretopress.search.early_stopping import EarlyStop
 from paretopress.search.fidelity.latency_pooling import Spread, drift_of, pooled
 from paretopress.search.storage.slots import CUT_OFF as CUT_OFF
 from paretopress.search.storage.slots import ERROR as ERROR
@@ -57,7 +57,7 @@ class Counts:
 @dataclass(frozen=True, slots=True)
 class _Evaluated:
     candidate: Candidate
-    climb: Climb
+    climb: RungScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,16 +220,16 @@ class Records:
         """Keep one more latency of a candidate's file."""
         self.add_attribute(f"{LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
 
-    def stall(self) -> Stall | None:
+    def stall(self) -> EarlyStop | None:
         """Return why the trials ended early, or None if they did not."""
         stored = self.attributes.get(STALL)
-        return None if stored is None else Stall(**stored)
+        return None if stored is None else EarlyStop(**stored)
 
-    def add_stall(self, stall: Stall) -> None:
+    def add_stall(self, stall: EarlyStop) -> None:
         """Keep why the trials end early."""
         self.add_attribute(STALL, asdict(stall))
 
-    def copy_of(self, plan: Plan) -> tuple[Candidate, Climb] | None:
+    def copy_of(self, plan: Plan) -> tuple[Candidate, RungScores] | None:
         """Return what is known of a plan that was evaluated, else None."""
         self._read()
         number = self._number_of.get(plan)
@@ -238,7 +238,7 @@ class Records:
         found = self._evaluated[number]
         return replace(found.candidate, outcome=self._pooling()(found.candidate.outcome)), found.climb
 
-    def climbs(self) -> list[Climb]:
+    def climbs(self) -> list[RungScores]:
         """Return how far the plans that were evaluated went, in the order of their trials."""
         return [found.climb for found in self._read()]
 
@@ -321,7 +321,7 @@ class Records:
         except (ForeignDataError, TypeError, ValueError, AttributeError) as error:
             self._refused[name] = str(error)
             return
-        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), Climb(accuracies, t.values[2]))
+        self._evaluated[t.number] = _Evaluated(Candidate(t.number, plan, outcome), RungScores(accuracies, t.values[2]))
         self._number_of.setdefault(plan, t.number)
         self._first[outcome.onnx_sha256] = outcome.latency
 

@@ -19,7 +19,7 @@ Scores = Mapping[str, float | RunError]
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
+class FinalReport:
     """What a search comes to; `nearest` are shown where no point is within every bound, `lost` says by trial why it is left out."""
 
     baseline: Outcome
@@ -28,13 +28,13 @@ class Reported:
     lost: Mapping[int, str]
 
 
-def reported(
+def final_report(
     candidates: Sequence[Candidate],
     bounds: Bounds,
     baseline: Outcome,
     have_file: Callable[[Outcome], object],
     score: Callable[[Sequence[Outcome]], Scores],
-) -> Reported:
+) -> FinalReport:
     """Return the baseline and the front of the candidates whose files can be had and scored, with their scores on test data.
 
     A point of which one or the other cannot be done is left out with the reason, and those that it dominated take its place. The baseline
@@ -65,7 +65,7 @@ def reported(
         if all(c.number in there for c in new):
             break
     points, nearest = _shown([there[c.number] for c in candidates if c.number in there], bounds)
-    return Reported(base, points, nearest, lost)
+    return FinalReport(base, points, nearest, lost)
 
 
 def _shown(candidates: Sequence[Candidate], bounds: Bounds) -> tuple[Sequence[Candidate], Sequence[Candidate]]:

@@ -12,15 +12,15 @@ from optuna.trial import Trial, TrialState
 
 from paretopress.core.outcome import Latency, Outcome
 from paretopress.search.candidates import Bounds, Candidate
-from paretopress.search.fidelity.remeasurement import Repeats
+from paretopress.search.fidelity.remeasurement import Remeasurement
 from paretopress.search.limits import Limits
-from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.leases import Leases
 from paretopress.search.storage.records import Records, retry_once
-from paretopress.search.study.time_budget import Timetable
+from paretopress.search.study.time_budget import TimeBudget
 
 
 @dataclass(slots=True)
-class Session:
+class SearchContext:
     """One process at work; its threads change what is shared under `lock`.
 
     `under_way` are the trials that it is at, None where it is the full recovery of one. Once `stopping` is set, loops end soon, and what
@@ -29,10 +29,10 @@ class Session:
     """
 
     records: Records
-    times: Timetable
+    times: TimeBudget
     limits: Limits
     bounds: Bounds
-    claims: Claims | None
+    claims: Leases | None
     measure_again: Callable[[Outcome], Latency] | None
     on_change: Callable[[str], None]
     on_event: Callable[[str, Mapping[str, Any]], None]
@@ -42,10 +42,10 @@ class Session:
     under_way: dict[int, Trial | None] = field(init=False, default_factory=dict)
     stopping: bool = field(init=False, default=False)
     stopped: bool = field(init=False, default=False)
-    _repeats: Repeats = field(init=False)
+    _repeats: Remeasurement = field(init=False)
 
     def __post_init__(self) -> None:
-        self._repeats = Repeats(self.records, self.bounds, self.lock)
+        self._repeats = Remeasurement(self.records, self.bounds, self.lock)
 
     @property
     def study(self) -> optuna.Study:

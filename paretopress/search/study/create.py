@@ -9,14 +9,16 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 
 from paretopress.search.sampler_names import OURS
-from paretopress.search.samplers.predictor import Known
+from paretopress.search.samplers.predictor import PriorKnowledge
 from paretopress.search.samplers.registry import make_sampler
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.studies import study_name
 from paretopress.spaces.space import SearchSpace
 
 
-def create_study(where: Path | StudyPlace, sampler_name: str, space: SearchSpace, seed: int, known: Known | None = None) -> optuna.Study:
+def create_study(
+    where: Path | StudyPlace, sampler_name: str, space: SearchSpace, seed: int, known: PriorKnowledge | None = None
+) -> optuna.Study:
     """Return the study of a place, new or as it was left.
 
     Objectives: accuracy (maximised), MACs and latency (minimised). The samplers of Optuna start a resumed study with another seed, so

@@ -17,7 +17,7 @@ def describe(outcome: Outcome, bounds: Bounds) -> str:
     return f"{bounds.metric.shown(outcome.val_accuracy)} at {latency:.3f} ms ({bounds.baseline_ms / latency:.2f}x)"
 
 
-def fields_of(outcome: Outcome) -> dict[str, Any]:
+def event_fields(outcome: Outcome) -> dict[str, Any]:
     """Return what an event says of an outcome."""
     return {
         "rung": int(outcome.rung),

@@ -15,8 +15,8 @@ from paretopress.search.fidelity.finalists import next_finalist
 from paretopress.search.fidelity.ladder import Evaluate
 from paretopress.search.fidelity.remeasurement import FINAL_OCCASIONS, OCCASIONS
 from paretopress.search.storage import records as keys
-from paretopress.search.study.context import Session
-from paretopress.search.study.event_format import describe, fields_of
+from paretopress.search.study.context import SearchContext
+from paretopress.search.study.event_format import describe, event_fields
 from paretopress.search.study.nearest import nearest_points
 
 # a finalist may get less than its full recovery where the time ends, but not less than this share of it
@@ -29,7 +29,7 @@ _REPEATED_AFTER_EACH = 3
 class FinalistPhase:
     """The full recoveries of one process; the fields are those of `Search`."""
 
-    session: Session
+    session: SearchContext
     evaluate: Evaluate
     recover_in_part: Callable[[Plan, int, float], Outcome] | None
     val_images: int
@@ -107,7 +107,7 @@ class FinalistPhase:
         stored: dict[str, Any]
         try:
             outcome = self._recovered(finalist, share)
-            stored, told, line = outcome.to_json(), fields_of(outcome), describe(outcome, session.bounds)
+            stored, told, line = outcome.to_json(), event_fields(outcome), describe(outcome, session.bounds)
             self._lately_s = (session.clock() - started) / share  # the last one's: a busy hour is no measure of the next
         except TargetLostError:
             raise

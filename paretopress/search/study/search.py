@@ -14,18 +14,18 @@ from optuna.trial import TrialState
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import RUNGS, Bounds, Candidate
-from paretopress.search.early_stopping import Stall
-from paretopress.search.fidelity.ladder import Evaluate, climb_pairs
+from paretopress.search.early_stopping import EarlyStop
+from paretopress.search.fidelity.ladder import Evaluate, score_pairs
 from paretopress.search.fidelity.promotion import Agreement, agreement
 from paretopress.search.limits import Limits
 from paretopress.search.storage.heartbeat import fail_stale
-from paretopress.search.storage.leases import Claims, renewed
+from paretopress.search.storage.leases import Leases, renewed
 from paretopress.search.storage.records import STALL, Counts, Records, retry_once
-from paretopress.search.study.context import Session
+from paretopress.search.study.context import SearchContext
 from paretopress.search.study.finalist_phase import FinalistPhase
-from paretopress.search.study.thread_pool import crew
+from paretopress.search.study.thread_pool import thread_pool
 from paretopress.search.study.time_accounting import seconds_by_stage
-from paretopress.search.study.time_budget import Timetable
+from paretopress.search.study.time_budget import TimeBudget
 from paretopress.search.study.trial_phase import TrialPhase, retry_is_due
 from paretopress.spaces.space import SearchSpace
 
@@ -46,7 +46,7 @@ class Search:
         cancel: ends evaluations that are under way, where the search ends in the middle of them.
         should_stop: asked before each trial, finalist and repeated latency; once it returns true the search ends in order.
         closing_s, ending_s: points of the front -> seconds kept for what follows the last finalist, or the last repeated latency.
-        setup_s, clock: see `Timetable`. stopped: whether `should_stop` ended the search.
+        setup_s, clock: see `TimeBudget`. stopped: whether `should_stop` ended the search.
     """
 
     study: optuna.Study
@@ -59,7 +59,7 @@ class Search:
     measure_again: Callable[[Outcome], Latency] | None = None
     recover_in_part: Callable[[Plan, int, float], Outcome] | None = None
     workers: int = 1
-    claims: Claims | None = None
+    claims: Leases | None = None
     on_change: Callable[[str], None] = lambda _: None
     on_event: Callable[[str, Mapping[str, Any]], None] = lambda _, __: None
     cancel: Callable[[], None] = lambda: None
@@ -70,14 +70,14 @@ class Search:
     closing_s: Callable[[Sequence[Candidate]], float] = lambda _: 0.0
     ending_s: Callable[[Sequence[Candidate]], float] = lambda _: 0.0
     records: Records = field(init=False)
-    times: Timetable = field(init=False)
+    times: TimeBudget = field(init=False)
     stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.records = Records(self.study)
         shared = self.claims is not None
         clock = time.time if shared and self.clock is time.monotonic else self.clock
-        self.times = Timetable(self.records, self.limits, self.setup_s, self.closing_s(()), clock, shared)
+        self.times = TimeBudget(self.records, self.limits, self.setup_s, self.closing_s(()), clock, shared)
 
     def run(self, seeds: Sequence[Plan]) -> None:
         """Search, then recover the finalists in full.
@@ -96,7 +96,7 @@ class Search:
 
         Raises: as `run`. Where this process is asked to leave, its trials are given back to the others.
         """
-        session = Session(
+        session = SearchContext(
             records=self.records,
             times=self.times,
             limits=self.limits,
@@ -117,7 +117,7 @@ class Search:
             self.cancel()
 
         try:
-            with renewed(self.claims), crew(self.workers, stop) as together:
+            with renewed(self.claims), thread_pool(self.workers, stop) as together:
                 together(trials.work)
                 if not session.stopped:  # else a resumed run goes on with trials
                     self.times.start_finalists()
@@ -152,7 +152,7 @@ class Search:
         """Return how many trials were completed, rejected or outraced before training, and failed."""
         return self.records.counts()
 
-    def stall(self) -> Stall | None:
+    def stall(self) -> EarlyStop | None:
         """Return why the trials ended early, or None if they did not."""
         return self.records.stall()
 
@@ -160,7 +160,7 @@ class Search:
         """Return how each two neighbouring rungs agreed on the plans that were seen at both."""
         seen = self.records.climbs()
         steps = zip(self.ladder[:-1], self.ladder[1:], strict=True)
-        return [agreement(lower, higher, climb_pairs(seen, lower, higher, self.bounds)) for lower, higher in steps]
+        return [agreement(lower, higher, score_pairs(seen, lower, higher, self.bounds)) for lower, higher in steps]
 
     def seconds(self, closing: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
         """Return the seconds of work by what they went to, see `seconds_by_stage`; "setup" is what the set-up took but for its stages.
@@ -170,7 +170,7 @@ class Search:
         setup = {"setup": self.setup_s - sum(self.setup_stages_s.values())}
         return seconds_by_stage(self.records, self.times.elapsed_s, setup, self.setup_stages_s, closing)
 
-    def _wait_for_others(self, claims: Claims) -> None:
+    def _wait_for_others(self, claims: Leases) -> None:
         """Return when no other process is at work; what one that died meanwhile had under way is tried once more here."""
         until = claims.clock() + 2.0 * claims.grace_s
         while self.times.left_s > 0.0:

@@ -10,7 +10,7 @@ Loop = Callable[[], None]
 
 
 @contextmanager
-def crew(workers: int, stop: Callable[[], None]) -> Iterator[Callable[[Loop], None]]:
+def thread_pool(workers: int, stop: Callable[[], None]) -> Iterator[Callable[[Loop], None]]:
     """Yield what runs a loop on every worker and returns when all are done; one worker is this thread itself.
 
     `stop` is called when a loop raises, or this thread is interrupted: it must make the other loops end soon. The error is raised then.

@@ -17,7 +17,7 @@ _ELAPSED, _BEGAN, _FINALISTS_FROM = "elapsed_s", "began_at", "finalists_from_s"
 
 
 @dataclass(slots=True)
-class Timetable:
+class TimeBudget:
     """The time of one study; all figures are seconds of work.
 
     `setup_s` passed before the first trial; `closing_s` are kept for what follows the last finalist. `clock` returns seconds. Where

@@ -16,8 +16,8 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, SearchFailedError, TargetLostError, WorkerDiedError, typed_line
 from paretopress.search.candidates import Candidate
-from paretopress.search.early_stopping import stalled
-from paretopress.search.fidelity.ladder import Climber, Evaluate
+from paretopress.search.early_stopping import early_stop
+from paretopress.search.fidelity.ladder import Evaluate, RungLadder
 from paretopress.search.fidelity.remeasurement import OCCASIONS
 from paretopress.search.limits import WORDS
 from paretopress.search.samplers.guided import PREDICTED_ACCURACY
@@ -25,10 +25,10 @@ from paretopress.search.storage import records as keys
 from paretopress.search.storage.heartbeat import fail_stale, heartbeat
 from paretopress.search.storage.records import Records, retry_once
 from paretopress.search.storage.slots import queued, rank
-from paretopress.search.study.context import Session
-from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe, fields_of
+from paretopress.search.study.context import SearchContext
+from paretopress.search.study.event_format import STOPPED_EARLY, TRIAL, describe, event_fields
 from paretopress.search.study.fresh_plans import USED_UP, FreshPlans
-from paretopress.search.study.time_budget import Timetable
+from paretopress.search.study.time_budget import TimeBudget
 from paretopress.spaces.space import SearchSpace
 
 _SAME_FAILURES = 10
@@ -38,7 +38,7 @@ _SAME_FAILURES = 10
 class TrialPhase:
     """The trials of one process, evaluated on `workers` threads; `ladder` are the rungs that a trial may climb."""
 
-    session: Session
+    session: SearchContext
     space: SearchSpace
     evaluate: Evaluate
     ladder: Sequence[Rung]
@@ -149,7 +149,7 @@ class TrialPhase:
             return False
         if session.records.stall() is not None:
             return True
-        stall = stalled(session.records.volumes(session.bounds), int(rest * self.workers))
+        stall = early_stop(session.records.volumes(session.bounds), int(rest * self.workers))
         if stall is None or not session.within_all_bounds():
             return False
         session.records.add_stall(stall)
@@ -164,7 +164,7 @@ class TrialPhase:
         trial.set_user_attr(keys.PLAN, plan.to_json())
         if session.claims is not None:
             trial.set_user_attr(keys.WORKER, session.claims.worker)
-        climber = Climber(self.evaluate, self.ladder, session.bounds, session.records.climbs())
+        climber = RungLadder(self.evaluate, self.ladder, session.bounds, session.records.climbs())
         try:
             outcome, accuracies = self._copied(trial, plan) or climber.climb(plan, trial.number)
         except TargetLostError:  # says nothing of the plan: the trial is left running, as by a process that died, and resume tries it again
@@ -186,7 +186,7 @@ class TrialPhase:
         trial.set_user_attr(keys.COPY_OF, candidate.number)
         return candidate.outcome, climb.accuracies
 
-    def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: Climber, started: float) -> None:
+    def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: RungLadder, started: float) -> None:
         session, outcome, bounds = self.session, candidate.outcome, self.session.bounds
         # what the study is told is what the front goes by: the pooled latency, with the drift in its interval
         judged = session.records.pooled(outcome)
@@ -204,7 +204,7 @@ class TrialPhase:
         trial.set_user_attr(keys.DURATION, duration_s)
         session.records.add_ended(session.study.tell(trial, [_told(accuracies), outcome.macs, judged.latency.latency_ms]))
         session.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, bounds)}")
-        session.event(TRIAL, trial=trial.number, seconds=duration_s, **fields_of(outcome))
+        session.event(TRIAL, trial=trial.number, seconds=duration_s, **event_fields(outcome))
 
     def _record_failure(self, trial: Trial, error: Exception, started: float) -> None:
         session, reason = self.session, typed_line(error)
@@ -227,12 +227,12 @@ class TrialPhase:
             ) from error
 
 
-def rest_trials(records: Records, times: Timetable, below: float = math.inf) -> float:
+def rest_trials(records: Records, times: TimeBudget, below: float = math.inf) -> float:
     """Return how many more trials the limits allow beside those that have a place with a lower rank."""
     return times.rest_trials(records.durations(), records.slots().open(below))
 
 
-def retry_is_due(records: Records, times: Timetable) -> bool:
+def retry_is_due(records: Records, times: TimeBudget) -> bool:
     """Return whether a queued trial that tries a cut off one again is to be evaluated, though the trials may be over otherwise."""
     retries = records.slots().retries
     return bool(retries) and records.stall() is None and rest_trials(records, times, below=min(map(rank, retries))) >= 1.0

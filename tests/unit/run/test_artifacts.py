@@ -10,7 +10,7 @@ import pytest
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError, RunError
-from paretopress.run.artifacts import ArtifactShelf, ArtifactStore, SharedFiles, open_store
+from paretopress.run.artifacts import ArtifactStore, RunArtifacts, SharedFiles, open_store
 from paretopress.system.run_folder import RunFolder
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)
@@ -48,7 +48,7 @@ def host(tmp_path: Path, name: str) -> tuple[Host, SharedFiles]:
     root = tmp_path / name
     root.mkdir()
     inner = Host(RunFolder(root))
-    return inner, SharedFiles(inner, ArtifactShelf(open_store(str(tmp_path / "artifacts")), "night", waits_s=()), inner.folder)
+    return inner, SharedFiles(inner, RunArtifacts(open_store(str(tmp_path / "artifacts")), "night", waits_s=()), inner.folder)
 
 
 def test_a_finalist_goes_on_where_another_host_left_its_trial(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_fetch_refuses_a_file_that_is_not_the_measured_one(tmp_path: Path) -> No
 
 
 def test_an_s3_bucket_is_a_shelf_too(tmp_path: Path, bucket: str) -> None:
-    shelf, file, copy = ArtifactShelf(open_store(bucket), "night", waits_s=()), tmp_path / "model.onnx", tmp_path / "copy.onnx"
+    shelf, file, copy = RunArtifacts(open_store(bucket), "night", waits_s=()), tmp_path / "model.onnx", tmp_path / "copy.onnx"
     file.write_bytes(b"model")
     shelf.push("trials/0003/model.onnx", file)
     shelf.pull("trials/0003/model.onnx", copy, hashlib.sha256(b"model").hexdigest())
@@ -89,7 +89,7 @@ def test_an_s3_bucket_is_a_shelf_too(tmp_path: Path, bucket: str) -> None:
     with pytest.raises(RunError, match="must be there"):
         shelf.pull("trials/0009/model.onnx", copy)
     with pytest.raises(RunError, match="must be writable, but got NoSuchBucket"):
-        ArtifactShelf(open_store("s3://nowhere"), "night", waits_s=()).push("trials/0003/model.onnx", file)
+        RunArtifacts(open_store("s3://nowhere"), "night", waits_s=()).push("trials/0003/model.onnx", file)
 
 
 def test_open_store_says_what_is_wrong_when_the_folder_cannot_be_made(tmp_path: Path) -> None:
@@ -125,12 +125,12 @@ def test_push_and_pull_try_again_when_the_store_is_busy(tmp_path: Path) -> None:
     file.write_bytes(b"model")
     for action in ("push", "pull"):
         busy = Busy(store, failures=2)
-        getattr(ArtifactShelf(busy, "night", waits_s=(0.0, 0.0)), action)("model.onnx", file if action == "push" else copy)
+        getattr(RunArtifacts(busy, "night", waits_s=(0.0, 0.0)), action)("model.onnx", file if action == "push" else copy)
         assert busy.asked == 3
     assert copy.read_bytes() == b"model"
     down = Busy(store, failures=9)
     with pytest.raises(RunError, match="must be readable, but got OSError: 503 slow down"):
-        ArtifactShelf(down, "night", waits_s=(0.0, 0.0)).pull("model.onnx", copy)
+        RunArtifacts(down, "night", waits_s=(0.0, 0.0)).pull("model.onnx", copy)
     assert down.asked == 3
     assert not list(tmp_path.glob("*.part"))
 
@@ -138,7 +138,7 @@ def test_push_and_pull_try_again_when_the_store_is_busy(tmp_path: Path) -> None:
 def test_pull_does_not_wait_for_what_is_not_there(tmp_path: Path) -> None:
     store = Busy(open_store(str(tmp_path / "artifacts")), failures=0)
     with pytest.raises(RunError, match="must be there"):
-        ArtifactShelf(store, "night", waits_s=(60.0,)).pull("model.onnx", tmp_path / "copy.onnx")
+        RunArtifacts(store, "night", waits_s=(60.0,)).pull("model.onnx", tmp_path / "copy.onnx")
     assert store.asked == 1
 
 

@@ -14,7 +14,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.errors import ConfigError, ForeignDataError, OutsideFolderError, RunError
-from paretopress.run.artifacts import ArtifactShelf, SharedFiles, open_store
+from paretopress.run.artifacts import RunArtifacts, SharedFiles, open_store
 from paretopress.run.folder_store import FolderStore
 from paretopress.system.run_folder import RunFolder
 
@@ -26,8 +26,8 @@ def outcome(name: str, content: bytes, size_bytes: int | None = None) -> Outcome
     return Outcome(Rung.SHORT, 90.0, 1, 1, LATENCY, len(content) if size_bytes is None else size_bytes, name, digest)
 
 
-def shelf(tmp_path: Path) -> ArtifactShelf:
-    return ArtifactShelf(open_store(str(tmp_path / "artifacts")), "night")
+def shelf(tmp_path: Path) -> RunArtifacts:
+    return RunArtifacts(open_store(str(tmp_path / "artifacts")), "night")
 
 
 def shared(tmp_path: Path) -> SharedFiles:
@@ -92,7 +92,7 @@ def test_fetch_refuses_when_the_file_names_others_for_its_weights(tmp_path: Path
 
 def test_a_study_with_a_path_for_a_name_reaches_nothing_outside_of_the_store(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    away = ArtifactShelf(open_store(str(tmp_path / "artifacts")), "../night")
+    away = RunArtifacts(open_store(str(tmp_path / "artifacts")), "../night")
     with pytest.raises(RunError):
         away.push("model", tmp_path / "x")
     with pytest.raises(RunError):

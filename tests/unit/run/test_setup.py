@@ -17,7 +17,7 @@ from paretopress.intake.trace import take_in
 from paretopress.run import setup
 from paretopress.run.setup import plan_effort, space_for, training_place
 from paretopress.run.state import RunState
-from paretopress.search.accuracy_scale import Scale
+from paretopress.search.accuracy_scale import AccuracyScale
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace
 from paretopress.targets.capabilities import Capabilities
@@ -130,7 +130,7 @@ def state(val_error: float | None) -> RunState:
 def test_bounds_have_the_scale_of_the_baselines_scores_when_the_state_is_read_back() -> None:
     config = parse_config({"budget": {"latency_ms": 4.0}}, "the test")
     bounds = RunState.from_json(json.loads(json.dumps(state(0.3).to_json()))).bounds(config)
-    assert bounds.scale == Scale.of_baseline(0.3, 10_000)
+    assert bounds.scale == AccuracyScale.of_baseline(0.3, 10_000)
     assert bounds.baseline_ci_ms == (7.8, 8.2)
     assert (bounds.worst_drop, bounds.floor) == pytest.approx((10.0, 0.5))
 

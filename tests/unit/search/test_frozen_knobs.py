@@ -12,10 +12,10 @@ from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.limits import Limits
-from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans
-from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
 from paretopress.search.samplers.registry import make_sampler
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.tables import CostTables
 from paretopress.search.study.search import Search
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -53,17 +53,17 @@ def synthetic(plan: Plan, rung: Rung, number: int) -> Outcome:
 
 def searched(sampler: str, space: SearchSpace, trials: int) -> list[Candidate]:
     predictor = Predictor(space, tables())
-    known = Known(predictor, BOUNDS.limit_ms, BOUNDS.baseline_accuracy)
+    known = PriorKnowledge(predictor, BOUNDS.limit_ms, BOUNDS.baseline_accuracy)
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler(sampler, space, 0, known))
     run = Search(study, space, synthetic, BOUNDS, Limits(trials=trials, finalists=0), 1_000)
-    run.run([*seed_plans(space, ORDER), *ladder_plans(space, predictor, BOUNDS.limit_ms)])
+    run.run([*initial_plans(space, ORDER), *ladder_plans(space, predictor, BOUNDS.limit_ms)])
     assert run.counts().all == trials
     return run.short_candidates()
 
 
-def tables() -> Tables:
+def tables() -> CostTables:
     damages = {f"prune/{name}": {0.25: 0.1, 0.5: 0.2, 0.75: 0.4, 1.0: 0.3} for name in ("stem", "a.conv1", "b.conv1")}
-    return Tables({name: {32: 1.5, 8: 0.6} for name in NAMES}, {32: 1.0, 8: 1.0}, 0.1, damages)
+    return CostTables({name: {32: 1.5, 8: 0.6} for name in NAMES}, {32: 1.0, 8: 1.0}, 0.1, damages)
 
 
 @pytest.fixture(autouse=True)
@@ -81,19 +81,19 @@ def test_run_turns_every_knob_but_the_frozen_one_when_a_knob_is_frozen(
 
 
 def test_seed_plans_do_without_removals_when_branches_are_frozen() -> None:
-    free, frozen = seed_plans(space_without(), ORDER), seed_plans(space_without(Knob.BRANCHES), ORDER)
+    free, frozen = initial_plans(space_without(), ORDER), initial_plans(space_without(Knob.BRANCHES), ORDER)
     assert frozen == [plan for plan in free if 0 not in plan.kept.values()]
 
 
 def test_seed_plans_are_projected_when_bits_are_frozen() -> None:
     # one and two branches removed, three uniform ratios, half the channels with one and two branches removed, and the unchanged model
-    plans = seed_plans(space_without(Knob.BITS), ORDER)
+    plans = initial_plans(space_without(Knob.BITS), ORDER)
     assert len(plans) == 8
     assert Plan(kept={"b.conv1": 0}) in plans
 
 
 def test_seed_plans_keep_removals_in_int8_when_pruning_is_frozen() -> None:
-    plans = seed_plans(space_without(Knob.PRUNE), ORDER)
+    plans = initial_plans(space_without(Knob.PRUNE), ORDER)
     assert [dict(plan.kept) for plan in plans] == [{}, {}, {"b.conv1": 0}, {"a.conv1": 0, "b.conv1": 0}]
 
 

@@ -12,10 +12,10 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Criterion, Plan
 from paretopress.search.candidates import front
 from paretopress.search.limits import Limits
-from paretopress.search.samplers.initial_plans import ladder_plans, seed_plans
-from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
 from paretopress.search.samplers.registry import make_sampler
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.tables import CostTables
 from paretopress.search.study.search import Search
 from paretopress.spaces.space import SearchSpace, SpaceOptions
 
@@ -33,11 +33,11 @@ def better_by_taylor(plan: Plan, rung: Rung, number: int) -> Outcome:
 def test_run_finds_the_criterion_that_loses_least_when_several_are_offered(sampler: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     damages = {f"prune/{name}": {round(1.0 - keep / 64, 4): 0.1 * (1.0 - keep / 64) for keep in range(8, 64, 8)} for name in NAMES}
-    predictor = Predictor(SPACE, Tables({name: {32: 2.0, 8: 1.0} for name in NAMES}, {32: 1.0, 8: 1.0}, 0.1, damages))
-    known = Known(predictor, BOUNDS.limit_ms, BOUNDS.baseline_accuracy)
+    predictor = Predictor(SPACE, CostTables({name: {32: 2.0, 8: 1.0} for name in NAMES}, {32: 1.0, 8: 1.0}, 0.1, damages))
+    known = PriorKnowledge(predictor, BOUNDS.limit_ms, BOUNDS.baseline_accuracy)
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler(sampler, SPACE, 0, known))
     search = Search(study, SPACE, better_by_taylor, BOUNDS, Limits(trials=100, finalists=0), 1_000)
-    search.run([*seed_plans(SPACE, []), *ladder_plans(SPACE, predictor, BOUNDS.limit_ms)])
+    search.run([*initial_plans(SPACE, []), *ladder_plans(SPACE, predictor, BOUNDS.limit_ms)])
     tried = [candidate.plan.importance for candidate in search.short_candidates() if candidate.plan.kept]
     best = [point.plan.importance for point in front(search.candidates(), BOUNDS) if point.plan.kept]
     assert len(set(tried)) > 1

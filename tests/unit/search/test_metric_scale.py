@@ -11,19 +11,19 @@ from test_search import GRAPH, LAYERS, SPACE, outcome, synthetic
 
 from paretopress.core.outcome import Budget, Metric, Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.search.accuracy_scale import Scale
+from paretopress.search.accuracy_scale import AccuracyScale
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
 from paretopress.search.fidelity.finalists import next_finalist
-from paretopress.search.fidelity.promotion import cannot_join
+from paretopress.search.fidelity.promotion import reason_to_stop
 from paretopress.search.limits import Limits
 from paretopress.search.sampler_names import PROGRAMME
-from paretopress.search.samplers.initial_plans import seed_plans
-from paretopress.search.samplers.predictor import Known, Predictor
+from paretopress.search.samplers.initial_plans import initial_plans
+from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
 from paretopress.search.samplers.registry import make_sampler
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.tables import CostTables
 from paretopress.search.study.search import Search
 
-TABLES = Tables(
+TABLES = CostTables(
     {layer.name: {32: 1.5, 8: 0.6} for layer in LAYERS},
     {32: 1.0},
     0.1,
@@ -43,9 +43,9 @@ class Unit:
     def score(self, percent: float) -> float:
         return self.factor * (percent + self.shift)
 
-    def bounds(self, max_drop: float | None, scale: Scale | None = Scale(0.25, 10.0)) -> Bounds:  # noqa: B008  # frozen
+    def bounds(self, max_drop: float | None, scale: AccuracyScale | None = AccuracyScale(0.25, 10.0)) -> Bounds:  # noqa: B008  # frozen
         allowed = None if max_drop is None else max_drop * self.factor
-        mine = None if scale is None else Scale(scale.noise * self.factor, scale.worst_drop * self.factor)
+        mine = None if scale is None else AccuracyScale(scale.noise * self.factor, scale.worst_drop * self.factor)
         return Bounds(Budget(speedup=2.0, max_drop=allowed), 10.0, self.score(BASELINE), self.metric, mine)
 
     def evaluate(self, plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -68,10 +68,10 @@ NAMES = ["share", "thousands", "millimetres lost", "share lost"]
 
 def choices(unit: Unit, max_drop: float | None, sampler: str) -> dict[str, object]:
     bounds = unit.bounds(max_drop)
-    known = Known(Predictor(SPACE, TABLES), bounds.limit_ms, bounds.baseline_accuracy, bounds.worst_drop)
+    known = PriorKnowledge(Predictor(SPACE, TABLES), bounds.limit_ms, bounds.baseline_accuracy, bounds.worst_drop)
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler(sampler, SPACE, 0, known))
     search = Search(study, SPACE, unit.evaluate, bounds, Limits(trials=90, finalists=6), 5_000)
-    search.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    search.run(initial_plans(SPACE, ["a.conv1", "b.conv1"]))
     candidates, stall = search.candidates(), search.stall()
     chosen = best(front(candidates, bounds), bounds, 5_000)
     return {
@@ -109,14 +109,14 @@ def test_search_makes_the_same_choices_when_the_scores_are_in_another_unit(
 def test_cannot_join_says_so_in_any_unit_when_all_others_lost_little(unit: Unit) -> None:
     f, bounds = unit.factor, unit.bounds(2.0)
     pairs, rivals = [(1.0 * f, 1.0 * f)] * 6, [(0.0, 1.0)]
-    assert "another lost 0.0" in cannot_join(49.0 * f, 9.0, pairs, rivals, 6.0 * f, floor=bounds.floor)
-    assert cannot_join(0.4 * f, 9.0, pairs, rivals, 6.0 * f, floor=2.0 * f) == ""  # as good as those: below the floor
+    assert "another lost 0.0" in reason_to_stop(49.0 * f, 9.0, pairs, rivals, 6.0 * f, floor=bounds.floor)
+    assert reason_to_stop(0.4 * f, 9.0, pairs, rivals, 6.0 * f, floor=2.0 * f) == ""  # as good as those: below the floor
 
 
 @pytest.mark.parametrize("unit", [PERCENT, *OTHERS], ids=["percent", *NAMES])
 @pytest.mark.parametrize("measured", [True, False], ids=["measured scale", "no scale"])
 def test_hypervolume_tells_drops_apart_in_any_unit_when_they_are_within_the_bound(unit: Unit, measured: bool) -> None:
-    bounds = unit.bounds(2.0, Scale(0.25, 10.0) if measured else None)
+    bounds = unit.bounds(2.0, AccuracyScale(0.25, 10.0) if measured else None)
     volumes = [
         bounds.hypervolume([Candidate(0, Plan(), replace(outcome(0.0, 2.0), val_accuracy=unit.score(a)))]) for a in (88.0, 89.0, 90.0)
     ]
@@ -138,23 +138,23 @@ def test_hypervolume_counts_all_that_is_within_the_bound_when_that_is_wide() -> 
 
 
 def test_scale_of_baseline_is_ten_points_and_half_a_point_when_nine_in_ten_of_many_are_right() -> None:
-    scale = Scale.of_baseline(30.0 / math.sqrt(10_000), 10_000)  # the binomial error of 90 %, in points: 0.3
+    scale = AccuracyScale.of_baseline(30.0 / math.sqrt(10_000), 10_000)  # the binomial error of 90 %, in points: 0.3
     assert (scale.noise, scale.worst_drop, scale.floor) == pytest.approx((0.18, 10.0, 0.5))
-    few = Scale.of_baseline(30.0 / math.sqrt(100), 100)
+    few = AccuracyScale.of_baseline(30.0 / math.sqrt(100), 100)
     assert (few.noise, few.worst_drop, few.floor) == pytest.approx((1.8, 10.0, 3.6))  # a hundred items tell less apart
 
 
 def test_scale_assumed_is_that_of_shares_of_answers_when_the_score_is_in_percent() -> None:
-    assert Scale.assumed(Metric(), 90.0, 10_000).noise == pytest.approx(0.18, rel=1e-3)
-    assert Scale.assumed(Metric(), 100.0, 1_000).noise > 0.0  # no wrong answer among a thousand does not mean that there are none
-    assert Scale.assumed(Metric("dice", ""), 0.9).worst_drop == pytest.approx(0.1)
-    assert Scale.assumed(Metric("dice"), 0.9).worst_drop == pytest.approx(0.1)  # no percentage, whatever its unit says
-    assert Scale.assumed(Metric("error", "mm", False), -120.0).worst_drop == pytest.approx(120.0 / 9.0)
-    assert Scale.assumed(Metric("r", ""), 0.0).worst_drop == 1.0
+    assert AccuracyScale.assumed(Metric(), 90.0, 10_000).noise == pytest.approx(0.18, rel=1e-3)
+    assert AccuracyScale.assumed(Metric(), 100.0, 1_000).noise > 0.0  # no wrong answer among a thousand does not mean that there are none
+    assert AccuracyScale.assumed(Metric("dice", ""), 0.9).worst_drop == pytest.approx(0.1)
+    assert AccuracyScale.assumed(Metric("dice"), 0.9).worst_drop == pytest.approx(0.1)  # no percentage, whatever its unit says
+    assert AccuracyScale.assumed(Metric("error", "mm", False), -120.0).worst_drop == pytest.approx(120.0 / 9.0)
+    assert AccuracyScale.assumed(Metric("r", ""), 0.0).worst_drop == 1.0
 
 
 def test_best_takes_the_noise_of_the_finalists_when_it_was_measured() -> None:
-    bounds = Bounds(Budget(speedup=2.0, max_drop=2.0), 10.0, 90.0, scale=Scale(0.5, 10.0))
+    bounds = Bounds(Budget(speedup=2.0, max_drop=2.0), 10.0, 90.0, scale=AccuracyScale(0.5, 10.0))
 
     def chosen(error: float | None) -> int | None:
         finals = [(88.2, 1.0), (89.0, 2.0), (89.9, 3.0)]

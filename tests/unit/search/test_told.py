@@ -14,7 +14,7 @@ from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.search.fidelity.ladder import Evaluate
 from paretopress.search.limits import Limits
-from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.initial_plans import initial_plans
 from paretopress.search.samplers.registry import make_sampler
 from paretopress.search.storage.records import VOLUME
 from paretopress.search.study.search import Search
@@ -32,7 +32,7 @@ def searched(evaluate: Evaluate, again: Callable[[Outcome], Latency], trials: in
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler("random", SPACE, 0))
     limits = Limits(trials=trials, finalists=0)
     search = Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, ladder=(Rung.SHORT,), measure_again=again)
-    search.run(seed_plans(SPACE, ["a.conv1", "b.conv1"])[:trials])
+    search.run(initial_plans(SPACE, ["a.conv1", "b.conv1"])[:trials])
     return search
 
 

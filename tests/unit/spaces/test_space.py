@@ -8,7 +8,7 @@ from paretopress.core.model_graph import Frozen, LayerKind, ModelGraph
 from paretopress.core.plan import Criterion, Plan
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
-from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.initial_plans import initial_plans
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.space import ALPHA, IMPORTANCE, TEMPERATURE, SearchSpace, SpaceOptions
 from paretopress.spaces.variables import Choice, Range
@@ -174,7 +174,7 @@ def test_search_space_takes_the_one_criterion_when_no_other_is_named(graph: Mode
     space = SearchSpace(graph, SpaceOptions(channel_step=4, importance=(Criterion.APOZ,)))
     assert IMPORTANCE not in space.defaults()
     assert space.plan(space.defaults() | {"prune/stem": 0.5}).importance is Criterion.APOZ
-    assert {plan.importance for plan in seed_plans(space, []) if plan.kept} == {Criterion.APOZ}
+    assert {plan.importance for plan in initial_plans(space, []) if plan.kept} == {Criterion.APOZ}
     with pytest.raises(ConfigError, match="ranked by apoz"):
         space.params(Plan(kept={"stem": 4}))
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from paretopress.system.lru_cache import Kept
+from paretopress.system.lru_cache import LruCache
 
 
 def test_the_value_used_longest_ago_goes_first() -> None:
-    kept = Kept[bytes](30, len)
+    kept = LruCache[bytes](30, len)
     kept.put("a", bytes(10))
     kept.put("b", bytes(10))
     assert kept.get("a") == bytes(10)
@@ -15,7 +15,7 @@ def test_the_value_used_longest_ago_goes_first() -> None:
 
 
 def test_a_value_is_replaced_and_counted_once() -> None:
-    kept = Kept[bytes](30, len)
+    kept = LruCache[bytes](30, len)
     kept.put("a", bytes(20))
     kept.put("a", bytes(15))
     kept.put("b", bytes(15))
@@ -24,7 +24,7 @@ def test_a_value_is_replaced_and_counted_once() -> None:
 
 
 def test_a_value_above_the_limit_is_not_kept() -> None:
-    kept = Kept[bytes](30, len)
+    kept = LruCache[bytes](30, len)
     kept.put("a", bytes(10))
     kept.put("b", bytes(31))
     assert kept.get("b") is None

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from paretopress.system.periodic import repeating
+from paretopress.system.periodic import periodically
 
 
 def test_repeating_goes_on_and_says_why_when_its_action_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -14,7 +14,7 @@ def test_repeating_goes_on_and_says_why_when_its_action_fails(caplog: pytest.Log
         done.release()
         raise OSError("the database is away")
 
-    with repeating(fails, 0.001):
+    with periodically(fails, 0.001):
         for _ in range(3):
             assert done.acquire(timeout=10.0)
     assert "OSError: the database is away" in caplog.records[0].getMessage()

@@ -14,7 +14,7 @@ import pytest
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import LatencyError, OutOfTimeError, RunError, WorkerDiedError
-from paretopress.trial.subprocess_evaluator import EvaluatorProcess, Isolation, revived, waiting_asleep
+from paretopress.trial.subprocess_evaluator import EvaluatorProcess, SubprocessEvaluator, revived, waiting_asleep
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)
 OUTCOME = Outcome(Rung.SHORT, 88.0, 100, 10, LATENCY, 1_000, "trials/0001/model.onnx", "0" * 64)
@@ -111,7 +111,7 @@ assert call["plan"]["kept"] == {{"a": 8}} if asked else call["outcome"] == outco
 notes = [str(call["share"]), str(call["number"])] if asked else []
 reply(outcome=outcome | {{"rung": call["rung"], "notes": notes}}) if asked else reply(latency=outcome["latency"])
 """
-    evaluate = Isolation(lambda: process(tmp_path, body), lambda: 1e9)
+    evaluate = SubprocessEvaluator(lambda: process(tmp_path, body), lambda: 1e9)
     plan = Plan(kept={"a": 8})
     try:
         whole, part = evaluate(plan, Rung.LONG, 7), evaluate.recover_in_part(plan, 7, 0.5)
@@ -123,7 +123,7 @@ reply(outcome=outcome | {{"rung": call["rung"], "notes": notes}}) if asked else 
 
 
 def test_isolation_says_that_the_time_is_over_when_it_cuts_a_trial_off(tmp_path: Path) -> None:
-    evaluate = Isolation(lambda: process(tmp_path, "time.sleep(60)"), lambda: 0.5)
+    evaluate = SubprocessEvaluator(lambda: process(tmp_path, "time.sleep(60)"), lambda: 0.5)
     with pytest.raises(OutOfTimeError, match="was cut off"):
         evaluate(Plan(), Rung.SHORT, 1)
     evaluate.close()
@@ -135,7 +135,7 @@ outcome = json.loads({json.dumps(OUTCOME.to_json())!r})
 reply(outcome=outcome | {{"notes": [str(call.get("left_s"))]}}, said=["training goes on with 1 of 2 threads"])
 """
     said: list[str] = []
-    evaluate = Isolation(lambda: process(tmp_path, body), lambda: 500.0, said.append)
+    evaluate = SubprocessEvaluator(lambda: process(tmp_path, body), lambda: 500.0, said.append)
     try:
         assert 400.0 < float(evaluate(Plan(), Rung.SHORT, 1).notes[0]) < 500.0  # less what the start of the process took
         evaluate.keep_within(lambda: 300.0)

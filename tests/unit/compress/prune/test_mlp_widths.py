@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.prune.mlp_widths import find_chains, is_chain
+from paretopress.compress.prune.mlp_widths import find_mlp_widths, is_mlp_width
 from paretopress.core.model_graph import ChannelGroup
 from paretopress.core.plan import Plan
 from paretopress.intake.trace import take_in
@@ -24,15 +24,15 @@ def three(activation: nn.Module) -> fx.GraphModule:
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Identity(), nn.Hardswish()])
 def test_find_chains_returns_the_width_between_two_linears(activation: nn.Module) -> None:
     module = three(activation)
-    assert find_chains(module) == [CHAIN]
-    assert is_chain(module, CHAIN)
+    assert find_mlp_widths(module) == [CHAIN]
+    assert is_mlp_width(module, CHAIN)
 
 
 @pytest.mark.parametrize("between", [nn.Sigmoid(), nn.Softmax(-1), nn.LayerNorm(32)])
 def test_find_chains_returns_none_when_what_lies_between_mixes_values_or_moves_zero(between: nn.Module) -> None:
     module = three(between)
-    assert find_chains(module) == []
-    assert not is_chain(module, CHAIN)
+    assert find_mlp_widths(module) == []
+    assert not is_mlp_width(module, CHAIN)
 
 
 class Twice(nn.Module):
@@ -53,7 +53,7 @@ class Twice(nn.Module):
     ],
 )
 def test_find_chains_returns_none_when_others_see_the_width(read: Callable[[nn.Module, Tensor], Tensor]) -> None:
-    assert find_chains(fx.symbolic_trace(Twice(read).eval())) == []
+    assert find_mlp_widths(fx.symbolic_trace(Twice(read).eval())) == []
 
 
 def test_compress_module_prunes_a_chain_as_if_its_units_were_silent() -> None:

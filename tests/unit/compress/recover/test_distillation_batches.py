@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from paretopress.compress.recover.distillation_batches import Lessons
+from paretopress.compress.recover.distillation_batches import DistillationBatches
 from paretopress.errors import RecoveryError
 
 
@@ -37,11 +37,11 @@ class Counting(nn.Module):
         return x.flatten(1)[:, :3]
 
 
-def made(train: Dataset[tuple[Tensor, int]], teacher: nn.Module) -> Lessons:
-    return Lessons(teacher, train, 4, torch.device("cpu"), bf16=False)
+def made(train: Dataset[tuple[Tensor, int]], teacher: nn.Module) -> DistillationBatches:
+    return DistillationBatches(teacher, train, 4, torch.device("cpu"), bf16=False)
 
 
-def first(lessons: Lessons, count: int, seed: int = 0, start: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
+def first(lessons: DistillationBatches, count: int, seed: int = 0, start: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
     return [(x, y, outputs[0]) for x, y, outputs in itertools.islice(lessons.lessons(seed, start), count)]
 
 
@@ -108,7 +108,7 @@ def test_lessons_differ_when_the_seed_or_the_epoch_does() -> None:
 )
 def test_lessons_are_drawn_again_alike_when_memory_is_full(kept_bytes: int, reads: int, calls: int) -> None:
     train, teacher = Augmented(), Counting()
-    lessons = Lessons(teacher, train, 4, torch.device("cpu"), bf16=False, kept_bytes=kept_bytes)
+    lessons = DistillationBatches(teacher, train, 4, torch.device("cpu"), bf16=False, kept_bytes=kept_bytes)
     once, twice = first(lessons, 3), first(lessons, 3)
     assert (train.reads, teacher.calls) == (reads, calls)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(once, twice, strict=True))

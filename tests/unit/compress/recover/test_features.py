@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from paretopress.compress.apply import compress_module
-from paretopress.compress.recover.features import OutputsAndFeatures, check_layers, features_off, outputs_and_features
+from paretopress.compress.recover.features import OutputsAndFeatures, check_layers, feature_loss, outputs_and_features
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.recipe import Recipe
 from paretopress.core.plan import Plan
@@ -34,8 +34,8 @@ def test_features_are_what_the_layers_read(tiny: nn.Module) -> None:
 def test_features_off_is_in_units_of_the_teachers_variance_and_leaves_other_shapes_out() -> None:
     wanted = {"a": torch.randn(4, 8), "b": torch.randn(4, 8)}
     found = {"a": wanted["a"] + 0.5, "b": torch.randn(4, 6)}
-    assert float(features_off(found, wanted)) == pytest.approx(0.25 / float(wanted["a"].var()), rel=1e-5)
-    assert features_off({"b": found["b"]}, wanted) == 0.0
+    assert float(feature_loss(found, wanted)) == pytest.approx(0.25 / float(wanted["a"].var()), rel=1e-5)
+    assert feature_loss({"b": found["b"]}, wanted) == 0.0
 
 
 def test_a_student_comes_nearer_to_the_teachers_features_when_it_is_held_to_them(tiny: nn.Module, train: TensorDataset) -> None:

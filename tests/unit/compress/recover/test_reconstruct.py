@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.least_squares import Start, fit_near, onto_rank
-from paretopress.compress.recover.patch_sampling import Positions
+from paretopress.compress.recover.patch_sampling import PatchSampling
 from paretopress.compress.recover.recipe import Recipe
 from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.core.plan import Plan
@@ -56,14 +56,14 @@ def test_patches_times_the_weights_are_the_outputs_when_sampled_alike(
 ) -> None:
     layer = nn.Conv2d(3, 5, kernel, stride, padding, dilation)
     x = torch.randn(4, 3, 9, 7)
-    positions = Positions(4, 24, seed=0)
+    positions = PatchSampling(4, 24, seed=0)
     rows = positions.patches(x, layer) @ layer.weight.flatten(1).T + layer.bias
     assert rows.shape == (24, 5)
     torch.testing.assert_close(rows, positions.rows(layer(x)), rtol=1e-4, atol=1e-5)
 
 
 def test_positions_take_every_place_once_when_there_are_fewer_than_asked_for() -> None:
-    assert Positions(2, 100, seed=0).of(6).sort(dim=1).values.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+    assert PatchSampling(2, 100, seed=0).of(6).sort(dim=1).values.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
 
 @pytest.mark.parametrize("rows", [400, 30], ids=["more rows than features", "fewer"])
@@ -131,7 +131,7 @@ def test_apply_solves_linear_layers_over_positions(attends: Callable[..., nn.Mod
 
 
 def test_positions_pair_rows_of_channels_last_with_what_a_linear_makes_of_them() -> None:
-    layer, x, positions = nn.Linear(6, 5), torch.randn(4, 3, 7, 6), Positions(4, 40, seed=0)
+    layer, x, positions = nn.Linear(6, 5), torch.randn(4, 3, 7, 6), PatchSampling(4, 40, seed=0)
     rows = positions.patches(x, layer) @ layer.weight.T + layer.bias
     assert rows.shape == (40, 5)
     torch.testing.assert_close(rows, positions.rows(layer(x), channels_last=True), rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.qat import fake_quantised
-from paretopress.compress.recover.recipe import NO_ZEROS, Recipe, Zeros
+from paretopress.compress.recover.recipe import DENSE, Recipe, Sparsity
 from paretopress.compress.recover.sparsity import held
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
@@ -28,7 +28,7 @@ def test_a_share_takes_the_smallest_weights_of_all_layers_together() -> None:
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([[0.1, -0.2], [0.3, 9.0]]))
         module[1].weight.copy_(torch.tensor([[5.0, -6.0], [0.05, 8.0]]))
-    with held(Zeros(share=0.5).masks(module)):
+    with held(Sparsity(share=0.5).masks(module)):
         pass
     assert module[0].weight.tolist() == [[0.0, 0.0], [0.0, 9.0]]
     assert module[1].weight.tolist() == [[5.0, -6.0], [0.0, 8.0]]
@@ -39,7 +39,7 @@ def test_a_pattern_keeps_the_largest_of_each_block_of_inputs_and_passes_other_wi
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([1.0, -4.0, 3.0, 2.0]).view(1, 4, 1, 1))
     before = module[1].weight.clone()
-    with held(Zeros.parse("2:4").masks(module)):
+    with held(Sparsity.parse("2:4").masks(module)):
         pass
     assert module[0].weight.flatten().tolist() == [0.0, -4.0, 3.0, 0.0]
     assert torch.equal(module[1].weight, before)
@@ -51,7 +51,7 @@ def test_zeros_stay_while_a_student_is_trained_and_when_it_is_trained_again(
     tiny: nn.Module, train: TensorDataset, zeros: float | str, rounded: bool
 ) -> None:
     student = copy.deepcopy(tiny)
-    recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16, zeros=Zeros.parse(zeros)))
+    recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16, zeros=Sparsity.parse(zeros)))
     recovery.run(student, temperature=4.0, alpha=0.5, steps=3, seed=0)
     weights = [weight for weight in chosen(student) if zeros == 0.5 or weight.shape[1] % 4 == 0]
     assert share_of_zeros(weights) == pytest.approx(0.5, abs=0.01)
@@ -70,7 +70,7 @@ def test_gradients_of_zeros_are_zero_within_the_block_alone() -> None:
     with torch.no_grad():
         module.weight.copy_(torch.tensor([[0.1, 3.0]]))
     x = torch.ones(1, 2)
-    with held(Zeros(share=0.5).masks(module)):
+    with held(Sparsity(share=0.5).masks(module)):
         module(x).sum().backward()
         assert module.weight.grad.tolist() == [[0.0, 1.0]]
     module.zero_grad()
@@ -79,8 +79,8 @@ def test_gradients_of_zeros_are_zero_within_the_block_alone() -> None:
 
 
 def test_no_zeros_leave_a_module_as_it_was(tiny: nn.Module) -> None:
-    assert NO_ZEROS.masks(tiny) == []
-    assert Zeros.parse(0.0) == NO_ZEROS
+    assert DENSE.masks(tiny) == []
+    assert Sparsity.parse(0.0) == DENSE
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, "4:2", "2of4", "", "0:4"])

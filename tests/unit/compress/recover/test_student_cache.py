@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from paretopress.compress.recover.student_cache import Shelf, Students
+from paretopress.compress.recover.student_cache import StudentCache, StudentStore
 from paretopress.core.outcome import Rung
 from paretopress.core.plan import Plan
 from paretopress.system.disk_cache import Cache
@@ -21,7 +21,7 @@ def weight(value: float) -> nn.Linear:
 
 
 def test_load_gives_the_weights_of_a_plan_that_differs_in_bits_alone() -> None:
-    students = Students()
+    students = StudentCache()
     students.keep(weight(2.0), Plan(kept={"a": 8}), Rung.SHORT)
     student = weight(0.0)
     assert students.load(student, Plan(kept={"a": 8}, bits={"a": 8}), Rung.SHORT)
@@ -29,7 +29,7 @@ def test_load_gives_the_weights_of_a_plan_that_differs_in_bits_alone() -> None:
 
 
 def test_load_knows_nothing_when_widths_distillation_or_rung_differ() -> None:
-    students = Students()
+    students = StudentCache()
     students.keep(weight(2.0), Plan(kept={"a": 8}), Rung.SHORT)
     student = weight(0.0)
     for plan, rung in (
@@ -43,7 +43,7 @@ def test_load_knows_nothing_when_widths_distillation_or_rung_differ() -> None:
 
 
 def test_keep_copies_the_weights_when_the_student_trains_on() -> None:
-    students, trained = Students(), weight(2.0)
+    students, trained = StudentCache(), weight(2.0)
     students.keep(trained, Plan(), Rung.SHORT)
     nn.init.zeros_(trained.weight)
     student = weight(0.0)
@@ -52,7 +52,7 @@ def test_keep_copies_the_weights_when_the_student_trains_on() -> None:
 
 
 def test_keep_forgets_what_was_not_used_for_longest_when_memory_is_bounded() -> None:
-    students = Students(kept_bytes=2 * 64)  # two matrices of 4 x 4 float32
+    students = StudentCache(kept_bytes=2 * 64)  # two matrices of 4 x 4 float32
     plans = [Plan(kept={"a": kept}) for kept in (1, 2, 3)]
     for plan in plans[:2]:
         students.keep(weight(1.0), plan, Rung.SHORT)
@@ -77,8 +77,8 @@ def save_other(names: dict[str, torch.Tensor]) -> Callable[[Path], object]:
     ids=["another tensor", "another shape", "another type", "truncated", "empty"],
 )
 def test_load_knows_nothing_and_keep_replaces_it_when_what_was_shelved_is_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    def students() -> Students:
-        return Students(shelf=Shelf(Cache(tmp_path, {}), {}))
+    def students() -> StudentCache:
+        return StudentCache(shelf=StudentStore(Cache(tmp_path, {}), {}))
 
     students().keep(weight(2.0), Plan(), Rung.SHORT)
     (file,) = tmp_path.rglob("*.safetensors")

@@ -13,7 +13,7 @@ from four_layers import BOUNDS, SPACE, made_up
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError, TargetLostError
-from paretopress.search.fidelity.remeasurement import Repeats
+from paretopress.search.fidelity.remeasurement import Remeasurement
 from paretopress.search.limits import Limits
 from paretopress.search.storage import records as keys
 from paretopress.search.storage.records import Records
@@ -22,7 +22,7 @@ from paretopress.search.study.search import Search
 
 
 @pytest.fixture
-def repeats() -> Repeats:
+def repeats() -> Remeasurement:
     """Of two candidates of the front, "a" and "b"."""
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
     for name, plan in (("a", Plan()), ("b", Plan(bits={"a": 8}))):
@@ -33,13 +33,13 @@ def repeats() -> Repeats:
         trial.set_user_attr(keys.PLAN, plan.to_json())
         trial.set_user_attr(keys.OUTCOME, replace(outcome, latency=latency).to_json())
         study.tell(trial, [outcome.val_accuracy, outcome.macs, ms])
-    return Repeats(Records(study), BOUNDS, threading.RLock())
+    return Remeasurement(Records(study), BOUNDS, threading.RLock())
 
 
 @pytest.mark.parametrize(
     "error", [RunError("artifacts must be readable, but got 503"), FileNotFoundError("model.onnx"), ValueError("a hundred others")]
 )
-def test_measure_costs_the_occasion_alone_when_anything_fails(repeats: Repeats, error: Exception) -> None:
+def test_measure_costs_the_occasion_alone_when_anything_fails(repeats: Remeasurement, error: Exception) -> None:
     def fails(_: Outcome) -> Latency:
         raise error
 
@@ -51,7 +51,7 @@ def test_measure_costs_the_occasion_alone_when_anything_fails(repeats: Repeats, 
     assert repeats.records.latencies() == {}
 
 
-def test_take_turns_to_the_others_when_a_file_fails_and_gives_it_up_in_the_end(repeats: Repeats) -> None:
+def test_take_turns_to_the_others_when_a_file_fails_and_gives_it_up_in_the_end(repeats: Remeasurement) -> None:
     tried = []
 
     def fails(outcome: Outcome) -> Latency:
@@ -65,7 +65,7 @@ def test_take_turns_to_the_others_when_a_file_fails_and_gives_it_up_in_the_end(r
     assert tried == ["a", "b", "b", "a", "a"]
 
 
-def test_measure_raises_when_nothing_can_be_measured(repeats: Repeats) -> None:
+def test_measure_raises_when_nothing_can_be_measured(repeats: Remeasurement) -> None:
     def fails(_: Outcome) -> Latency:
         raise TargetLostError("the target must be in reach")
 

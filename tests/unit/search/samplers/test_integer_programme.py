@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from paretopress.errors import ConfigError
-from paretopress.search.samplers.integer_programme import Cost, Programme
+from paretopress.search.samplers.integer_programme import Cost, IntegerProgramme
 
 WIDTHS = {0.0: 0.0, 0.5: 1.0, 1.0: 5.0}  # share removed -> damage
 BITS = {32: 0.0, 8: 0.4}
 # a layer costs its width times 4 ms in float, 1 ms in int8
 LAYER = Cost(("prune", "bits"), {(width, bits): (1.0 - width) * (4.0 if bits == 32 else 1.0) for width in WIDTHS for bits in BITS})
-ONE = Programme({"prune": WIDTHS, "bits": BITS}, [LAYER], fixed=1.0)
+ONE = IntegerProgramme({"prune": WIDTHS, "bits": BITS}, [LAYER], fixed=1.0)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_cost_and_damage_match_hand_count_when_joint() -> None:
 
 def test_programme_raises_when_a_combination_has_no_cost() -> None:
     with pytest.raises(ConfigError, match="a figure for every choice"):
-        Programme({"bits": BITS}, [Cost(("bits",), {(32,): 1.0})])
+        IntegerProgramme({"bits": BITS}, [Cost(("bits",), {(32,): 1.0})])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -49,7 +49,7 @@ def test_solve_equals_brute_force_when_variables_are_shared(seed: int) -> None:
         Cost(scope, {values: float(rng.random()) for values in itertools.product((0, 1, 2), repeat=2)})
         for scope in (("a", "b"), ("b", "c"), ("c", "d"))
     ]
-    programme = Programme(damages, costs)
+    programme = IntegerProgramme(damages, costs)
     everything = [dict(zip(names, values, strict=True)) for values in itertools.product((0, 1, 2), repeat=4)]
     budget = float(np.quantile([programme.cost(chosen) for chosen in everything], 0.1))
     best = min(programme.damage(chosen) for chosen in everything if programme.cost(chosen) <= budget)

@@ -8,8 +8,8 @@ import pytest
 
 from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, ResidualBranch, TensorSpec
 from paretopress.search.samplers.initial_plans import ladder_plans
-from paretopress.search.samplers.predictor import Measured, Predictor, shrunk_fit
-from paretopress.search.samplers.tables import Tables
+from paretopress.search.samplers.predictor import MeasuredTrial, Predictor, shrunk_fit
+from paretopress.search.samplers.tables import CostTables
 from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace, SpaceOptions
 
 NAMES = ("stem", "conv1", "conv2")
@@ -23,7 +23,7 @@ GRAPH = ModelGraph(
     (),
 )
 SPACE = SearchSpace(GRAPH, SpaceOptions(channel_step=16))
-TABLES = Tables(
+TABLES = CostTables(
     layer_ms={name: {32: 4.0, 8: 1.0} for name in NAMES},
     rest_ms={32: 0.5, 8: 0.5},
     floor_ms=0.2,
@@ -76,7 +76,7 @@ def test_programme_learns_a_layer_s_true_cost_when_trials_show_it() -> None:
         drawn = {variable.name: variable.sample(rng) for variable in SPACE.variables} | DISTILLATION
         stem = next(cost for cost in told.costs if "bits/stem" in cost.scope)
         extra = stem.table[tuple(drawn[name] for name in stem.scope)]  # the stem takes twice what the tables say
-        trials.append(Measured(drawn, told.cost(drawn) + extra, 80.0))
+        trials.append(MeasuredTrial(drawn, told.cost(drawn) + extra, 80.0))
     learned = predictor.programme(trials, 90.0)
     true_ms = 12.5 + 4.0
     assert abs(learned.cost(params()) - true_ms) < 0.15 * true_ms  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def test_programme_learns_which_damage_is_real_when_trials_show_it() -> None:
     for _ in range(60):
         drawn = {variable.name: variable.sample(rng) for variable in SPACE.variables} | DISTILLATION
         lost = 0.1 if drawn["bits/stem"] == 8 else 0.0  # int8 of the stem harms, and nothing else does
-        trials.append(Measured(drawn, 5.0, 90.0 * math.exp(-lost)))
+        trials.append(MeasuredTrial(drawn, 5.0, 90.0 * math.exp(-lost)))
     learned = predictor.programme(trials, 90.0)
     assert learned.damages["bits/stem"][8] > 3 * learned.damages["bits/conv1"][8]
 
@@ -107,7 +107,7 @@ def test_shrunk_fit_matches_hand_count_when_there_is_one_trial() -> None:
 
 
 def test_tables_survive_json_when_values_are_none_and_numbers() -> None:
-    assert Tables.from_json(TABLES.to_json()) == TABLES
+    assert CostTables.from_json(TABLES.to_json()) == TABLES
 
 
 def test_model_graph_survives_json() -> None:

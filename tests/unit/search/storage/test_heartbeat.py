@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from paretopress.search.storage.heartbeat import fail_stale, heartbeat
-from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.leases import Leases
 from paretopress.search.storage.records import RETRY_OF, WORKER
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -38,7 +38,7 @@ def states(study: optuna.Study) -> list[TrialState]:
 
 def test_fail_stale_tries_the_trials_of_the_silent_once_more_and_no_others(study: optuna.Study) -> None:
     now = [1_000.0]
-    dead, living = (Claims(study, name, 90.0, lambda: now[0]) for name in ("dead", "living"))
+    dead, living = (Leases(study, name, 90.0, lambda: now[0]) for name in ("dead", "living"))
     for claims in (dead, living):
         claims.renew()
     lost, _ = started(study, dead.worker), started(study, living.worker)
@@ -57,7 +57,7 @@ def test_fail_stale_tries_the_trials_of_the_silent_once_more_and_no_others(study
 
 def test_fail_stale_ends_a_trial_for_good_when_it_was_tried_again_before(study: optuna.Study) -> None:
     now = [1_000.0]
-    claims = Claims(study, "living", 90.0, lambda: now[0])
+    claims = Leases(study, "living", 90.0, lambda: now[0])
     for _ in range(2):
         started(study, "dead").set_user_attr(RETRY_OF, 7)
     study.set_user_attr("alive/dead", now[0])
@@ -87,7 +87,7 @@ def test_fail_stale_counts_from_the_first_look_when_a_worker_never_said_a_word(
     trial = started(study, None)
     zone(here)
     now = [time.time()]
-    claims = Claims(study, "living", 90.0, lambda: now[0])
+    claims = Leases(study, "living", 90.0, lambda: now[0])
     for _ in range(2):
         fail_stale(study, claims)
         assert states(study) == [TrialState.RUNNING]
@@ -99,7 +99,7 @@ def test_fail_stale_counts_from_the_first_look_when_a_worker_never_said_a_word(
 
 def test_fail_stale_tries_a_queued_plan_again_when_its_worker_died_before_it_wrote_a_parameter(study: optuna.Study) -> None:
     now = [1_000.0]
-    claims = Claims(study, "living", 90.0, lambda: now[0])
+    claims = Leases(study, "living", 90.0, lambda: now[0])
     study.enqueue_trial({"x": 0.25})
     study.ask()
     for _ in range(2):
@@ -113,7 +113,7 @@ def test_fail_stale_ends_a_trial_that_names_no_worker_where_the_storage_keeps_a_
     storage = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}", heartbeat_interval=60, grace_period=120)
     study = optuna.create_study(storage=storage)
     now = [1_000.0]
-    claims = Claims(study, "living", 90.0, lambda: now[0])
+    claims = Leases(study, "living", 90.0, lambda: now[0])
     started(study, None)
     started(study, "another")  # of which the database's own clock tells
     for _ in range(2):
@@ -152,7 +152,7 @@ def test_heartbeat_is_none_where_the_storage_keeps_none(study: optuna.Study) -> 
 
 def test_fail_stale_leaves_a_trial_alone_when_its_own_process_was_first(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
-    claims = Claims(study, "living", 90.0, lambda: now[0])
+    claims = Leases(study, "living", 90.0, lambda: now[0])
     trial = started(study, "slow")
     study.set_user_attr("alive/slow", 0.0)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -164,7 +164,7 @@ def test_fail_stale_leaves_a_trial_alone_when_its_own_process_was_first(study: o
 
 
 def test_fail_stale_reads_what_the_workers_said_once_however_many_they_are(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    claims = Claims(study, "living", 90.0, lambda: 1_000.0)
+    claims = Leases(study, "living", 90.0, lambda: 1_000.0)
     for worker in "abcd":
         started(study, worker)
     reads: list[int] = []

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from paretopress.errors import ConfigError
-from paretopress.search.storage.leases import Claims, renewed
+from paretopress.search.storage.leases import Leases, renewed
 from paretopress.search.storage.places import StudyPlace
 
 
@@ -16,8 +16,8 @@ def study() -> optuna.Study:
     return optuna.create_study()
 
 
-def claims(study: optuna.Study, worker: str, now: list[float]) -> Claims:
-    return Claims(study, worker, 90.0, lambda: now[0])
+def claims(study: optuna.Study, worker: str, now: list[float]) -> Leases:
+    return Leases(study, worker, 90.0, lambda: now[0])
 
 
 def test_take_is_the_first_ones_until_it_is_released(study: optuna.Study) -> None:
@@ -97,7 +97,7 @@ def test_renewed_needs_no_claims_when_nobody_shares() -> None:
 
 
 def test_renewed_keeps_a_claim_alive_past_its_grace(study: optuna.Study) -> None:
-    held, other = Claims(study, "one", 0.2), Claims(study, "two", 0.2)
+    held, other = Leases(study, "one", 0.2), Leases(study, "two", 0.2)
     assert held.take(7)
     with renewed(held):
         time.sleep(0.5)

@@ -16,7 +16,7 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError, SearchFailedError, WorkerDiedError
 from paretopress.search.limits import Limits
-from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.leases import Leases
 from paretopress.search.storage.records import ERROR, OUTCOME, PLAN, RETRY_OF, Records, retry_once
 from paretopress.search.storage.slots import CUT_OFF
 from paretopress.search.study.create import create_study
@@ -56,7 +56,7 @@ def failed(study: optuna.Study, trial: Trial) -> None:
 
 
 def shared(study: optuna.Study, worker: str, evaluate: Any, limits: Limits) -> Search:
-    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Claims(study, worker))
+    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Leases(study, worker))
 
 
 def test_slots_count_what_failed_for_good_and_no_trial_twice(study: optuna.Study) -> None:
@@ -181,8 +181,8 @@ def test_a_retry_of_what_had_no_place_waits_when_the_limit_is_reached(study: opt
 
 def test_run_tries_a_trial_again_whose_worker_died_after_the_trials_were_over(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
-    run = Search(study, SPACE, made_up, BOUNDS, Limits(trials=2, finalists=0), 1_000, claims=Claims(study, "one", 90.0, lambda: now[0]))
-    dead = Claims(study, "dead", 90.0, lambda: now[0])
+    run = Search(study, SPACE, made_up, BOUNDS, Limits(trials=2, finalists=0), 1_000, claims=Leases(study, "one", 90.0, lambda: now[0]))
+    dead = Leases(study, "dead", 90.0, lambda: now[0])
     dead.renew()
     lost = asked(study, **{PLAN: Plan().to_json(), "worker": "dead"})
     monkeypatch.setattr("paretopress.search.study.search.time.sleep", lambda _: now.__setitem__(0, now[0] + 30.0))

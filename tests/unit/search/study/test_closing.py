@@ -12,7 +12,7 @@ from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError, TargetLostError
 from paretopress.search.candidates import Candidate
-from paretopress.search.study.closing import reported
+from paretopress.search.study.closing import final_report
 
 # each faster and less accurate than the one before; of 10 ms they may take 9.09
 PLANS = [Plan(kept=dict.fromkeys(layers, 0)) for layers in ("a", "ab", "abc")]
@@ -40,7 +40,7 @@ def test_reported_are_the_front_with_test_scores_when_every_file_is_there() -> N
         asked.append(len(outcomes))
         return scores(outcomes)
 
-    found = reported(candidates(PLANS), BOUNDS, BASELINE, has_every_file, counted)
+    found = final_report(candidates(PLANS), BOUNDS, BASELINE, has_every_file, counted)
     assert [(c.number, c.outcome.test_accuracy) for c in found.points] == [(2, 86.0), (1, 87.0), (0, 88.0)]
     assert (found.baseline.test_accuracy, found.nearest, found.lost) == (89.0, [], {})
     assert asked == [4]  # in one pass over the data
@@ -56,7 +56,7 @@ def test_reported_leaves_out_what_has_no_file_and_shows_what_it_dominated() -> N
         if outcome == pool[2].outcome:
             raise OSError("503 slow down")
 
-    found = reported([*pool, slower], BOUNDS, BASELINE, have, scores)
+    found = final_report([*pool, slower], BOUNDS, BASELINE, have, scores)
     assert [c.number for c in found.points] == [1, 3]
     assert found.lost == {0: "an artifact must be there, but trials/0000/model.onnx is not", 2: "OSError: 503 slow down"}
 
@@ -68,7 +68,7 @@ def test_reported_are_the_nearest_when_the_only_point_within_has_no_file() -> No
         if outcome == pool[1].outcome:
             raise RunError("it is gone")
 
-    found = reported(pool, BOUNDS, BASELINE, have, scores)
+    found = final_report(pool, BOUNDS, BASELINE, have, scores)
     assert ([c.number for c in found.points], [c.number for c in found.nearest]) == ([], [0])
 
 
@@ -82,7 +82,7 @@ def test_reported_asks_for_a_few_files_alone_when_the_store_is_gone() -> None:
     # one behind the other, so that each is a front of its own
     first = made_up(PLANS[0], Rung.FINAL, 0)
     pool = [Candidate(n, Plan(kept={"a": n}), replace(first, val_accuracy=89.0 - n)) for n in range(50)]
-    found = reported(pool, BOUNDS, BASELINE, gone, scores)
+    found = final_report(pool, BOUNDS, BASELINE, gone, scores)
     assert (found.points, found.nearest, list(found.lost)) == ([], [], [0, 1, 2])
     assert found.baseline.test_accuracy == 89.0
     assert len(asked) == 3
@@ -96,7 +96,7 @@ def test_reported_leaves_out_what_has_no_test_score_and_keeps_the_baseline_witho
         without = {BASELINE.onnx_sha256, pool[1].outcome.onnx_sha256}
         return {**scores(outcomes), **{o.onnx_sha256: score for o in outcomes if o.onnx_sha256 in without}}
 
-    found = reported(pool, BOUNDS, BASELINE, has_every_file, some)
+    found = final_report(pool, BOUNDS, BASELINE, has_every_file, some)
     assert [c.number for c in found.points] == [2, 0]
     assert found.baseline.test_accuracy is None
     said = str(score) if isinstance(score, RunError) else f"a score must be a finite number, but got test_accuracy={score}"
@@ -108,4 +108,4 @@ def test_reported_raises_when_the_target_that_scores_is_lost() -> None:
         raise TargetLostError("the target must be in reach")
 
     with pytest.raises(TargetLostError):
-        reported(candidates(PLANS), BOUNDS, BASELINE, has_every_file, lost)
+        final_report(candidates(PLANS), BOUNDS, BASELINE, has_every_file, lost)

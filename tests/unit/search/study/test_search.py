@@ -15,7 +15,7 @@ from paretopress.errors import ConfigError, LatencyError, RunError, SearchFailed
 from paretopress.search.candidates import Bounds, Candidate, best, front, selection_margin
 from paretopress.search.fidelity.finalists import next_finalist
 from paretopress.search.limits import Limits
-from paretopress.search.samplers.initial_plans import seed_plans
+from paretopress.search.samplers.initial_plans import initial_plans
 from paretopress.search.samplers.registry import SAMPLERS, make_sampler
 from paretopress.search.study.create import create_study
 from paretopress.search.study.search import Search
@@ -78,7 +78,7 @@ def quiet() -> None:
 def test_run_completes_all_trials_when_the_sampler_is_known(name: str, tmp_path: Path) -> None:
     trials = 18 if name == "gp" else 30  # it takes seconds a trial
     run = search(tmp_path, name, trials=trials)
-    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    run.run(initial_plans(SPACE, ["a.conv1", "b.conv1"]))
     counts = run.counts()
     assert counts.all == trials
     assert counts.rejected_early > 0
@@ -90,14 +90,14 @@ def test_run_proposes_the_same_plans_when_the_seed_is_the_same(tmp_path: Path) -
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         run = search(tmp_path / folder, trials=25, seed=3)
-        run.run(seed_plans(SPACE, ["a.conv1"]))
+        run.run(initial_plans(SPACE, ["a.conv1"]))
         plans.append([c.plan for c in run.short_candidates()])
     assert plans[0] == plans[1]
 
 
 def test_run_improves_on_its_seeds_when_guided(tmp_path: Path) -> None:
     run = search(tmp_path, trials=80, stop_early=False)
-    seeds = seed_plans(SPACE, ["a.conv1", "b.conv1"])
+    seeds = initial_plans(SPACE, ["a.conv1", "b.conv1"])
     run.run(seeds)
     candidates = run.short_candidates()
     assert BOUNDS.hypervolume(candidates) > 1.015 * BOUNDS.hypervolume(candidates[: len(seeds)])
@@ -108,7 +108,7 @@ class Killed(BaseException):
 
 
 def test_run_loses_the_trial_in_flight_alone_when_killed_and_resumed(tmp_path: Path) -> None:
-    seeds = seed_plans(SPACE, ["a.conv1", "b.conv1"])
+    seeds = initial_plans(SPACE, ["a.conv1", "b.conv1"])
 
     def dies(plan: Plan, rung: Rung, number: int) -> Outcome:
         if number == 5:
@@ -132,14 +132,14 @@ def test_run_records_the_reason_and_goes_on_when_a_trial_fails(tmp_path: Path) -
         return synthetic(plan, rung, number)
 
     run = search(tmp_path, trials=8, evaluate=fails)
-    run.run(seed_plans(SPACE, []))
+    run.run(initial_plans(SPACE, []))
     assert run.counts().failed == 1
     assert run.counts().all - run.counts().failed == 7
     assert run.study.trials[2].user_attrs["error"] == "RunError: the disk must have room, but got none. Free some."
 
 
 def test_run_leaves_the_trial_for_resume_when_the_target_is_lost(tmp_path: Path) -> None:
-    seeds = seed_plans(SPACE, ["a.conv1", "b.conv1"])
+    seeds = initial_plans(SPACE, ["a.conv1", "b.conv1"])
 
     def loses(plan: Plan, rung: Rung, number: int) -> Outcome:
         if number == 5:
@@ -164,7 +164,7 @@ def test_run_tries_the_finalist_again_when_the_target_was_lost_and_it_is_resumed
 
     paused = search(tmp_path, trials=12, evaluate=loses, finalists=1)
     with pytest.raises(TargetLostError):
-        paused.run(seed_plans(SPACE, ["a.conv1"]))
+        paused.run(initial_plans(SPACE, ["a.conv1"]))
     assert paused.records.finals_tried() == set()
     resumed = search(tmp_path, trials=12, finalists=1)
     resumed.run([])
@@ -177,7 +177,7 @@ def test_run_stops_with_an_explanation_when_the_first_ten_fail_alike(tmp_path: P
 
     run = search(tmp_path, trials=50, evaluate=fails)
     with pytest.raises(SearchFailedError, match=r"first 10 trials all failed for the same reason.*no such operator"):
-        run.run(seed_plans(SPACE, []))
+        run.run(initial_plans(SPACE, []))
 
 
 def test_run_evaluates_an_equal_plan_once_when_asked_twice(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_run_goes_on_when_a_latency_cannot_be_measured_again(tmp_path: Path) -> 
 
     run = search(tmp_path, trials=8, finalists=1)
     run.measure_again, run.on_change = fails, said.append
-    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    run.run(initial_plans(SPACE, ["a.conv1", "b.conv1"]))
     assert run.counts().all == 8
     assert len(run.finals()) == 1
     assert any("was not measured again, a session must run its feed" in line for line in said)
@@ -238,7 +238,7 @@ def test_run_uses_its_time_when_seconds_bound_it(planned: int, recovered: range,
 
     study = create_study(tmp_path / "journal.log", "guided", SPACE, 0)
     run = Search(study, SPACE, slow, BOUNDS, Limits(seconds=300.0, finalist_share=0.4, finalists=planned), 1_000, clock=lambda: now[0])
-    run.run(seed_plans(SPACE, ["a.conv1"]))
+    run.run(initial_plans(SPACE, ["a.conv1"]))
     assert 10 <= len(run.study.trials) <= 18
     assert run.times.elapsed_s <= 300.0
     assert len(run.finals()) in recovered
@@ -250,7 +250,7 @@ def test_run_teaches_the_sampler_the_short_rung_when_trials_climb(tmp_path: Path
         return found if found.rejected else replace(found, val_accuracy=found.val_accuracy + 2.0 * int(rung))
 
     run = search(tmp_path, trials=12, evaluate=climbing, finalists=0)
-    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    run.run(initial_plans(SPACE, ["a.conv1", "b.conv1"]))
     climbed = [t for t in run.study.trials if "2" in t.user_attrs.get("accuracies", {})]
     assert climbed
     for trial in climbed:
@@ -322,7 +322,7 @@ def test_run_tries_a_few_plans_when_the_set_up_took_the_time_of_the_trials(tmp_p
     study = create_study(tmp_path / "journal.log", "guided", SPACE, 0)
     limits = Limits(seconds=300.0, finalist_share=0.4, finalists=1)
     run = Search(study, SPACE, slow, BOUNDS, limits, 1_000, clock=lambda: now[0], setup_s=200.0)
-    run.run(seed_plans(SPACE, ["a.conv1"]))
+    run.run(initial_plans(SPACE, ["a.conv1"]))
     assert run.counts().all == 5
     assert run.finals()
 
@@ -415,7 +415,7 @@ def test_run_measures_the_front_again_when_it_can(tmp_path: Path) -> None:
 
     run = search(tmp_path, trials=20, evaluate=named, finalists=2)
     run.measure_again = again
-    run.run(seed_plans(SPACE, ["a.conv1", "b.conv1"]))
+    run.run(initial_plans(SPACE, ["a.conv1", "b.conv1"]))
     finals = run.finals()
     assert len(finals) == 2
     shown = {c.number for c in front(run.candidates(), BOUNDS)}
@@ -425,7 +425,7 @@ def test_run_measures_the_front_again_when_it_can(tmp_path: Path) -> None:
 
 
 def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:
-    plans = seed_plans(SPACE, ["b.conv1", "a.conv1"])
+    plans = initial_plans(SPACE, ["b.conv1", "a.conv1"])
     assert len(plans) == len(set(plans))
     assert all(SPACE.plan(SPACE.params(plan)) == plan for plan in plans)
     assert plans[0] == Plan()
@@ -434,7 +434,7 @@ def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:
 
 def test_seed_plans_take_the_fixed_distillation_when_it_is_set() -> None:
     fixed = SearchSpace(GRAPH, SpaceOptions(channel_step=8, temperature=2.0, alpha=0.0))
-    assert {(plan.temperature, plan.alpha) for plan in seed_plans(fixed, ["a.conv1"])} == {(2.0, 0.0)}
+    assert {(plan.temperature, plan.alpha) for plan in initial_plans(fixed, ["a.conv1"])} == {(2.0, 0.0)}
 
 
 def test_make_sampler_lists_the_names_when_unknown() -> None:

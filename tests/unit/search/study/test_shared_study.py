@@ -22,7 +22,7 @@ from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.search.limits import Limits
 from paretopress.search.storage import studies
-from paretopress.search.storage.leases import Claims
+from paretopress.search.storage.leases import Leases
 from paretopress.search.storage.places import StudyPlace, open_storage
 from paretopress.search.storage.studies import open_study
 from paretopress.search.study import create, trial_phase
@@ -56,7 +56,7 @@ def place(database: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 def joined(place: StudyPlace, worker: str, evaluate: Any, limits: Limits) -> Search:
     study = create_study(place, "guided", SPACE, 0)
-    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Claims(study, worker))
+    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Leases(study, worker))
 
 
 def test_searches_share_trials_and_finalists_when_they_share_a_study(place: StudyPlace) -> None:
@@ -93,12 +93,12 @@ def test_searches_share_trials_and_finalists_when_they_share_a_study(place: Stud
 
 
 def test_run_ends_when_the_others_have_left(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    search, other = joined(place, "one", made_up, Limits(trials=2, finalists=0)), Claims(open_study(place), "two")
+    search, other = joined(place, "one", made_up, Limits(trials=2, finalists=0)), Leases(open_study(place), "two")
     other.renew()  # it measures a finalist again, which it claims no more
     waited = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: other.leave())
     monkeypatch.setattr(search_module, "time", waited)
     search.run([])
-    assert Claims(search.study, "three").at_work() == set()
+    assert Leases(search.study, "three").at_work() == set()
 
 
 def test_a_trial_is_given_up_when_another_took_the_last_at_the_same_moment(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:

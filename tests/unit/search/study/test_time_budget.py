@@ -6,11 +6,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from paretopress.search.early_stopping import Stall
+from paretopress.search.early_stopping import EarlyStop
 from paretopress.search.limits import Limits
 from paretopress.search.storage.records import Records
-from paretopress.search.study.thread_pool import crew
-from paretopress.search.study.time_budget import Timetable
+from paretopress.search.study.thread_pool import thread_pool
+from paretopress.search.study.time_budget import TimeBudget
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def study() -> optuna.Study:
     return optuna.create_study(directions=["maximize", "minimize", "minimize"])
 
 
-def timetable(study: optuna.Study, limits: Limits, now: list[float], **more: float) -> Timetable:
-    return Timetable(Records(study), limits, clock=lambda: now[0], **more)
+def timetable(study: optuna.Study, limits: Limits, now: list[float], **more: float) -> TimeBudget:
+    return TimeBudget(Records(study), limits, clock=lambda: now[0], **more)
 
 
 def test_elapsed_goes_on_where_the_last_process_ended(study: optuna.Study) -> None:
@@ -80,7 +80,7 @@ def test_run_ends_after_the_finalists_share_when_the_trials_ended_early(study: o
     assert times.in_finalists
     assert times.phase_s == 5.0
     assert (times.end_s, times.left_s) == (100.0, 55.0)
-    times.records.add_stall(Stall(60, 30, 0.0, 40, 0.0))
+    times.records.add_stall(EarlyStop(60, 30, 0.0, 40, 0.0))
     assert (times.end_s, times.left_s) == (70.0, 25.0)
 
 
@@ -93,14 +93,14 @@ def test_crew_raises_the_first_error_and_stops_the_others(tmp_path: Path) -> Non
         if error is not None:
             raise error
 
-    with pytest.raises(ValueError, match="first"), crew(2, lambda: stopped.append(True)) as together:
+    with pytest.raises(ValueError, match="first"), thread_pool(2, lambda: stopped.append(True)) as together:
         together(loop)
     assert stopped == [True]
 
 
 def test_crew_runs_in_this_thread_when_alone() -> None:
     done: list[int] = []
-    with crew(1, lambda: None) as together:
+    with thread_pool(1, lambda: None) as together:
         together(lambda: done.append(1))
         together(lambda: done.append(2))
     assert done == [1, 2]
