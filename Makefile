@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 
 # each writes benchmarks/results/NAME.json
 BENCHMARKS ?= demo busy cifar10_resnet20 trial_cost latency_aa latency_order latency_coverage latency_explain latency_ssh samplers \
-              search_hour knobs workers throughput scale faults night fuzz coverage real_models techniques conversions first_front
+              search_hour knobs workers throughput scale faults night fuzz coverage real_models techniques conversions first_front structure startup
 SCRIPTS = $(wildcard $(BENCHMARKS:%=benchmarks/%.py))
 
 .PHONY: setup demo test lint bench docs

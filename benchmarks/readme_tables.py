@@ -176,6 +176,8 @@ PAGES: dict[str, dict[str, Table]] = {
         "latency_coverage": headlines,
         "latency_ssh": headlines,
         "latency_explain": headlines,
+        "structure": headlines,
+        "startup": headlines,
     },
 }
 
