@@ -112,7 +112,7 @@ def state_warnings(environment: dict[str, Any]) -> list[str]:
 def text_of(path: Path) -> str:
     """Return the text of a file of the system, "" where there is none to be read."""
     try:
-        return path.readtext_of(errors="replace")
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 
