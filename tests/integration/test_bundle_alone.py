@@ -37,7 +37,7 @@ def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("module", ["torch", "paretopress", "onnx"])
-def test_lonely_python_lacks_the_module_when_only_the_bundles_needs_are_installed(lonely_python: Path, module: str) -> None:
+def test_lonely_python_lacks_what_bundles_do_not_need(lonely_python: Path, module: str) -> None:
     done = run(lonely_python, "-c", f"import {module}")
     assert done.returncode == 1
     assert f"No module named '{module}'" in done.stderr
@@ -49,9 +49,7 @@ def test_run_check_passes_when_only_numpy_and_onnxruntime_are_installed(lonely_p
     assert done.returncode == 0
 
 
-def test_run_predict_and_time_answer_when_only_numpy_and_onnxruntime_are_installed(
-    lonely_python: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_run_predict_and_time_answer_with_numpy_and_onnxruntime_alone(lonely_python: Path, bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", np.ones((2, 1, 8, 8), dtype=np.float32))
     predicted = run(lonely_python, str(bundle / "run.py"), "--predict", str(tmp_path / "in.npy"))
     assert (predicted.returncode, predicted.stdout.count("\n")) == (0, 2), predicted.stderr

@@ -69,7 +69,7 @@ def test_a_run_goes_on_only_with_what_it_was_started_with(copied: Path, says: st
         assert says in " ".join(done.stderr.split())
 
 
-def test_a_process_that_evaluates_plans_is_refused_when_the_users_file_changed_meanwhile(copied: Path) -> None:
+def test_evaluator_process_is_refused_when_the_users_file_changed(copied: Path) -> None:
     rewritten(copied / USER, "torch.relu(x +", "torch.sigmoid(x +")
     replies = io.BytesIO()
     serve(copied / "run", 1, iter(()), replies)

@@ -82,7 +82,7 @@ def test_search_takes_several_trials_at_a_time_when_it_has_workers(workplace: Pa
     assert asked == list(range(6))
 
 
-def test_resume_ends_with_the_front_that_is_left_when_the_file_of_a_point_is_gone(first: RunFolder, tmp_path: Path) -> None:
+def test_resume_ends_with_the_front_that_is_left_when_a_file_is_gone(first: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(first.root.parent, tmp_path / "work")
     folder = RunFolder(tmp_path / "work" / first.root.name)
     before = json.loads(folder.front.read_text())["points"]

@@ -25,9 +25,7 @@ from paretopress.system.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 3])
-def test_search_leads_from_a_file_that_does_not_convert_to_a_verified_bundle(
-    odd_file: Callable[[Path], Path], tmp_path: Path, batch: int | str
-) -> None:
+def test_search_leads_to_a_bundle_when_a_file_does_not_convert(odd_file: Callable[[Path], Path], tmp_path: Path, batch: int | str) -> None:
     """Whatever batch the file takes: its items are no multiple of 3."""
     pytest.importorskip("onnx2torch")
     generator = torch.Generator().manual_seed(0)

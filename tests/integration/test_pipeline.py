@@ -122,7 +122,7 @@ def test_outcomes_tell_the_error_of_their_drop_when_items_are_scored(tiny: nn.Mo
     assert PlanEvaluator(resumed, evaluate.recovery, evaluate.effort, evaluate.bounds)(plan, Rung.SHORT, 1).val_error is None
 
 
-def test_latency_counts_the_baselines_interval_when_the_bound_is_in_milliseconds(tiny: nn.Module, folder: RunFolder) -> None:
+def test_latency_counts_the_baselines_interval_for_a_bound_in_ms(tiny: nn.Module, folder: RunFolder) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.8)
     unsure = replace(evaluate.bounds, baseline_ci_ms=(9.3, 10.7))
     evaluate = PlanEvaluator(evaluate.pipeline, evaluate.recovery, evaluate.effort, unsure)
@@ -144,9 +144,7 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another structure"])
-def test_evaluate_starts_from_the_original_weights_when_those_of_the_trial_are_damaged(
-    tiny: nn.Module, folder: RunFolder, damage: str
-) -> None:
+def test_evaluate_starts_from_original_weights_when_the_trials_are_damaged(tiny: nn.Module, folder: RunFolder, damage: str) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     plan = Plan(kept={"block2.conv1": 8})
     evaluate(plan, Rung.SHORT, 1)
@@ -182,7 +180,7 @@ def test_demand_measured_refuses_a_file_that_is_gone_or_another(tiny: nn.Module,
         evaluate.pipeline.demand_measured(outcome)
 
 
-def test_evaluate_goes_on_from_the_trial_when_two_layers_share_their_weights(tiny: nn.Module, folder: RunFolder) -> None:
+def test_evaluate_goes_on_from_the_trial_when_layers_share_weights(tiny: nn.Module, folder: RunFolder) -> None:
     tiny.block1.conv2.weight = tiny.block1.conv1.weight
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     plan = Plan(kept={"block2.conv1": 8})
@@ -212,7 +210,7 @@ def test_evaluate_goes_on_from_the_short_rung_when_long(tiny: nn.Module, folder:
 
 
 @pytest.mark.parametrize(("rounded", "kept"), [(60.0, True), (40.0, False)])
-def test_evaluate_trains_a_finalist_with_rounding_when_int8_costs_accuracy_and_keeps_the_better_file(
+def test_evaluate_keeps_the_better_file_when_int8_costs_accuracy(
     tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, rounded: float, kept: bool
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
@@ -246,7 +244,7 @@ def test_evaluate_trains_once_when_plans_differ_in_bits_alone(tiny: nn.Module, f
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_evaluate_scores_the_baselines_accuracy_when_the_plan_is_empty_and_nothing_trains(tiny: nn.Module, folder: RunFolder) -> None:
+def test_evaluate_scores_the_baselines_accuracy_when_the_plan_is_empty(tiny: nn.Module, folder: RunFolder) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     still = PlanEvaluator(
         evaluate.pipeline,
@@ -320,7 +318,7 @@ def two_files(evaluate: PlanEvaluator) -> list[str]:
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 1000], ids=["kept", "streamed"])
-def test_test_accuracies_read_the_items_once_and_score_equal_bytes_once_when_a_front_is_scored(
+def test_test_accuracies_read_items_and_score_equal_bytes_once(
     tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, memory_bytes: int
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
@@ -350,7 +348,7 @@ def test_groups_hold_at_most_so_many_bytes_when_files_are_scored_together(tmp_pa
     assert len(pipeline._groups(files, 0)) == 5
 
 
-def test_evaluate_scores_every_file_of_a_finalist_once_when_it_trains_with_rounding(
+def test_evaluate_scores_each_file_of_a_finalist_once_with_rounding(
     tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
@@ -385,7 +383,7 @@ def test_pipeline_reads_its_splits_again_when_an_earlier_one_read_them(tiny: nn.
     assert test.reads == 64
 
 
-def test_evaluator_reads_the_judged_items_once_when_plans_differ_in_their_criteria(
+def test_evaluator_reads_judged_items_once_when_criteria_differ(
     tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=6.0)
@@ -396,7 +394,7 @@ def test_evaluator_reads_the_judged_items_once_when_plans_differ_in_their_criter
     assert len(stacked) == 1
 
 
-def test_evaluate_trains_as_far_as_the_time_goes_and_says_so_when_the_run_ends(
+def test_evaluate_trains_as_far_as_the_time_goes_when_the_run_ends(
     tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
@@ -419,7 +417,7 @@ def test_evaluate_begins_no_recovery_when_too_little_of_it_would_fit(tiny: nn.Mo
     assert not folder.candidate(0, final=True).exists()
 
 
-def test_evaluate_keeps_time_for_what_follows_the_training_when_it_is_known(tiny: nn.Module, folder: RunFolder) -> None:
+def test_evaluate_keeps_time_for_what_follows_the_training(tiny: nn.Module, folder: RunFolder) -> None:
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     evaluate._after_s = 80.0  # measuring and scoring the last candidate
     evaluate.keep_within(lambda: 99.0)

@@ -35,9 +35,7 @@ class Quick(LocalTarget):
         return self.measure(path, path)
 
 
-def test_run_scores_its_front_in_one_pass_when_the_test_data_are_too_large_to_keep(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_scores_its_front_in_one_pass_when_test_data_are_large(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse_config(
         {
             "model": "user.py:make",

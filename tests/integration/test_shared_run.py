@@ -109,7 +109,7 @@ def test_workers_share_a_run_when_they_join_it(workplace: Path, database: str, b
     assert [path.name for path in folder.root.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()] == ["storage-url"]
 
 
-def test_worker_is_refused_with_what_is_missing_when_it_names_nothing_itself(workplace: Path, database: str) -> None:
+def test_worker_is_refused_when_it_names_nothing_itself(workplace: Path, database: str) -> None:
     search, url = shared(workplace, database, trials=3)
     worker = typed(workplace, "worker", url, "--data", "user.py:data")
     told = search.communicate(timeout=300)[0]

@@ -45,16 +45,14 @@ def test_hypervolume_2d_equals_the_cell_count_when_points_are_integers(points: l
 
 
 @given(PLANE)
-def test_hypervolume_2d_is_that_of_the_front_when_dominated_points_are_dropped(points: list[tuple[int, int]]) -> None:
+def test_hypervolume_2d_is_that_of_the_front(points: list[tuple[int, int]]) -> None:
     floats = [(float(x), float(y)) for x, y in points]
     front = [floats[i] for i in non_dominated(floats)]
     assert hypervolume_2d(floats, (SIDE, SIDE)) == hypervolume_2d(front, (SIDE, SIDE))
 
 
 @given(st.lists(st.none() | st.tuples(COORDINATE, COORDINATE), max_size=12), st.tuples(COORDINATE, COORDINATE))
-def test_running_hypervolumes_2d_are_those_of_the_points_so_far_when_some_are_missing(
-    points: list[tuple[int, int] | None], reference: tuple[int, int]
-) -> None:
+def test_running_hypervolumes_2d_pass_over_missing_points(points: list[tuple[int, int] | None], reference: tuple[int, int]) -> None:
     end = (float(reference[0]), float(reference[1]))
     floats = [None if p is None else (float(p[0]), float(p[1])) for p in points]
     wanted = [hypervolume_2d([p for p in floats[: n + 1] if p is not None], end) for n in range(len(floats))]

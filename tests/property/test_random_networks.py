@@ -11,7 +11,7 @@ SEEDS = range(1_000, 1_030)  # others than the benchmark's
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_random_plan_gives_a_right_file_or_a_typed_error_when_the_network_is_random(seed: int) -> None:
+def test_random_plan_gives_a_right_file_or_a_typed_error(seed: int) -> None:
     row = checked(seed)
     assert "error" in row or float(str(row["rounding"])) <= NEAR
 

@@ -99,3 +99,14 @@ def test_imports_are_at_module_level_when_first_party(path: Path) -> None:
 def test_every_room_is_on_a_floor() -> None:
     rooms = {room_of(at(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")) for path in FILES}
     assert rooms == set(FLOOR_OF)
+
+
+TESTS = sorted(Path(__file__).resolve().parents[1].rglob("test_*.py"))
+LONGEST_NAME = 70
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_names_of_tests_are_different_and_of_70_letters_at_most(path: Path) -> None:
+    names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    assert [name for name in names if len(name) > LONGEST_NAME] == []
+    assert len(set(names)) == len(names)

@@ -46,7 +46,7 @@ def test_train_demo_model_lowers_the_loss_when_run_for_two_epochs() -> None:
     assert not model.training
 
 
-def test_train_demo_model_returns_the_same_weights_when_the_seed_is_the_same() -> None:
+def test_train_demo_model_repeats_itself_when_the_seed_is_the_same() -> None:
     first, again, other = (train_demo_model(striped(8), seed=seed, epochs=1).fc.weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -21,7 +21,7 @@ def test_compress_module_reproduces_the_baseline_when_the_plan_is_empty(intake: 
     assert torch.equal(outputs(same, images), outputs(tiny, images))
 
 
-def test_compress_module_keeps_coupled_widths_equal_when_the_stream_is_pruned(intake: Intake) -> None:
+def test_compress_module_keeps_widths_equal_when_the_stream_is_pruned(intake: Intake) -> None:
     module = compress_module(intake.module, intake.graph, Plan(kept={"block2.conv2": 8})).module
     layers = dict(module.named_modules())
     assert (layers["block2.conv2"].out_channels, layers["block2.down.0"].out_channels) == (8, 8)
@@ -36,7 +36,7 @@ def test_compress_module_leaves_other_groups_alone_when_one_is_pruned(intake: In
     assert [layers[name].out_channels for name in ("stem", "block1.conv2", "block2.conv1")] == [8, 8, 16]
 
 
-def test_compress_module_drops_the_least_important_channels_when_some_are_silent(tiny: nn.Module, images: Tensor) -> None:
+def test_compress_module_drops_silent_channels_first(tiny: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         for silent in (1, 6):  # a channel of no weight matters to nobody: pruning it must not change the outputs
             tiny.block1.conv1.weight[silent] = 0.0
@@ -76,7 +76,7 @@ def test_compress_module_lowers_macs_when_a_rank_is_given(intake: Intake) -> Non
     assert factored <= dense - 16 * (16 * 16 * 9 - 4 * (16 * 9 + 16))
 
 
-def test_compress_module_says_so_when_a_rank_is_past_break_even_after_pruning(intake: Intake) -> None:
+def test_compress_module_says_when_a_rank_is_past_break_even(intake: Intake) -> None:
     plan = Plan(kept={"block2.conv1": 2}, rank={"block2.conv2": 12})
     compressed = compress_module(intake.module, intake.graph, plan)
     assert compressed.notes == ("rank/block2.conv2: 12 is past the break-even rank 8 of the pruned layer; left dense",)

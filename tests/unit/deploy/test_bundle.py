@@ -80,7 +80,7 @@ def test_write_bundle_records_the_models_outputs_when_written(bundle: Path, samp
         assert np.array_equal(arrays["expected_0"], 2 * np.eye(3, dtype=np.float32)[np.arange(10) % 3])
 
 
-def test_write_bundle_names_figures_and_conditions_in_the_card_when_written(bundle: Path) -> None:
+def test_write_bundle_names_figures_and_conditions_in_the_card(bundle: Path) -> None:
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert "| latency.latency_ms | 1.25 |" in card
     assert "| test_accuracy | 91.5 |" in card
@@ -196,14 +196,14 @@ def test_write_bundle_runs_the_fixed_batch_when_the_model_has_one(write: Write, 
 
 
 @pytest.mark.parametrize("batch", [4, 32])
-def test_write_bundle_fills_up_the_last_batch_when_the_samples_are_no_multiple(write: Write, make_model: Write, batch: int) -> None:
+def test_write_bundle_fills_up_the_last_batch(write: Write, make_model: Write, batch: int) -> None:
     folder = write(onnx=make_model(batch=batch))
     assert manifest_of(folder)["selfcheck"]["batch"] == batch
     with np.load(folder / "selfcheck.npz") as arrays:
         assert arrays["expected_0"].argmax(axis=1).tolist() == [index % 3 for index in range(10)]
 
 
-def test_write_bundle_takes_a_class_name_for_each_channel_when_pixels_are_scored(write: Write, make_pixel_model: Write) -> None:
+def test_write_bundle_takes_a_class_name_per_channel_for_pixels(write: Write, make_pixel_model: Write) -> None:
     folder = write(onnx=make_pixel_model())
     assert "in the order of axis 1 of the first output: cat, dog, owl" in (folder / "README.md").read_text()
 

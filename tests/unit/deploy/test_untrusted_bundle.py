@@ -47,7 +47,7 @@ def manifest(bundle: Path) -> dict[str, Any]:
     ],
     ids=lambda option: f"{option}",
 )
-def test_verify_bundle_refuses_and_leaves_nothing_when_a_session_option_is_not_allowed(
+def test_verify_bundle_refuses_when_a_session_option_is_not_allowed(
     bundle: Path, reseal: Reseal, option: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reseal(bundle, session_options={"intra_op_num_threads": 1, "inter_op_num_threads": 1} | option)
@@ -171,9 +171,7 @@ def test_verify_bundle_refuses_when_code_lies_beside_run_py(bundle: Path, name: 
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_verify_bundle_refuses_when_the_manifest_holds_what_none_of_ours_does(
-    bundle: Path, reseal: Reseal, changed: dict[str, Any]
-) -> None:
+def test_verify_bundle_refuses_when_the_manifest_holds_unknown_keys(bundle: Path, reseal: Reseal, changed: dict[str, Any]) -> None:
     if "files" in changed:
         changed = {"files": manifest(bundle)["files"] | changed["files"]}
     reseal(bundle, **changed)
@@ -200,7 +198,7 @@ def test_verify_bundle_refuses_when_samples_unpack_to_too_much(bundle: Path, res
         verify_bundle(bundle)
 
 
-def test_verify_bundle_refuses_when_samples_claim_a_shape_that_they_have_not(bundle: Path, reseal: Reseal) -> None:
+def test_verify_bundle_refuses_when_samples_claim_another_shape(bundle: Path, reseal: Reseal) -> None:
     with zipfile.ZipFile(bundle / "selfcheck.npz", "w") as archive, archive.open("input_0.npy", "w") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)})
     reseal(bundle)

@@ -151,9 +151,7 @@ def test_verify_bundle_reads_no_pickle_when_the_self_check_holds_one(bundle: Pat
         verify_bundle(bundle)
 
 
-def test_verify_bundle_executes_nothing_of_the_bundle_when_run_py_is_hostile(
-    bundle: Path, reseal: Callable[..., None], tmp_path: Path
-) -> None:
+def test_verify_bundle_executes_nothing_when_run_py_is_hostile(bundle: Path, reseal: Callable[..., None], tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     (bundle / "run.py").write_text(f"open({json.dumps(str(mark))}, 'w')\n", encoding="utf-8")
     reseal(bundle)

@@ -67,12 +67,12 @@ def test_own_config_refuses_when_one_option_is_left_out(left_out: str) -> None:
 @pytest.mark.parametrize(
     "section", [{"metric": {"name": "score.py:f"}}, {"target": {"spec": "ssh://pi@board?python=/tmp/evil&key=~/.ssh/id_rsa"}}]
 )
-def test_own_config_refuses_what_runs_or_connects_when_only_the_study_names_it(section: dict[str, Any]) -> None:
+def test_own_config_refuses_what_only_the_study_names(section: dict[str, Any]) -> None:
     with pytest.raises(TrustError, match=f"names {next(iter(section))}="):
         own_config(published(**section), PLACE, OURS)
 
 
-def test_own_config_takes_the_options_and_none_of_the_study_when_all_are_given() -> None:
+def test_own_config_takes_the_options_when_all_are_given() -> None:
     config = own_config(published(trust=True, replay="/evil/run"), PLACE, OURS)
     assert (config.model, config.data, config.base, config.workers.artifacts) == ("mine.py:m", "mine.py:d", "/home/me", "/here")
     assert (config.workers.storage, config.workers.study) == (PLACE.url, PLACE.name)
@@ -131,7 +131,7 @@ def test_read_config_asks_for_the_flag_when_a_file_trusts_itself(tmp_path: Path)
     assert read_config(toml(tmp_path), trust=True).trust
 
 
-def test_search_runs_no_pickle_when_a_toml_file_trusts_it_and_the_command_does_not(tmp_path: Path) -> None:
+def test_search_runs_no_pickle_when_only_the_toml_file_trusts_it(tmp_path: Path) -> None:
     torch.save(Writes(tmp_path / "ran"), tmp_path / "evil.pt")
     done = CliRunner().invoke(app, ["search", str(toml(tmp_path)), "--run", str(tmp_path / "run")])
     assert isinstance(done.exception, TrustError)
@@ -173,7 +173,7 @@ def test_evaluator_command_hands_trust_down_when_this_process_was_given_it(tmp_p
     assert "--trust" not in evaluator_command(tmp_path, 1)
 
 
-def test_store_config_keeps_a_password_out_of_the_configuration_and_of_what_is_published(tmp_path: Path) -> None:
+def test_store_config_keeps_a_password_out_of_what_is_written(tmp_path: Path) -> None:
     url = "postgresql+psycopg://press:hunter2@db/press"
     folder = run_folder(tmp_path, trust=True, workers={"storage": url, "study": "night", "artifacts": "/mnt"})
     assert "hunter2" not in folder.config.read_text()
@@ -191,7 +191,7 @@ def test_store_config_keeps_a_password_out_of_the_configuration_and_of_what_is_p
     assert (config["trust"], config["workers"]["storage"]) == (False, None)
 
 
-def test_study_place_says_what_is_missing_when_a_copied_run_lacks_the_password(tmp_path: Path) -> None:
+def test_study_place_says_what_is_missing_when_a_copy_lacks_the_password(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, workers={"storage": "postgresql://press:hunter2@db/press", "study": "night", "artifacts": "/mnt"})
     folder.storage_url.unlink()
     with pytest.raises(Exception, match="storage-url"):

@@ -98,7 +98,7 @@ def test_onnx_accuracy_lets_the_loss_of_a_target_pass_when_scored_there(tmp_path
         onnx_accuracies([path], [_batch([0], [0])], threads=1, target=Lost())
 
 
-def test_onnx_accuracies_read_the_batches_once_when_there_are_several_files(tmp_path: Path) -> None:
+def test_onnx_accuracies_read_batches_once_for_several_files(tmp_path: Path) -> None:
     reads: list[int] = []
 
     def batches() -> Iterator[Batch]:

@@ -84,9 +84,7 @@ def test_find_causes_names_none_when_an_int8_model_fuses_throughout() -> None:
         ({}, CauseKind.UNFUSED_QDQ, "no integer kernel"),
     ],
 )
-def test_unfused_layers_gives_the_reason_when_a_quantised_layer_runs_in_float(
-    change: dict[str, object], kind: CauseKind, says: str
-) -> None:
+def test_unfused_layers_gives_the_reason_for_a_layer_in_float(change: dict[str, object], kind: CauseKind, says: str) -> None:
     stuck = node("FusedConv", 0.5, replace(int8_conv(), **change))  # type: ignore[arg-type]
     cause = only(*chain(QUANTISE, DEQUANTISE, stuck, QUANTISE, DEQUANTISE))
     assert cause.kind is kind
@@ -112,7 +110,7 @@ def test_stray_qdq_names_the_pair_when_integers_are_only_scaled_anew() -> None:
     assert named(*chain(QUANTISE, qlinear("a"), DEQUANTISE, QUANTISE, qlinear("b"))) == [CauseKind.STRAY_QDQ]
 
 
-def test_float_islands_names_the_operator_when_it_stands_between_integer_layers() -> None:
+def test_float_islands_names_the_operator_between_integer_layers() -> None:
     cause = only(*chain(QUANTISE, qlinear("a"), DEQUANTISE, node("HardSwish", 0.05), QUANTISE, qlinear("b")))
     assert (cause.kind, cause.where) == (CauseKind.FLOAT_ISLAND, ("HardSwish",))
     assert cause.latency_ms == pytest.approx(0.03 + 0.05 + 0.02)
@@ -125,12 +123,12 @@ def test_float_islands_predicts_the_layer_in_int8_when_one_was_left_float() -> N
 
 
 @pytest.mark.parametrize("ends", ["input", "output"])
-def test_float_islands_names_none_when_the_float_part_is_an_end_of_the_model(ends: str) -> None:
+def test_float_islands_names_none_when_the_float_part_is_an_end(ends: str) -> None:
     float_part, int8_part = (blocked(conv("left")),), (QUANTISE, qlinear("a"), DEQUANTISE)
     assert named(*chain(*(float_part + int8_part if ends == "input" else int8_part + float_part))) == []
 
 
-def test_float_islands_names_none_when_an_output_of_the_model_needs_the_float_value() -> None:
+def test_float_islands_names_none_when_an_output_needs_the_float() -> None:
     nodes = chain(QUANTISE, qlinear("a"), DEQUANTISE, node("HardSwish", 0.05), QUANTISE, qlinear("b"))
     assert named(*nodes, replace(node("Tanh"), inputs=nodes[3].outputs, outputs=("y",))) == []
 
@@ -140,7 +138,7 @@ def test_float_islands_names_none_when_the_float_part_is_most_of_the_model() -> 
     assert CauseKind.FLOAT_ISLAND not in named(*chain(QUANTISE, qlinear("a"), DEQUANTISE, *most, QUANTISE, qlinear("b")))
 
 
-def test_int8_islands_names_the_layer_when_its_borders_cost_more_than_it_saves() -> None:
+def test_int8_islands_names_the_layer_whose_borders_cost_more() -> None:
     quantise, dequantise = replace(QUANTISE, latency_ms=0.15), replace(DEQUANTISE, latency_ms=0.25)
     inside = chain(blocked(conv("before")), quantise, qlinear("inside"), dequantise, blocked(conv("after")))
     cause = only(*inside)
@@ -151,7 +149,7 @@ def test_int8_islands_names_the_layer_when_its_borders_cost_more_than_it_saves()
     assert named(*chain(blocked(conv("before")), QUANTISE, qlinear("inside"), DEQUANTISE, blocked(conv("after")))) == []  # it pays
 
 
-def test_narrow_int8_names_the_layer_when_it_has_few_channels_and_a_low_rate() -> None:
+def test_narrow_int8_names_a_layer_of_few_channels_and_a_low_rate() -> None:
     narrow = replace(int8_conv("narrow"), weight_shape=(16, 16, 3, 3), out_channels=16)
     cause = only(*chain(QUANTISE, node("QLinearConv", 0.25, narrow, dtype="uint8"), DEQUANTISE))
     assert (cause.kind, cause.predicted_saving_ms) == (CauseKind.NARROW_INT8, pytest.approx(0.15))
@@ -171,12 +169,12 @@ def test_float_joins_names_the_add_when_its_relu_did_not_vanish() -> None:
     ]
 
 
-def test_dynamic_quantisation_names_its_nodes_when_ranges_are_found_in_every_run() -> None:
+def test_dynamic_quantisation_names_its_nodes_when_ranges_are_dynamic() -> None:
     layer = SourceLayer("fc", "MatMulInteger", (512, 512), 512, bits=8)
     assert named(*chain(node("DynamicQuantizeMatMul", 0.1, layer, macs=2_000_000))) == [CauseKind.DYNAMIC]
 
 
-def test_depthwise_int8_names_the_layer_when_the_float_kernel_is_faster_here() -> None:
+def test_depthwise_int8_names_the_layer_when_float_is_faster() -> None:
     layer = int8_conv("dw", groups=64)
     dw = node("QLinearConv", 0.3, layer, macs=2_000_000)  # 0.1 ms at 20 GMAC/s
     cause = only(*chain(QUANTISE, dw, DEQUANTISE))
@@ -222,7 +220,7 @@ def test_layout_reorders_names_those_between_convolutions_alone() -> None:
 
 
 @pytest.mark.parametrize(("channels", "kind"), [(32, CauseKind.MASKED_CHANNELS), (0, CauseKind.SPARSE_WEIGHTS)])
-def test_zeros_in_weights_tells_channels_from_single_zeros_when_half_is_zero(channels: int, kind: CauseKind) -> None:
+def test_zeros_in_weights_tells_channels_from_single_zeros(channels: int, kind: CauseKind) -> None:
     cause = only(*chain(blocked(replace(conv(), zero_share=0.5, zero_channels=channels))))
     assert (cause.kind, cause.predicted_saving_ms) == (kind, pytest.approx(0.2))
 
@@ -232,7 +230,7 @@ def test_unfused_ops_names_the_node_when_it_follows_a_convolution(op: str) -> No
     assert named(*chain(blocked(conv()), node(op, 0.05))) == [CauseKind.UNFUSED_OPS]
 
 
-def test_find_causes_orders_by_predicted_saving_and_drops_trifles_when_there_are_several() -> None:
+def test_find_causes_orders_by_predicted_saving_and_drops_trifles() -> None:
     masked = blocked(replace(conv("masked"), zero_share=0.5, zero_channels=32))  # 0.2 ms
     nodes = chain(masked, node("BatchNormalization", 0.3), node("FusedConv", 0.401, conv("odd", 63)))  # 0.3 ms and 0.001 ms
     assert named(*nodes) == [CauseKind.UNFUSED_OPS, CauseKind.MASKED_CHANNELS]

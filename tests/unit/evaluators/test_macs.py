@@ -29,7 +29,7 @@ class Small(nn.Module):
         return y
 
 
-def test_count_macs_equals_the_hand_count_when_the_model_has_convs_and_a_linear() -> None:
+def test_count_macs_equals_the_hand_count_of_convs_and_a_linear() -> None:
     counts = count_macs(Small(), torch.zeros(1, 3, 6, 6))
     assert counts.macs == CONV_MACS + DEPTHWISE_MACS + LINEAR_MACS
     assert counts.params == (8 * 27 + 8) + (8 * 9 + 8) + 4 + (72 * 4 + 4)

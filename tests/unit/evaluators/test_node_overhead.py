@@ -21,11 +21,11 @@ def test_corrected_ms_takes_off_the_profiler_when_the_node_took_longer() -> None
     assert NodeOverhead(0.001, 0.003, 0.0004).corrected_ms(NodeTime("n", "Conv", "0", 0.050, tensors=5)) == pytest.approx(0.045)
 
 
-def test_corrected_ms_is_the_floor_when_the_node_took_no_longer_than_the_profiler() -> None:
+def test_corrected_ms_is_the_floor_when_a_node_takes_the_profilers_time() -> None:
     assert NodeOverhead(0.001, 0.003, 0.0004).corrected_ms(NodeTime("n", "Neg", "0", 0.003, tensors=2)) == 0.001
 
 
-def test_trace_with_overhead_separates_node_and_tensors_when_chains_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trace_with_overhead_separates_node_and_tensors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run costs 10 us and a node 1 us without the profiler, which adds 2 us a node and 0.5 us a tensor."""
 
     def scripted(subjects: Sequence[Subject], **_: Any) -> list[Trace]:

@@ -103,7 +103,7 @@ def test_profile_onnx_takes_the_profilers_own_cost_off_when_it_is_known(tmp_path
     assert (profile.sum_ms, profile.raw_sum_ms, profile.whole_ms) == pytest.approx((0.029, 0.036, 0.035))
 
 
-def test_profile_onnx_finds_both_branches_when_two_convolutions_end_in_one_add(tmp_path: Path) -> None:
+def test_profile_onnx_finds_both_branches_of_an_add(tmp_path: Path) -> None:
     """The optimiser fuses the add into one of the two and names that one by the add's output."""
     pads: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
@@ -121,7 +121,7 @@ def test_profile_onnx_finds_both_branches_when_two_convolutions_end_in_one_add(t
 
 
 @pytest.mark.parametrize(("names", "found"), [(["left_nchwc", "y_nchwc"], ["left", "right"]), (["sum_nchwc", "right"], ["left", "right"])])
-def test_origins_finds_the_layer_that_is_left_when_a_node_is_named_by_the_add(names: list[str], found: list[str]) -> None:
+def test_origins_finds_the_layer_of_a_node_named_by_the_add(names: list[str], found: list[str]) -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w0"], ["left"], name="left"),
         helper.make_node("Conv", ["x", "w1"], ["right"], name="right"),

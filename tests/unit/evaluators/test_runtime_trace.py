@@ -91,7 +91,7 @@ def _write(path: Path) -> Path:
     return path
 
 
-def test_trace_shows_shapes_and_keeps_the_optimised_graph_alone_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_shows_shapes_and_keeps_the_optimised_graph_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, scratch = _write(tmp_path / "m.onnx"), tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.chdir(scratch)

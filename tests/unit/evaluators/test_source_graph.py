@@ -30,7 +30,7 @@ def test_source_layers_reads_a_float_layer_when_nothing_is_quantised(net: Any) -
     assert layer.reads is layer.writes is None
 
 
-def test_source_layers_reads_both_sides_when_a_relu_stands_before_the_quantised_output(net: Any) -> None:
+def test_source_layers_reads_both_sides_when_a_relu_precedes_the_output(net: Any) -> None:
     x = net.cast("x", np.uint8(128))
     y = net.cast(net.op("Relu", net.conv(x, "conv", int8=True)), np.uint8(3))
     layer = layers(net, y)["conv"]
@@ -38,7 +38,7 @@ def test_source_layers_reads_both_sides_when_a_relu_stands_before_the_quantised_
     assert (layer.reads, layer.writes) == (EightBits("uint8", 128), EightBits("uint8", 3))
 
 
-def test_source_layers_counts_the_zero_point_as_zero_when_weights_are_unsigned(net: Any) -> None:
+def test_source_layers_counts_the_zero_point_as_zero_for_unsigned_weights(net: Any) -> None:
     weights = np.full((CHANNELS, CHANNELS, 3, 3), 128, np.uint8)
     weights[:, :4] = 0  # 128 steps below zero, not zero
     tensor = net.op("DequantizeLinear", net.constant(weights), net.constant(np.float32(0.01)), net.constant(np.uint8(128)))
@@ -56,7 +56,7 @@ def test_source_layers_knows_a_depthwise_layer_when_groups_are_channels(net: Any
     assert layer.in_channels == CHANNELS
 
 
-def test_source_layers_leaves_a_product_of_activations_out_when_nothing_is_constant(net: Any) -> None:
+def test_source_layers_leaves_out_a_product_of_activations(net: Any) -> None:
     assert layers(net, net.op("MatMul", "x", "x", name="scores")) == {}
 
 
@@ -68,7 +68,7 @@ def test_source_layers_reads_packed_weights_when_they_have_4_bits() -> None:
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
-def test_source_layers_finds_the_outputs_of_a_gemm_when_its_weights_are_transposed(net: Any, transposed: int) -> None:
+def test_source_layers_finds_a_gemms_outputs_when_weights_are_transposed(net: Any, transposed: int) -> None:
     weights = np.ones((5, 3) if transposed else (3, 5), np.float32)
     layer = layers(net, net.op("Gemm", "x", net.constant(weights), name="fc", transB=transposed))["fc"]
     assert layer.out_channels == 5
@@ -92,7 +92,7 @@ def test_macs_counts_rows_when_the_layer_is_linear() -> None:
     assert SourceLayer("fc", "Gemm", (10, 64), 10).macs((), channels_last=False) == 0
 
 
-def test_table_rows_are_those_of_the_smallest_table_that_an_input_is_looked_up_in() -> None:
+def test_table_rows_are_those_of_the_smallest_table_of_an_input() -> None:
     """The mask is looked up nowhere; tokens in two tables, once as int32."""
     tables = [numpy_helper.from_array(np.zeros((rows, 4), np.float32), f"table{rows}") for rows in (20, 7)]
     nodes = [

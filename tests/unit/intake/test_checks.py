@@ -78,7 +78,7 @@ def test_check_data_returns_when_all_is_well() -> None:
     check_data(Data(items(), labels, items()), network())
 
 
-def test_check_data_spares_the_global_generator_when_the_dataset_draws_from_it() -> None:
+def test_check_data_spares_the_global_generator() -> None:
     class Noisy:
         def __len__(self) -> int:
             return 3
@@ -198,7 +198,7 @@ def test_check_data_raises_when_class_names_do_not_fit_the_output(names: tuple[s
     check_data(Data(items(), items(), items(), ("cat", "dog", "owl")), network())
 
 
-def test_check_data_counts_class_names_along_the_channels_when_pixels_are_scored() -> None:
+def test_check_data_counts_class_names_along_channels_for_pixels() -> None:
     pixels = cast(Split, [(IMAGE, torch.zeros(4, 4, dtype=torch.int64)) for _ in range(4)])
     model = nn.Conv2d(1, 3, 1)
     check_data(Data(pixels, pixels, pixels, ("road", "car", "sky"), task=Segmentation()), model)

@@ -120,7 +120,7 @@ class Bends(Net):
         return self.fc(torch.relu(x).mean((2, 3)))
 
 
-def test_take_in_names_the_layer_where_the_traced_model_parts_from_the_original() -> None:
+def test_take_in_names_the_layer_where_the_traced_model_differs() -> None:
     with pytest.raises(ModelError, match="they part at norm"):
         take_in(Bends().eval(), torch.randn(4, 3, 8, 8))
 
@@ -150,7 +150,7 @@ class ChangesItsInputs(Net):
         return self.fc(self.features(x))
 
 
-def test_take_in_refuses_a_model_that_changes_its_inputs_and_leaves_the_example() -> None:
+def test_take_in_refuses_a_model_that_changes_its_inputs() -> None:
     x = torch.randn(4, 3, 8, 8)
     before = x.clone()
     with pytest.raises(ModelError, match="must not change its inputs"):

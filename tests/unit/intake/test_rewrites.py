@@ -62,7 +62,7 @@ def test_rewrite_leaves_other_reshapes_as_they_are(function: Callable[[Tensor], 
     assert not any(isinstance(part, ChannelShuffle) for part in module.modules())
 
 
-def test_channel_shuffle_raises_when_the_channels_are_no_multiple_of_the_groups() -> None:
+def test_channel_shuffle_raises_when_groups_do_not_divide_the_channels() -> None:
     with pytest.raises(ValueError, match="multiple of groups"):
         ChannelShuffle(3, 8)
 
@@ -85,7 +85,7 @@ class TwoUnits(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def test_take_in_prunes_inside_the_units_alone_when_channels_are_shuffled_between_them(images: Tensor) -> None:
+def test_take_in_prunes_inside_units_when_channels_are_shuffled_between(images: Tensor) -> None:
     graph = take_in(TwoUnits().eval(), images[:2]).graph
     assert {group.name for group in graph.channel_groups} == {"inner.0", "inner.1"}
     assert {item.name: item.reason for item in graph.frozen}["stem"] == "its channels are shuffled with others"
@@ -135,7 +135,7 @@ class PaddedByAChild(nn.Conv2d):
         return nn.functional.conv2d(self.pad(x), self.weight, self.bias)
 
 
-def test_take_in_holds_the_weights_of_a_layer_once_when_a_part_of_it_is_still_called(images: Tensor) -> None:
+def test_take_in_holds_weights_once_when_a_part_is_still_called(images: Tensor) -> None:
     model = nn.Sequential(PaddedByAChild(3, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
     intake = take_in(model, images[:2])
     assert set(intake.module.state_dict()) == {"0_layer.weight", "0_layer.bias", "4.weight", "4.bias"}

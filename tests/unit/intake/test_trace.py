@@ -166,7 +166,7 @@ class ConcatenatedTwice(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def test_take_in_proves_all_groups_at_once_when_they_meet_in_concatenations(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_take_in_proves_groups_that_meet_in_concatenations_at_once(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ConcatenatedTwice().eval()
     for norm in model.norms:
         nn.init.normal_(norm.running_mean)

@@ -71,7 +71,7 @@ def test_check_parity_raises_when_the_file_computes_something_else(exported: Pat
 
 
 @pytest.mark.parametrize("layer", ["block1.conv1", "fc", "depthwise"])
-def test_quantise_onnx_puts_qdq_on_that_layer_and_no_other_when_one_is_named(exported: Path, images: Tensor, layer: str) -> None:
+def test_quantise_onnx_puts_qdq_on_the_named_layer_alone(exported: Path, images: Tensor, layer: str) -> None:
     path = quantise(exported, {layer: 8}, images)
     assert layers_with_dequantised_weights(path) == {layer}
     ops = Counter(node.op_type for node in onnx.load(path).graph.node)
@@ -90,7 +90,7 @@ def test_quantise_onnx_fuses_everything_when_all_layers_are_named(exported: Path
     assert not ops & {"Conv", "Gemm", "Add", "Relu", "FusedConv"}
 
 
-def test_quantise_onnx_stays_near_the_float_outputs_when_all_layers_are_named(exported: Path, images: Tensor) -> None:
+def test_quantise_onnx_stays_near_the_float_when_all_layers_are_named(exported: Path, images: Tensor) -> None:
     reference = run(exported, images)
     difference = np.abs(run(quantise(exported, dict.fromkeys(ALL, 8), images), images) - reference).max()
     assert 0.0 < difference < 0.1 * np.abs(reference).max()
@@ -112,7 +112,7 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def test_quantise_onnx_finds_ranges_anew_for_linears_alone_when_they_are_dynamic(exported: Path, images: Tensor) -> None:
+def test_quantise_onnx_finds_ranges_anew_for_dynamic_linears_alone(exported: Path, images: Tensor) -> None:
     reference = run(exported, images)
     path = quantise(exported, dict.fromkeys(ALL, 8), images, Formats(dynamic=True))
     found = operators(path)
@@ -121,7 +121,7 @@ def test_quantise_onnx_finds_ranges_anew_for_linears_alone_when_they_are_dynamic
     assert 0.0 < np.abs(run(path, images) - reference).max() < 0.1 * np.abs(reference).max()
 
 
-def test_quantise_onnx_leaves_a_float_linear_as_it_is_when_others_are_dynamic(exported: Path, images: Tensor) -> None:
+def test_quantise_onnx_leaves_a_float_linear_beside_dynamic_ones(exported: Path, images: Tensor) -> None:
     assert operators(quantise(exported, {"stem": 8}, images, Formats(dynamic=True)))["DynamicQuantizeLinear"] == 0
 
 
@@ -135,7 +135,7 @@ def test_quantise_onnx_halves_the_file_when_weights_are_stored_in_16_bits(export
     assert 0.0 < np.abs(run(path, images) - reference).max() < 2e-3 * np.abs(reference).max()
 
 
-def test_quantise_onnx_leaves_weights_of_8_bits_alone_when_the_others_have_16(exported: Path, images: Tensor) -> None:
+def test_quantise_onnx_leaves_int8_weights_alone_beside_float16(exported: Path, images: Tensor) -> None:
     path = quantise(exported, {"block1.conv1": 8}, images, Formats(float16=True))
     types = Counter(tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) > 1)
     assert types == {onnx.TensorProto.FLOAT16: len(ALL) - 1, onnx.TensorProto.INT8: 1}
@@ -166,9 +166,7 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize(("fc", "kernel"), [(8, "DequantizeLinear"), (4, "MatMulNBits"), (32, "")])
-def test_quantise_onnx_finds_a_linear_by_its_name_when_an_lstm_is_rounded_before_it(
-    images: Tensor, tmp_path: Path, fc: int, kernel: str
-) -> None:
+def test_quantise_onnx_finds_a_linear_by_name_when_an_lstm_precedes_it(images: Tensor, tmp_path: Path, fc: int, kernel: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Recurrent().eval()
@@ -182,7 +180,7 @@ def test_quantise_onnx_finds_a_linear_by_its_name_when_an_lstm_is_rounded_before
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_quantise_onnx_gives_every_linear_of_an_encoder_the_format_that_is_asked_for_and_no_other(
+def test_quantise_onnx_gives_each_linear_of_an_encoder_its_format_alone(
     attends: Callable[..., nn.Module], images: Tensor, tmp_path: Path, dynamic: bool
 ) -> None:
     intake = take_in(attends(), images)
@@ -238,7 +236,7 @@ class CalledTwice(nn.Module):
 
 
 @pytest.mark.parametrize("normed", [True, False])
-def test_export_onnx_agrees_with_torch_when_a_layer_is_called_more_than_once(images: Tensor, tmp_path: Path, normed: bool) -> None:
+def test_export_onnx_agrees_with_torch_when_a_layer_is_called_twice(images: Tensor, tmp_path: Path, normed: bool) -> None:
     torch.manual_seed(0)
     module = CalledTwice(normed=normed).eval()
     export_onnx(module, images, tmp_path / "float.onnx")
@@ -249,7 +247,7 @@ def test_export_onnx_agrees_with_torch_when_a_layer_is_called_more_than_once(ima
 
 
 @pytest.mark.parametrize("normed", [True, False])
-def test_quantise_onnx_stays_near_when_a_layer_with_a_bias_is_called_more_than_once(images: Tensor, tmp_path: Path, normed: bool) -> None:
+def test_quantise_onnx_stays_near_when_a_biased_layer_is_called_twice(images: Tensor, tmp_path: Path, normed: bool) -> None:
     torch.manual_seed(0)
     module = CalledTwice(normed=normed).eval()
     with torch.no_grad():
@@ -286,9 +284,7 @@ SHAPES = {"conv": (6, 16, 4, 4), "tokens": (6, 5, 16), "rows": (6, 16)}
 @pytest.mark.parametrize("layer", ["a", "b"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", SHAPES)
-def test_quantise_onnx_quantises_the_one_layer_that_is_named_when_another_has_its_weights(
-    kind: str, tied: bool, layer: str, tmp_path: Path
-) -> None:
+def test_quantise_onnx_quantises_the_named_layer_when_weights_are_shared(kind: str, tied: bool, layer: str, tmp_path: Path) -> None:
     x, path = torch.randn(SHAPES[kind], generator=torch.Generator().manual_seed(1)), tmp_path / "float.onnx"
     module = take_in(Twins(kind, tied=tied).eval(), x).module
     export_onnx(module, x, path)
@@ -299,7 +295,7 @@ def test_quantise_onnx_quantises_the_one_layer_that_is_named_when_another_has_it
     assert np.abs(run(rounded, x) - run(path, x)).max() < 0.05
 
 
-def test_export_onnx_numbers_the_calls_of_a_layer_whose_weights_another_shares(tmp_path: Path) -> None:
+def test_export_onnx_numbers_the_calls_of_a_layer_with_shared_weights(tmp_path: Path) -> None:
     class Again(Twins):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(torch.relu(self.b(torch.relu(self.a(x)))))

@@ -49,7 +49,7 @@ def rendered(value: dict[str, Any], width: int = 120) -> str:
     return " ".join(console.file.getvalue().split())
 
 
-def test_explanation_view_says_what_and_where_and_how_much_when_there_is_a_cause(explanation: dict[str, Any]) -> None:
+def test_explanation_view_says_what_where_and_how_much(explanation: dict[str, Any]) -> None:
     text = rendered(explanation)
     assert "measured 0.40 of its time (95 % interval 0.39 to 0.42), predicted 0.25." in text
     assert "The first cause below is predicted to account for 0.150 of the 0.375 ms in between; causes can overlap." in text

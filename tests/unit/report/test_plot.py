@@ -75,7 +75,7 @@ def test_draw_front_numbers_the_trials_when_drawn(front: dict[str, Any]) -> None
     assert "Testor 3000, 1 thread, 95 % intervals, numbers are trials" in texts
 
 
-def test_draw_front_keeps_the_front_in_sight_when_other_trials_are_hopeless(front: dict[str, Any]) -> None:
+def test_draw_front_keeps_the_front_in_sight_beside_hopeless_trials(front: dict[str, Any]) -> None:
     front["evaluated"] = [{"latency_ms": 9.0, "val_accuracy": 10.0}]
     axes = drawn(front)
     assert axes.get_ylim()[0] > 90.0  # the lowest point has 94 %

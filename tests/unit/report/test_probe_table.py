@@ -17,7 +17,7 @@ def rendered(report: ProbeReport, width: int = 160) -> str:
     return " ".join(file.getvalue().split())
 
 
-def test_probe_table_shows_ratio_interval_and_verdict_when_a_finding_was_measured(probe_report: ProbeReport) -> None:
+def test_probe_table_shows_ratio_interval_and_verdict_of_a_finding(probe_report: ProbeReport) -> None:
     text = rendered(probe_report)
     assert "int8/depthwise 1.80 1.78-1.82 1.80x slower than float: left in fp32" in text
     assert "int8/dense 0.33 0.33-0.34 3.00x faster than float: offered" in text

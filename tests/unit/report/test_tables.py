@@ -41,7 +41,7 @@ def test_plan_summary_leaves_float_out_when_the_bits_name_it() -> None:
     assert plan_summary({"bits": {"a": 32}}) == "unchanged"
 
 
-def test_front_table_starts_with_the_baseline_and_goes_by_latency_when_points_are_unordered(front: dict[str, Any]) -> None:
+def test_front_table_starts_with_the_baseline_and_sorts_by_latency(front: dict[str, Any]) -> None:
     lines = rendered(front_table(front))
     first_words = [line.split()[0] for line in lines if line.strip()]
     assert [word for word in first_words if word in {"base", "31", "12", "*7", "7"}] == ["base", "31", "12", "*7"]
@@ -57,7 +57,7 @@ def test_front_table_shows_the_figures_of_a_point_when_tested(front: dict[str, A
     assert "20 trials completed, 11 over the budget, 4 out of the race, 1 failed." in [line.strip() for line in lines]
 
 
-def test_front_table_shows_as_many_decimals_as_tell_scores_apart_when_the_metric_is_a_share(front: dict[str, Any]) -> None:
+def test_front_table_shows_enough_decimals_when_the_metric_is_a_share(front: dict[str, Any]) -> None:
     for row in (front["baseline"], *front["points"]):
         row |= {key: row[key] / 100.0 for key in ("val_accuracy", "test_accuracy")}
     front |= {"metric": {"name": "dice", "unit": "", "higher_is_better": True}, "budget": front["budget"] | {"max_drop": 0.02}}
@@ -123,7 +123,7 @@ def test_profile_table_keeps_names_whole_when_80_columns_wide() -> None:
     assert line_with(lines, "layer2.0.downsample.0")[-1] == "+13.671"
 
 
-def test_front_table_marks_the_nearest_and_says_what_they_miss_when_none_is_within(front: dict[str, Any]) -> None:
+def test_front_table_marks_the_nearest_when_none_is_within(front: dict[str, Any]) -> None:
     nearest = front["points"][2] | {"within": False, "misses": [{"said": "it loses 3 points, 2 more than the 1 allowed"}]}
     text = " ".join(" ".join(rendered(front_table(front | {"points": [], "nearest": [nearest], "best": None}))).split())
     assert "!31" in text

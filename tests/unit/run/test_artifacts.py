@@ -62,7 +62,7 @@ def test_a_finalist_goes_on_where_another_host_left_its_trial(tmp_path: Path) ->
     assert (here.folder.root / short.onnx_path).read_bytes() == b"model 3 1"
 
 
-def test_a_finalist_starts_from_the_original_weights_when_its_trial_is_nowhere(tmp_path: Path) -> None:
+def test_finalist_starts_from_original_weights_when_its_trial_is_nowhere(tmp_path: Path) -> None:
     inner, here = host(tmp_path, "here")
     here(Plan(), Rung.FINAL, 3)
     assert inner.started_from == ["original"]
@@ -142,7 +142,7 @@ def test_pull_does_not_wait_for_what_is_not_there(tmp_path: Path) -> None:
     assert store.asked == 1
 
 
-def test_a_finalist_starts_from_the_original_weights_when_this_host_has_the_model_of_its_trial_alone(tmp_path: Path) -> None:
+def test_finalist_starts_from_original_weights_when_only_the_model_is_here(tmp_path: Path) -> None:
     (_, there), (inner, here) = host(tmp_path, "there"), host(tmp_path, "here")
     here.latency_again(there(Plan(), Rung.SHORT, 3))
     for file in (tmp_path / "artifacts").glob("*student*"):

@@ -55,7 +55,7 @@ def test_demand_same_names_part_and_remedy_when_one_differs(ours: dict[str, Any]
     assert len(differences(RUN, RUN | ours)) == 1
 
 
-def test_demand_same_says_that_the_format_changed_when_the_run_is_of_an_earlier_version() -> None:
+def test_demand_same_says_that_the_format_changed_when_the_run_is_older() -> None:
     for theirs in ({}, {"code": "a" * 16, "weights": "0" * 64}):
         with pytest.raises(RunFolderError, match=r"format=1 instead of 2.*paretopress export"):
             demand_same(theirs, RUN, "a resumed run")

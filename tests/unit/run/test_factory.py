@@ -86,7 +86,7 @@ def test_load_and_trace_drops_class_names_when_outputs_are_no_classes() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_load_and_trace_runs_a_file_as_it_is_when_the_conversion_computes_something_else(tmp_path: Path, batch: int) -> None:
+def test_load_and_trace_runs_a_file_as_it_is_when_its_conversion_differs(tmp_path: Path, batch: int) -> None:
     """The file names its batch in a reshape."""
     pytest.importorskip("onnx2torch")
     path = tmp_path / "m.onnx"

@@ -90,7 +90,7 @@ def test_fetch_refuses_when_the_file_names_others_for_its_weights(tmp_path: Path
     assert (files.folder.root / "trials/0008/model.onnx").read_bytes() == content
 
 
-def test_a_study_with_a_path_for_a_name_reaches_nothing_outside_of_the_store(tmp_path: Path) -> None:
+def test_study_named_by_a_path_reaches_nothing_outside_the_store(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     away = RunArtifacts(open_store(str(tmp_path / "artifacts")), "../night")
     with pytest.raises(RunError):
@@ -118,7 +118,7 @@ def test_folder_store_follows_no_link_when_it_reads_or_writes(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("spec", ["s3://AKIA:hunter2@bucket", "s3://bucket?secret=hunter2", "s3://", "gs://bucket", "s3://bucket/folder"])
-def test_open_store_refuses_and_shows_no_key_when_a_spec_holds_more_than_a_bucket(spec: str) -> None:
+def test_open_store_refuses_and_shows_no_key_when_a_spec_holds_more(spec: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_store(spec)
     assert "hunter2" not in str(caught.value)

@@ -61,7 +61,7 @@ def test_drop_dominated_keeps_what_is_astride_the_budget(tmp_path: Path) -> None
     assert drop_dominated(folder, records, Bounds(Budget(speedup=2.0), 10.0, 90.0), 0) == [2, 3]
 
 
-def test_drop_dominated_keeps_the_trial_of_a_finalist_that_is_astride_the_budget(tmp_path: Path) -> None:
+def test_drop_dominated_keeps_the_trial_of_a_finalist_astride_the_budget(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     records = studied(folder, [(89.0, 4.0), (80.0, 4.2)])
     records.add_final(1, outcome(85.0, 4.9, Rung.FINAL).to_json())

@@ -127,7 +127,7 @@ def state(val_error: float | None) -> RunState:
     return RunState("0" * 64, baseline, 0.1, {}, 0.1, Effort(1, 1, 1, 1), (), {}, (), {}, {"train": 100, "val": 10_000, "test": 100}, 1.0)
 
 
-def test_bounds_have_the_scale_of_the_baselines_scores_when_the_state_is_read_back() -> None:
+def test_bounds_have_the_baselines_scale_when_the_state_is_read_back() -> None:
     config = parse_config({"budget": {"latency_ms": 4.0}}, "the test")
     bounds = RunState.from_json(json.loads(json.dumps(state(0.3).to_json()))).bounds(config)
     assert bounds.scale == AccuracyScale.of_baseline(0.3, 10_000)

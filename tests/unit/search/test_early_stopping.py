@@ -44,7 +44,7 @@ def test_stalled_looks_at_the_last_third_when_many_trials_ran() -> None:
     assert stall.window == 100
 
 
-def test_stalled_predicts_by_the_logarithm_of_the_trials_when_growth_is_logarithmic() -> None:
+def test_early_stop_predicts_by_the_logarithm_of_the_trials() -> None:
     volumes = [100.0 + 0.2 * math.log(n) for n in range(1, 121)]
     stall = early_stop(volumes, 120)
     assert stall is not None

@@ -97,7 +97,7 @@ def test_seed_plans_keep_removals_in_int8_when_pruning_is_frozen() -> None:
     assert [dict(plan.kept) for plan in plans] == [{}, {}, {"b.conv1": 0}, {"a.conv1": 0, "b.conv1": 0}]
 
 
-def test_ladder_plans_remove_branches_but_prune_nothing_when_pruning_is_frozen() -> None:
+def test_ladder_plans_prune_nothing_when_pruning_is_frozen() -> None:
     space = space_without(Knob.PRUNE)
     plans = ladder_plans(space, Predictor(space, tables()), BOUNDS.limit_ms)
     assert plans

@@ -115,7 +115,7 @@ def test_cannot_join_says_so_in_any_unit_when_all_others_lost_little(unit: Unit)
 
 @pytest.mark.parametrize("unit", [PERCENT, *OTHERS], ids=["percent", *NAMES])
 @pytest.mark.parametrize("measured", [True, False], ids=["measured scale", "no scale"])
-def test_hypervolume_tells_drops_apart_in_any_unit_when_they_are_within_the_bound(unit: Unit, measured: bool) -> None:
+def test_hypervolume_tells_drops_within_the_bound_apart_in_any_unit(unit: Unit, measured: bool) -> None:
     bounds = unit.bounds(2.0, AccuracyScale(0.25, 10.0) if measured else None)
     volumes = [
         bounds.hypervolume([Candidate(0, Plan(), replace(outcome(0.0, 2.0), val_accuracy=unit.score(a)))]) for a in (88.0, 89.0, 90.0)
@@ -137,14 +137,14 @@ def test_hypervolume_counts_all_that_is_within_the_bound_when_that_is_wide() -> 
     assert bounds.hypervolume([Candidate(0, Plan(), outcome(78.0, 2.0, rung=Rung.FINAL))]) == pytest.approx(0.8 * 18.0)
 
 
-def test_scale_of_baseline_is_ten_points_and_half_a_point_when_nine_in_ten_of_many_are_right() -> None:
+def test_scale_of_baseline_is_ten_points_and_half_a_point() -> None:
     scale = AccuracyScale.of_baseline(30.0 / math.sqrt(10_000), 10_000)  # the binomial error of 90 %, in points: 0.3
     assert (scale.noise, scale.worst_drop, scale.floor) == pytest.approx((0.18, 10.0, 0.5))
     few = AccuracyScale.of_baseline(30.0 / math.sqrt(100), 100)
     assert (few.noise, few.worst_drop, few.floor) == pytest.approx((1.8, 10.0, 3.6))  # a hundred items tell less apart
 
 
-def test_scale_assumed_is_that_of_shares_of_answers_when_the_score_is_in_percent() -> None:
+def test_scale_assumed_is_that_of_shares_when_the_score_is_in_percent() -> None:
     assert AccuracyScale.assumed(Metric(), 90.0, 10_000).noise == pytest.approx(0.18, rel=1e-3)
     assert AccuracyScale.assumed(Metric(), 100.0, 1_000).noise > 0.0  # no wrong answer among a thousand does not mean that there are none
     assert AccuracyScale.assumed(Metric("dice", ""), 0.9).worst_drop == pytest.approx(0.1)
@@ -169,7 +169,7 @@ def test_best_takes_the_noise_of_the_finalists_when_it_was_measured() -> None:
 
 
 @pytest.mark.parametrize("unit", [PERCENT, *OTHERS], ids=["percent", *NAMES])
-def test_next_finalist_learns_from_those_that_are_back_in_any_unit_when_the_drop_is_bounded(unit: Unit) -> None:
+def test_next_finalist_learns_from_earlier_ones_in_any_unit(unit: Unit) -> None:
     bounds = unit.bounds(2.0)
 
     def made(accuracy: float, ms: float, rung: Rung) -> Outcome:
@@ -184,6 +184,6 @@ def test_next_finalist_learns_from_those_that_are_back_in_any_unit_when_the_drop
     assert chosen.number == 4
 
 
-def test_selection_margin_grows_with_the_noise_and_with_how_many_are_compared() -> None:
+def test_selection_margin_grows_with_noise_and_number_compared() -> None:
     assert selection_margin(0.5, 8) == pytest.approx(0.5 * math.sqrt(2.0 * math.log(8)))
     assert selection_margin(0.5, 1) == selection_margin(0.0, 8) == 0.0

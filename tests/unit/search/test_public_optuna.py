@@ -77,7 +77,7 @@ def test_modules_of_shared_runs_are_imported_by_one_another_alone(path: Path) ->
     assert not modules & {f"paretopress.search.storage.{name}" for name in SHARED_ALONE}
 
 
-def test_a_run_on_a_journal_works_when_optuna_has_none_of_its_private_modules(tmp_path: Path) -> None:
+def test_journal_run_works_when_optuna_has_no_private_modules(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PRIVATE_MODULES, str(Path(__file__).parent), str(tmp_path / "journal.log")],
         capture_output=True,

@@ -36,7 +36,7 @@ def searched(evaluate: Evaluate, again: Callable[[Outcome], Latency], trials: in
     return search
 
 
-def test_volumes_grow_with_the_later_trials_when_an_early_latency_was_a_lucky_one() -> None:
+def test_volumes_grow_with_later_trials_when_an_early_latency_was_lucky() -> None:
     def evaluate(plan: Plan, rung: Rung, number: int) -> Outcome:
         found = outcome(89.0 + 0.1 * number, LUCKY_MS if number == 0 else TRUE_MS - 0.1 * number, rung=rung)
         return replace(found, onnx_sha256=f"{number:064}")
@@ -52,7 +52,7 @@ def test_volumes_grow_with_the_later_trials_when_an_early_latency_was_a_lucky_on
     assert volumes == pytest.approx([BOUNDS.hypervolume(candidates[: n + 1]) for n in range(8)])
 
 
-def test_constraints_and_values_are_those_of_the_pooled_latency_when_the_file_was_measured_before() -> None:
+def test_constraints_use_the_pooled_latency_of_a_file_measured_before() -> None:
     # both trials make the same file
     search = searched(lambda plan, rung, number: outcome(89.0, LUCKY_MS, rung=rung), lambda _: timed(TRUE_MS), trials=2)
     first, second = search.study.trials

@@ -94,7 +94,7 @@ def test_next_finalist_is_the_one_that_surely_fits_while_nothing_is_within() -> 
     assert chosen.number == 2
 
 
-def test_next_finalist_takes_what_is_astride_the_limit_when_nothing_else_is_left() -> None:
+def test_next_finalist_takes_one_astride_the_limit_when_none_else_is_left() -> None:
     astride = candidate(0, 88.8, 4.9, Rung.LONG, spread=0.05)
     assert promising_front([astride], BOUNDS) == []
     assert next_finalist([astride], {}, BOUNDS, 10_000) == astride
@@ -118,7 +118,7 @@ def test_trials_do_not_stop_early_when_nothing_is_within(tmp_path: Path) -> None
         assert (run.counts().all, run.stall() is None) == (trials, accuracy == 88.0)
 
 
-def test_run_spends_the_time_left_on_occasions_until_the_interval_is_decided(tmp_path: Path) -> None:
+def test_run_spends_the_time_left_until_the_interval_is_decided(tmp_path: Path) -> None:
     now = [0.0]
 
     def astride(plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -138,7 +138,7 @@ def test_run_spends_the_time_left_on_occasions_until_the_interval_is_decided(tmp
     assert decided.outcome.latency.latency_ci_ms[1] <= BOUNDS.limit_ms
 
 
-def test_run_uses_all_of_its_time_when_trials_ended_early_and_nothing_is_within(tmp_path: Path) -> None:
+def test_run_uses_all_of_its_time_when_nothing_is_within(tmp_path: Path) -> None:
     now = [0.0]
 
     def fails_in_the_end(plan: Plan, rung: Rung, number: int) -> Outcome:

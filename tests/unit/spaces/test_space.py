@@ -79,7 +79,7 @@ def test_plan_raises_when_a_parameter_is_missing(space: SearchSpace) -> None:
         space.plan(params)
 
 
-def test_search_space_lists_what_it_leaves_out_when_every_layer_of_a_group_refuses(graph: ModelGraph) -> None:
+def test_search_space_lists_what_it_leaves_out_when_all_layers_refuse(graph: ModelGraph) -> None:
     options = SpaceOptions(
         channel_step=4, refusal=lambda layer, bits: "too slow" if layer.kind is LayerKind.DEPTHWISE and bits == 8 else ""
     )
@@ -97,7 +97,7 @@ def test_search_space_offers_a_width_when_one_layer_of_the_group_gains(graph: Mo
     assert space.left_out == (Frozen("fc in 8 bits", "too slow"),)
 
 
-def test_search_space_lists_no_width_when_the_options_have_no_kernel_for_it(graph: ModelGraph) -> None:
+def test_search_space_lists_no_width_without_a_kernel(graph: ModelGraph) -> None:
     assert SearchSpace(graph, SpaceOptions(bits=(32,), refusal=lambda layer, bits: "too slow")).left_out == ()
 
 
@@ -130,9 +130,7 @@ def test_search_space_offers_steps_alone_when_branches_are_frozen(graph: ModelGr
 
 
 @pytest.mark.parametrize(("temperature", "fixed"), [(None, 4.0), (2.0, 2.0)], ids=["default", "as configured"])
-def test_search_space_fixes_temperature_and_alpha_when_distillation_is_frozen(
-    graph: ModelGraph, temperature: float | None, fixed: float
-) -> None:
+def test_search_space_fixes_temperature_when_distillation_is_frozen(graph: ModelGraph, temperature: float | None, fixed: float) -> None:
     space = SearchSpace(graph, SpaceOptions(channel_step=4, temperature=temperature, frozen=frozenset({Knob.DISTILLATION})))
     assert space.variables[-2:] == (Range(TEMPERATURE, fixed, fixed, fixed), Range(ALPHA, 0.9, 0.9, 0.9))
 

@@ -31,7 +31,7 @@ def test_write_bytes_leaves_only_the_file_when_it_succeeds(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
-def test_write_bytes_gives_the_usual_permissions_when_the_umask_allows_reading(tmp_path: Path) -> None:
+def test_write_bytes_gives_the_permissions_that_the_umask_allows(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:
         write_bytes(tmp_path / "shared.json", b"{}")

@@ -79,7 +79,7 @@ def test_open_storage_shows_no_password_when_it_fails(url: str) -> None:
     assert "hunter2" not in str(caught.value) + repr(StudyPlace(url, "night"))
 
 
-def test_study_place_leaves_a_masked_password_to_the_driver_when_the_printed_line_was_copied() -> None:
+def test_study_place_leaves_a_masked_password_to_the_driver() -> None:
     printed = str(StudyPlace("postgresql://u:hunter2@h/db", "night"))
     assert StudyPlace.parse(printed) == StudyPlace("postgresql://u@h/db", "night")
 

@@ -35,7 +35,7 @@ def test_seeded_repeats_all_draws_when_the_seed_is_the_same(seed: int) -> None:
     assert not set(one) & set(three)
 
 
-def test_undisturbed_leaves_the_generators_as_they_were_when_they_are_seeded_inside() -> None:
+def test_undisturbed_leaves_generators_as_they_were_when_seeded_inside() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = drawn()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
@@ -45,7 +45,7 @@ def test_undisturbed_leaves_the_generators_as_they_were_when_they_are_seeded_ins
     assert drawn() == expected
 
 
-def test_start_run_leaves_the_generators_as_they_were_when_factories_seed_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_run_leaves_generators_as_they_were_when_factories_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def seeds(*_: object) -> None:
         random.seed(2), np.random.seed(2), torch.manual_seed(2)
         raise ConfigError("no such model")

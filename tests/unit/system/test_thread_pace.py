@@ -52,7 +52,7 @@ def test_step_leaves_the_threads_alone_when_the_machine_is_quiet() -> None:
     assert machine.said == []
 
 
-def test_step_takes_fewer_threads_when_others_take_the_cores_and_more_when_they_leave() -> None:
+def test_step_follows_the_cores_that_others_take_and_leave() -> None:
     machine = Machine(2, QUIET)
     machine.train(50)
     machine.step_s, machine.foreign = BUSY, 0.7

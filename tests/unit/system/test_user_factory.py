@@ -43,7 +43,7 @@ def test_call_factory_leaves_sys_path_as_it_was_when_the_factory_raises(tmp_path
     assert sys.path == before
 
 
-def test_call_factory_imports_its_own_neighbour_when_two_folders_have_one_of_that_name(tmp_path: Path) -> None:
+def test_call_factory_imports_its_own_neighbour_when_names_collide(tmp_path: Path) -> None:
     for name in ("first", "second"):
         write(tmp_path / name, "pp_neighbour.py", f"NAME = {name!r}\n")
         write(tmp_path / name, "make.py", "import pp_neighbour\ndef late():\n    import pp_neighbour as again\n    return again.NAME\n")

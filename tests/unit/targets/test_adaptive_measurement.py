@@ -70,7 +70,7 @@ def test_measure_in_rounds_keeps_the_latency_when_the_machine_slows_down() -> No
     assert busy.latency_ms == pytest.approx(quiet.latency_ms, rel=0.02)
 
 
-def test_measure_in_rounds_returns_the_raw_p50_when_there_is_no_baseline_yet() -> None:
+def test_measure_in_rounds_returns_the_raw_p50_without_a_baseline() -> None:
     latency = Simulation(4, candidate_ms=5.0).measure(baseline_ms=None, limit_ms=None)
     assert latency.latency_ms == latency.raw_p50_ms == pytest.approx(5.0, rel=0.02)
     low, high = latency.latency_ci_ms
@@ -101,7 +101,7 @@ def test_measure_in_rounds_stays_at_one_round_when_no_more_are_allowed() -> None
 
 
 @pytest.mark.parametrize(("limit_ms", "inside"), [(3.9, False), (4.0, True), (4.5, True), (5.0, False), (None, False)])
-def test_straddles_is_false_at_the_upper_end_when_the_candidate_is_feasible(limit_ms: float | None, inside: bool) -> None:
+def test_straddles_is_false_at_the_upper_end(limit_ms: float | None, inside: bool) -> None:
     latency = replace(Simulation(1).measure(baseline_ms=BASELINE_MS, limit_ms=None), latency_ci_ms=(4.0, 5.0))
     assert straddles(latency, limit_ms) is inside
 

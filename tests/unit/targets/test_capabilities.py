@@ -97,7 +97,7 @@ def test_refusal_is_empty_when_nothing_was_measured(kind: LayerKind) -> None:
     assert detect({}).refusal(layer(kind, 3, 2), 8) == detect({}).refusal(layer(kind, 3, 2), 4) == ""
 
 
-def test_capabilities_in_returns_what_was_recorded_when_an_environment_went_through_json() -> None:
+def test_capabilities_in_returns_what_was_recorded_after_json() -> None:
     recorded = json.loads(json.dumps({"isa": ["avx2"], "machine": "x86_64", "capabilities": PROBED.to_json()}))
     assert capabilities_in(recorded) == PROBED
 

@@ -25,9 +25,7 @@ def test_file_facts_read_a_file_once_when_it_does_not_change(tmp_path: Path, has
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["written", "replaced"])
-def test_file_facts_read_a_file_again_when_other_bytes_of_the_same_length_are_there(
-    tmp_path: Path, hashed: list[str], in_place: bool
-) -> None:
+def test_file_facts_read_again_when_bytes_of_the_same_length_differ(tmp_path: Path, hashed: list[str], in_place: bool) -> None:
     path, other = tmp_path / "model.onnx", tmp_path / "other.onnx"
     path.write_bytes(b"weights")
     other.write_bytes(b"WEIGHTS")
@@ -47,7 +45,7 @@ def test_file_facts_read_a_file_again_when_other_bytes_of_the_same_length_are_th
     [(1_000_123_456, 5_000_000, True), (1_000_123_456, 25_000_000, False), (10**9, 25_000_000, True), (10**9, 2_500_000_000, False)],
     ids=["fine, young", "fine, old", "seconds, young", "seconds, old"],
 )
-def test_file_facts_read_a_file_again_when_a_later_change_could_bear_the_same_stamp(
+def test_file_facts_read_again_when_a_change_could_bear_the_same_stamp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamp_ns: int, age_ns: int, again: bool
 ) -> None:
     path = tmp_path / "model.onnx"

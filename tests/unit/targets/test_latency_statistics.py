@@ -29,7 +29,7 @@ def _noisy(rng: np.random.Generator, ratio: float, drift: float = 0.0) -> Paired
     return PairedSamples(tuple(sessions))
 
 
-def test_ratio_interval_returns_the_median_of_block_ratios_when_blocks_differ() -> None:
+def test_ratio_interval_returns_the_median_of_block_ratios() -> None:
     # block ratios 0.5, 0.6 and 2.0; the spike of 900 in the first block does not move its median
     samples = _samples([[([5, 5, 900], [10, 10, 10]), ([6, 6, 6], [10, 10, 10])], [([20, 20, 20], [10, 10, 10])]])
     ratio, (low, high) = ratio_interval(samples, np.random.default_rng(0))
@@ -75,7 +75,7 @@ def test_median_interval_spans_the_sessions_when_one_of_three_deviates() -> None
     assert high == pytest.approx(1.2 ** small_sample_factor(3, 0.95))
 
 
-def test_median_interval_ignores_the_padding_when_sessions_have_unequal_lengths() -> None:
+def test_median_interval_ignores_padding_when_session_lengths_differ() -> None:
     sessions = [np.array([3.0]), np.full(7, 2.0)]
     middle, interval = median_interval(sessions, np.random.default_rng(0))
     assert middle == 2.0

@@ -69,7 +69,7 @@ def test_random_feed_makes_batch_one_when_dimensions_are_dynamic(tiny: Path) -> 
     assert np.array_equal(feed["x"], again["x"])
 
 
-def test_random_feed_stays_below_the_rows_of_a_table_when_an_input_is_whole_numbers(tmp_path: Path) -> None:
+def test_random_feed_stays_below_a_tables_rows_when_inputs_are_whole(tmp_path: Path) -> None:
     path = _write(tmp_path / "ids.onnx", TensorProto.INT64)
     feed = random_feed(path, np.random.default_rng(0), {"x": 5})
     assert feed["x"].dtype == np.int64

@@ -110,7 +110,7 @@ def test_sole_measurement_waits_when_another_process_or_user_measures(tmp_path: 
     waiting.join(10.0)
 
 
-def test_sole_measurement_goes_on_with_a_warning_when_another_user_never_lets_go(
+def test_sole_measurement_goes_on_when_another_user_never_lets_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE_S", 0.05)

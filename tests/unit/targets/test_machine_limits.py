@@ -69,7 +69,7 @@ def test_machine_limits_finds_the_tightest_limit_when_groups_have_any(
     assert (facts["cpu_quota"], facts["memory_limit_mib"]) == expected
 
 
-def test_machine_limits_names_processor_board_and_caches_when_they_are_shown(machine: Path) -> None:
+def test_machine_limits_names_processor_board_and_caches(machine: Path) -> None:
     caches = {"cache/index0/level": "1", "cache/index0/type": "Data", "cache/index0/size": "32K\n"}
     written(machine, {"board": "Raspberry Pi 5\0", "meminfo": "MemTotal:        8245000 kB\nMemFree: 1 kB\n", **caches})
     facts = machine_limits(PROCESSOR | {"flags": "fpu hypervisor"})

@@ -159,7 +159,7 @@ def test_run_says_the_target_is_lost_when_every_attempt_breaks(tmp_path: Path, d
     assert (device.started, device.closed) == (3, 3)
 
 
-def test_run_says_the_target_is_lost_when_it_was_reached_once_and_is_no_more(tmp_path: Path, doubling: Path) -> None:
+def test_run_says_the_target_is_lost_when_it_was_reached_once(tmp_path: Path, doubling: Path) -> None:
     device = Device(tmp_path, at_start=[None, LOST, ConfigError("the host key must be the known one")], at_work=[LOST])
     with pytest.raises(TargetLostError, match="host key"):
         target_on(device).run(doubling, FEED)

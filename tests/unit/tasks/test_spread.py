@@ -54,7 +54,7 @@ def test_score_error_is_the_binomial_one_when_answers_are_counted() -> None:
     assert score_error(scored(Classification(), logits, labels)) == pytest.approx(math.sqrt(90.0 * 10.0 / 99.0))
 
 
-def test_paired_error_is_that_of_the_items_that_changed_when_two_models_agree_on_the_others() -> None:
+def test_paired_error_counts_changed_items_when_models_agree_on_the_others() -> None:
     ours, theirs = np.repeat([100.0, 0.0], [90, 10]), np.repeat([100.0, 0.0, 100.0], [88, 10, 2])
     changed = ours - theirs  # +100 twice, -100 twice
     assert paired_error(ours, theirs) == pytest.approx(float(changed.std(ddof=1)) / 10.0)
@@ -73,7 +73,7 @@ def test_paired_error_is_that_of_the_items_that_changed_when_two_models_agree_on
     ],
     ids=["F1", "R2", "Spearman", "mIoU", "function"],
 )
-def test_score_error_is_how_scores_differ_from_sample_to_sample_when_the_metric_is_no_mean(
+def test_score_error_is_the_spread_over_resamples_when_no_mean(
     task: Task, drawn: Callable[[np.random.Generator, int], tuple[npt.NDArray[np.float32], npt.NDArray[np.generic]]]
 ) -> None:
     rng, items = np.random.default_rng(0), 300

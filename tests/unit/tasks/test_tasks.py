@@ -119,7 +119,7 @@ def test_task_by_knows_every_metric_by_name_in_any_case() -> None:
         task_by("speed")
 
 
-def test_task_scored_by_a_function_keeps_the_negative_where_lower_is_better() -> None:
+def test_task_scored_by_keeps_the_negative_where_lower_is_better() -> None:
     metric = Metric("error", "mm", higher_is_better=False)
     task = task_scored_by(lambda found, wanted: float(np.abs(found[:, 0] - wanted).mean()), "regression", metric)
     found = score(task, torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([1.0, 2.0, 3.0, 8.0]))
@@ -168,7 +168,7 @@ def test_map_falls_with_the_overlap() -> None:
     assert average_precision(seen([1, 0, 2, 0]), shifted) == pytest.approx(40.0)
 
 
-def test_detection_loss_is_small_when_the_student_is_the_teacher_and_grows_with_what_is_off() -> None:
+def test_detection_loss_grows_with_the_distance_from_the_teacher() -> None:
     task, same = Detection(), [seen([1, 0, 2, 0]), BOXES]
     wanted = task.loss(same, same, OBJECTS, temperature=2.0, alpha=0.9)
     for other in ([seen([0, 0, 2, 0]), BOXES], [seen([1, 0, 2, 0]), BOXES + 3.0], [seen([1, 0, 1, 0]), BOXES]):
@@ -179,7 +179,7 @@ def test_detection_loss_is_small_when_the_student_is_the_teacher_and_grows_with_
     assert float(task.divergence(far, same)) < float(task.divergence([same[0], BOXES + 30.0], same)) / 10.0
 
 
-def test_detection_labels_are_those_of_the_objects_that_the_teachers_boxes_overlap() -> None:
+def test_detection_labels_are_those_of_objects_that_boxes_overlap() -> None:
     task, same = Detection(), [seen([1, 0, 2, 0]), BOXES]
     by_labels = [task.loss([seen(labels), BOXES], same, OBJECTS, temperature=1.0, alpha=0.0) for labels in ([1, 1, 2, 0], [1, 0, 2, 0])]
     assert by_labels[0] < by_labels[1]  # the second box overlaps the first object by more than half, too

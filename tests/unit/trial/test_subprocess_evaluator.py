@@ -56,7 +56,7 @@ def test_ask_returns_the_reply_when_the_process_answers(tmp_path: Path) -> None:
     assert asked.pid is None
 
 
-def test_ask_names_the_signal_and_starts_another_when_the_process_was_killed(tmp_path: Path) -> None:
+def test_ask_names_the_signal_when_the_process_was_killed(tmp_path: Path) -> None:
     asked = process(tmp_path, "os.kill(os.getpid(), signal.SIGKILL) if call['value'] else reply(pid=os.getpid())")
     first = asked.ask({"value": 0}, 10.0)["pid"]
     with pytest.raises(WorkerDiedError, match="SIGKILL ended it") as caught:
@@ -129,7 +129,7 @@ def test_isolation_says_that_the_time_is_over_when_it_cuts_a_trial_off(tmp_path:
     evaluate.close()
 
 
-def test_isolation_tells_the_process_how_long_it_may_take_and_passes_on_what_it_says(tmp_path: Path) -> None:
+def test_subprocess_evaluator_tells_the_time_left_and_passes_lines_on(tmp_path: Path) -> None:
     body = f"""
 outcome = json.loads({json.dumps(OUTCOME.to_json())!r})
 reply(outcome=outcome | {{"notes": [str(call.get("left_s"))]}}, said=["training goes on with 1 of 2 threads"])

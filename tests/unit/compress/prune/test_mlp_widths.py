@@ -29,7 +29,7 @@ def test_find_chains_returns_the_width_between_two_linears(activation: nn.Module
 
 
 @pytest.mark.parametrize("between", [nn.Sigmoid(), nn.Softmax(-1), nn.LayerNorm(32)])
-def test_find_chains_returns_none_when_what_lies_between_mixes_values_or_moves_zero(between: nn.Module) -> None:
+def test_find_mlp_widths_returns_none_when_values_mix_or_zero_moves(between: nn.Module) -> None:
     module = three(between)
     assert find_mlp_widths(module) == []
     assert not is_mlp_width(module, CHAIN)

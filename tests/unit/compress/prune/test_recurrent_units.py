@@ -73,7 +73,7 @@ def test_least_important_units_go_first(intake: Intake) -> None:
     assert least_important_units(module, group, 10) == [2, 7]
 
 
-def test_a_pruned_recurrent_model_computes_the_same_in_onnx_and_nearly_so_in_8_bits(intake: Intake, x: Tensor, tmp_path: Path) -> None:
+def test_pruned_recurrent_model_computes_the_same_in_onnx_and_near_in_int8(intake: Intake, x: Tensor, tmp_path: Path) -> None:
     module = compress_module(intake.module, intake.graph, Plan(kept={"second": 8})).module
     path, rounded = tmp_path / "float.onnx", tmp_path / "int8.onnx"
     export_onnx(module, x, path)

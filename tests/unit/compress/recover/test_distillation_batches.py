@@ -59,7 +59,7 @@ class AugmentedByOthers(Augmented):
         return torch.full((1, 2, 2), index + 0.1 * random.random() + 0.1 * float(np.random.rand())), index % 3
 
 
-def test_lessons_are_the_same_when_augmentation_draws_from_numpy_and_python() -> None:
+def test_distillation_batches_repeat_when_augmentation_draws_elsewhere() -> None:
     random.seed(1), np.random.seed(1)
     expected = (random.random(), float(np.random.rand()))
     random.seed(1), np.random.seed(1)

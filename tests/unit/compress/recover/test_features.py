@@ -31,14 +31,14 @@ def test_features_are_what_the_layers_read(tiny: nn.Module) -> None:
         torch.testing.assert_close(OutputsAndFeatures(tiny, ["block1.conv1"])(x)[1], read["block1.conv1"])
 
 
-def test_features_off_is_in_units_of_the_teachers_variance_and_leaves_other_shapes_out() -> None:
+def test_feature_loss_is_in_units_of_the_teachers_variance() -> None:
     wanted = {"a": torch.randn(4, 8), "b": torch.randn(4, 8)}
     found = {"a": wanted["a"] + 0.5, "b": torch.randn(4, 6)}
     assert float(feature_loss(found, wanted)) == pytest.approx(0.25 / float(wanted["a"].var()), rel=1e-5)
     assert feature_loss({"b": found["b"]}, wanted) == 0.0
 
 
-def test_a_student_comes_nearer_to_the_teachers_features_when_it_is_held_to_them(tiny: nn.Module, train: TensorDataset) -> None:
+def test_student_comes_nearer_to_the_teachers_features_when_held_to_them(tiny: nn.Module, train: TensorDataset) -> None:
     name, images = "depthwise", train.tensors[0]
     spoilt = copy.deepcopy(tiny)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from paretopress.tasks.base import distillation_loss
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0, 8.0])
-def test_distillation_loss_has_the_gradient_of_the_formula_when_alpha_is_one(temperature: float) -> None:
+def test_distillation_loss_has_the_formulas_gradient_when_alpha_is_one(temperature: float) -> None:
     student = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
     teacher = torch.randn(5, 4, dtype=torch.double)
     distillation_loss(student, teacher, torch.zeros(5, dtype=torch.long), temperature=temperature, alpha=1.0).backward()
@@ -73,7 +73,7 @@ def test_run_names_the_cause_when_the_data_set_fails(tiny: nn.Module, train: Ten
         Recovery(tiny, Broken(*train.tensors), Recipe(batch_size=16)).run(tiny, temperature=4.0, alpha=0.5, steps=1, seed=0)
 
 
-def test_run_sets_the_statistics_to_those_of_the_trained_weights_when_it_ends(tiny: nn.Module, train: TensorDataset) -> None:
+def test_run_sets_the_statistics_to_those_of_the_trained_weights(tiny: nn.Module, train: TensorDataset) -> None:
     student = copy.deepcopy(tiny)
     recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16))
     recovery.run(student, temperature=4.0, alpha=1.0, steps=3, seed=0)
@@ -159,7 +159,7 @@ def test_steps_in_time_are_those_that_fit(steps: int, took_s: list[float], left_
     assert steps_in_time(steps, took_s, Deadline(left_s, lambda: 0.0)) == expected
 
 
-def test_run_ends_in_time_with_its_learning_rate_down_when_a_deadline_is_near(
+def test_run_ends_in_time_with_its_rate_down_when_a_deadline_is_near(
     tiny: nn.Module, train: TensorDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks, rates = Ticks(1.0), list[float]()

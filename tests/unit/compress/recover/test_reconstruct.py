@@ -62,7 +62,7 @@ def test_patches_times_the_weights_are_the_outputs_when_sampled_alike(
     torch.testing.assert_close(rows, positions.rows(layer(x)), rtol=1e-4, atol=1e-5)
 
 
-def test_positions_take_every_place_once_when_there_are_fewer_than_asked_for() -> None:
+def test_patch_sampling_takes_every_place_once_when_there_are_few() -> None:
     assert PatchSampling(2, 100, seed=0).of(6).sort(dim=1).values.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
 
@@ -93,7 +93,7 @@ def test_fit_near_stays_where_it_is_when_nothing_is_to_be_learnt() -> None:
     assert torch.equal(fit_near(x, target, start, held=10).weight, start.weight)
 
 
-def test_onto_rank_keeps_the_outputs_that_vary_most_when_the_inputs_are_uneven() -> None:
+def test_onto_rank_keeps_the_outputs_that_vary_most() -> None:
     x = torch.diag(torch.tensor([10.0, 0.1]))  # the second feature hardly moves: its weight, though larger, is given up
     weight = torch.tensor([[1.0, 0.0], [0.0, 5.0]])
     torch.testing.assert_close(onto_rank(1)(weight, x), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
@@ -130,7 +130,7 @@ def test_apply_solves_linear_layers_over_positions(attends: Callable[..., nn.Mod
     assert float((outputs(student.module, unseen) - outputs(model, unseen)).square().mean()) < 0.8 * before
 
 
-def test_positions_pair_rows_of_channels_last_with_what_a_linear_makes_of_them() -> None:
+def test_patch_sampling_pairs_rows_with_what_a_linear_makes_of_them() -> None:
     layer, x, positions = nn.Linear(6, 5), torch.randn(4, 3, 7, 6), PatchSampling(4, 40, seed=0)
     rows = positions.patches(x, layer) @ layer.weight.T + layer.bias
     assert rows.shape == (40, 5)
@@ -156,7 +156,7 @@ def test_apply_restores_the_outputs_when_the_lost_channels_were_copies(tiny: nn.
     assert float((outputs(pruned.module, many) - wanted).square().mean()) < 0.01 * before
 
 
-def test_apply_makes_up_for_a_removed_branch_at_the_next_sum_when_both_sum_alike(many: Tensor) -> None:
+def test_apply_makes_up_for_a_removed_branch_at_the_next_sum(many: Tensor) -> None:
     class Twins(nn.Module):
         """Two branches of the same weights: with one gone, the other must give twice as much."""
 
@@ -191,7 +191,7 @@ def test_apply_leaves_what_comes_before_the_change_alone(intake: Intake, many: T
     assert list(left) == ["block2.conv2", "block2.down.0", "fc"]
 
 
-def test_apply_recalibrates_a_norm_behind_a_sum_only_when_its_input_has_changed(many: Tensor) -> None:
+def test_apply_recalibrates_a_norm_behind_a_sum_when_its_input_changed(many: Tensor) -> None:
     class PreActivation(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -225,7 +225,7 @@ def test_apply_holds_against_recalibration_when_that_follows(intake: Intake, man
     assert float((after - before).square().mean()) < 0.01 * float(before.var())
 
 
-def test_apply_repeats_itself_and_leaves_the_random_state_alone_when_the_seed_is_the_same(intake: Intake, many: Tensor) -> None:
+def test_apply_repeats_itself_when_the_seed_is_the_same(intake: Intake, many: Tensor) -> None:
     made = [compressed(intake, PLANS["mixed"]) for _ in range(2)]
     before = torch.get_rng_state()
     for each in made:

@@ -34,7 +34,7 @@ def test_a_share_takes_the_smallest_weights_of_all_layers_together() -> None:
     assert module[1].weight.tolist() == [[5.0, -6.0], [0.0, 8.0]]
 
 
-def test_a_pattern_keeps_the_largest_of_each_block_of_inputs_and_passes_other_widths_over() -> None:
+def test_sparsity_pattern_keeps_the_largest_of_each_block_of_inputs() -> None:
     module = nn.Sequential(nn.Conv2d(4, 1, 1, bias=False), nn.Conv2d(6, 1, 1, bias=False))
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([1.0, -4.0, 3.0, 2.0]).view(1, 4, 1, 1))
@@ -47,9 +47,7 @@ def test_a_pattern_keeps_the_largest_of_each_block_of_inputs_and_passes_other_wi
 
 @pytest.mark.parametrize("zeros", [0.5, "2:4"])
 @pytest.mark.parametrize("rounded", [False, True])
-def test_zeros_stay_while_a_student_is_trained_and_when_it_is_trained_again(
-    tiny: nn.Module, train: TensorDataset, zeros: float | str, rounded: bool
-) -> None:
+def test_zeros_stay_while_a_student_is_trained_again(tiny: nn.Module, train: TensorDataset, zeros: float | str, rounded: bool) -> None:
     student = copy.deepcopy(tiny)
     recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16, zeros=Sparsity.parse(zeros)))
     recovery.run(student, temperature=4.0, alpha=0.5, steps=3, seed=0)

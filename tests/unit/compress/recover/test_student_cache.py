@@ -76,7 +76,7 @@ def save_other(names: dict[str, torch.Tensor]) -> Callable[[Path], object]:
     ],
     ids=["another tensor", "another shape", "another type", "truncated", "empty"],
 )
-def test_load_knows_nothing_and_keep_replaces_it_when_what_was_shelved_is_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_load_knows_nothing_when_what_was_stored_is_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     def students() -> StudentCache:
         return StudentCache(shelf=StudentStore(Cache(tmp_path, {}), {}))
 

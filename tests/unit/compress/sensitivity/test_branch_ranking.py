@@ -98,7 +98,7 @@ def test_rank_branches_judges_all_when_there_is_time(rank: Callable[..., BranchR
     assert found.cut == ""
 
 
-def test_rank_branches_counts_those_that_were_not_judged_as_the_worst_when_the_time_is_short(rank: Callable[..., BranchRanking]) -> None:
+def test_rank_branches_takes_unjudged_ones_as_worst_when_time_is_short(rank: Callable[..., BranchRanking]) -> None:
     whole, calls = rank(Calls(), greedy=False), Calls()
     found = rank(calls, greedy=True, calls_allowed=2)
     assert calls.count == 2
@@ -109,7 +109,7 @@ def test_rank_branches_counts_those_that_were_not_judged_as_the_worst_when_the_t
     assert found.loss_alone["blocks.2.conv1"] == found.loss_alone["blocks.3.conv1"] == whole.loss_alone["blocks.1.conv1"]
 
 
-def test_rank_branches_orders_the_rest_by_what_is_known_when_the_time_ends_in_the_middle(rank: Callable[..., BranchRanking]) -> None:
+def test_rank_branches_orders_the_rest_by_what_is_known_when_time_ends(rank: Callable[..., BranchRanking]) -> None:
     calls = Calls()
     found = rank(calls, greedy=True, calls_allowed=6)
     assert calls.count == 7  # the round that was begun is ended

@@ -31,9 +31,7 @@ def test_rank_channels_puts_a_dead_channel_first_when_ranked(tiny: nn.Module, im
 
 
 @pytest.mark.parametrize("criterion", [Criterion.MEAN_ACTIVATION, Criterion.APOZ])
-def test_rank_channels_puts_a_channel_that_is_never_zero_last_when_activations_decide(
-    tiny: nn.Module, images: Tensor, criterion: Criterion
-) -> None:
+def test_rank_channels_puts_a_never_zero_channel_last_by_activations(tiny: nn.Module, images: Tensor, criterion: Criterion) -> None:
     with torch.no_grad():
         tiny.block1.bn1.bias[LOUD] = 50.0
     assert ranked(tiny, images, criterion)[-1] == LOUD
@@ -71,7 +69,7 @@ def test_rank_channels_names_no_group_when_the_criterion_cannot_tell(images: Ten
     assert named(Criterion.BN_SCALE) == named(Criterion.APOZ) == set()
 
 
-def test_compress_module_keeps_the_channels_that_a_ranking_says_when_given_one(intake: Intake, tiny: nn.Module) -> None:
+def test_compress_module_keeps_the_channels_of_a_given_ranking(intake: Intake, tiny: nn.Module) -> None:
     order = (0, 1, 2, 3, 7, 6, 5, 4)
     compressed = compress_module(intake.module, intake.graph, Plan(kept={GROUP: 4}), {GROUP: order})
     assert compressed.kept.outputs[GROUP] == (4, 5, 6, 7)

@@ -137,7 +137,7 @@ class Dense(nn.Module):
 
 
 @pytest.mark.parametrize("task", [Segmentation(), Detection(), Regression()], ids=["pixels", "candidates", "values"])
-def test_fisher_damages_follow_the_tasks_divergence_when_an_item_has_many_labels(task: Task) -> None:
+def test_fisher_damages_follow_the_divergence_when_items_have_many_labels(task: Task) -> None:
     torch.manual_seed(0)
     model = Dense(boxes=isinstance(task, Detection)).eval()
     intake = take_in(model, IMAGES[:4])
@@ -149,7 +149,7 @@ def test_fisher_damages_follow_the_tasks_divergence_when_an_item_has_many_labels
         assert found == pytest.approx(float(task.divergence(*both)), rel=0.4)
 
 
-def test_fisher_damages_are_those_of_the_first_batch_when_there_is_no_time_for_more(small: Small) -> None:
+def test_fisher_damages_are_of_the_first_batch_when_time_is_short(small: Small) -> None:
     intake = take_in(small, IMAGES[:4])
     asked = Asked(kept={"a": (8,)}, bits={"b": (3,)})
     passed = Deadline(0.0, lambda: 1.0)

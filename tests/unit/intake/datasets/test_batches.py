@@ -67,9 +67,7 @@ def test_batches_read_every_item_once_when_the_disk_has_room_for_them(tmp_path: 
 
 @pytest.mark.usefixtures("small_memory")
 @pytest.mark.parametrize("why", ["no folder", "too large", "little room", "no right"])
-def test_batches_read_the_first_batch_once_and_keep_nothing_when_there_is_no_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
+def test_batches_read_the_first_batch_once_when_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     folder: Path | None = tmp_path
     if why == "no folder":
         folder = None

@@ -145,7 +145,7 @@ def test_stack_chooses_without_repetition_when_seeded() -> None:
     assert len(set(chosen[0])) == 20
 
 
-def test_stack_repeats_the_augmentation_and_spares_the_global_generator_when_seeded() -> None:
+def test_stack_repeats_augmentation_and_spares_the_global_generator() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

@@ -190,13 +190,13 @@ class Opaque:
         raise TypeError
 
 
-def test_data_identity_reads_more_and_says_so_when_the_data_cannot_be_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_identity_reads_more_when_data_cannot_be_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_identity, "_ITEMS_UNSEEN", 300)
     found = of(Made(1_000, handle=Opaque()))
     assert "300 of 1000 items of train read, because torch.opaque.Opaque cannot be looked into" in found[ITEMS]
 
 
-def test_data_identity_says_so_when_the_folder_is_the_one_that_is_worked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_identity_says_when_the_folder_is_the_working_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path / "data")
     (tmp_path / "data" / "log").write_text("1")
     monkeypatch.chdir(root)

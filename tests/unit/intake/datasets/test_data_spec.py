@@ -148,12 +148,12 @@ def test_load_data_cuts_a_twelfth_of_fashion_mnist_when_read_from_root(fashion: 
     assert torch.allclose(x[2], torch.full((1, 28, 28), (2 / 255 - 0.286) / 0.353))
 
 
-def test_load_data_cuts_the_same_val_of_fashion_mnist_when_the_seed_differs(fashion: Path) -> None:
+def test_load_data_cuts_the_same_val_when_the_seed_differs(fashion: Path) -> None:
     first, other = (stack(load_data("fashion-mnist?root=.", base=fashion, seed=seed).val, 2)[0] for seed in (0, 1))
     assert torch.equal(first, other)
 
 
-def test_load_data_reads_fashion_mnist_when_it_lies_unpacked_as_torchvision_leaves_it(fashion: Path) -> None:
+def test_load_data_reads_fashion_mnist_as_torchvision_unpacks_it(fashion: Path) -> None:
     raw = fashion / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for file in fashion.glob("*.gz"):
@@ -169,7 +169,7 @@ def test_load_data_names_the_file_when_one_of_fashion_mnist_is_damaged(fashion: 
         load_data(f"fashion-mnist?root={fashion}")
 
 
-def test_load_data_raises_when_images_and_labels_of_fashion_mnist_differ_in_number(fashion: Path) -> None:
+def test_load_data_raises_when_fashion_mnist_labels_differ_in_number(fashion: Path) -> None:
     write_idx(fashion / "t10k-labels-idx1-ubyte.gz", np.zeros(4, dtype=np.uint8))
     with pytest.raises(DataError, match="images=3, labels=4"):
         load_data(f"fashion-mnist?root={fashion}")
@@ -186,7 +186,7 @@ def test_load_data_prefers_the_debian_folder_when_it_is_there(fashion: Path, mon
     assert load_data("fashion-mnist").sizes()["test"] == 3
 
 
-def test_load_data_quotes_the_error_when_fashion_mnist_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_data_quotes_the_error_when_a_download_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise RuntimeError("no network")
 
@@ -236,7 +236,7 @@ def test_load_data_cuts_test_off_val_when_the_folder_has_none(tmp_path: Path) ->
     assert sorted(labels(data.val) + labels(data.test)) == [0] * 5 + [1] * 5
 
 
-def test_load_data_cuts_a_centred_val_off_train_when_the_folder_has_only_test(tmp_path: Path) -> None:
+def test_load_data_cuts_val_off_train_when_a_folder_has_only_test(tmp_path: Path) -> None:
     write_photos(tmp_path / "train", count=10)
     write_photos(tmp_path / "test")
     data = load_data(f"folder:{tmp_path}?size=16")
@@ -296,7 +296,7 @@ def write_cifar(root: Path) -> None:
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"c{i}" for i in range(10)]}))
 
 
-def test_load_data_cuts_a_tenth_when_a_torchvision_dataset_has_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_data_cuts_a_tenth_of_a_torchvision_train_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path)
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
     data = load_data("torchvision:CIFAR10?root=.", base=tmp_path)
@@ -314,7 +314,7 @@ def test_load_data_uses_the_splits_when_a_torchvision_dataset_names_them(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "Country211"])  # one with train=, one with split=
-def test_load_data_explains_when_the_files_of_a_torchvision_dataset_are_missing(tmp_path: Path, name: str) -> None:
+def test_load_data_explains_when_torchvision_files_are_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"{name} could not be read") as caught:
         load_data(f"torchvision:{name}", base=tmp_path)
     assert "download=1" in caught.value.hint

@@ -13,7 +13,7 @@ def test_normalisation_scales_each_channel_when_there_are_two() -> None:
     assert torch.allclose(x, torch.tensor([[[[1.0]], [[2.0]]]]))
 
 
-def test_images_returns_raw_pixels_and_int_labels_when_normalisation_is_plain() -> None:
+def test_images_returns_raw_pixels_when_normalisation_is_plain() -> None:
     pixels = torch.arange(12).view(3, 1, 2, 2).to(torch.uint8)
     images = Images(pixels, torch.tensor([5, 6, 7]), PLAIN)
     x, label = images[1]

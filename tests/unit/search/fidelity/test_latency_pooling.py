@@ -68,9 +68,7 @@ def occasion(rng: np.random.Generator, drift_between: float, session_error: floa
 
 @pytest.mark.parametrize("occasions", [1, 2, 4, 6])
 @pytest.mark.parametrize(("drift_between", "session_error"), [(0.06, 0.02), (0.06, 0.06), (0.01, 0.06)])
-def test_pooled_covers_the_truth_in_95_of_100_when_each_occasion_has_few_sessions(
-    occasions: int, drift_between: float, session_error: float
-) -> None:
+def test_pooled_covers_the_truth_in_95_of_100_when_sessions_are_few(occasions: int, drift_between: float, session_error: float) -> None:
     rng, hits, files = np.random.default_rng(7), 0, 20
     for _ in range(60):
         measured = [[occasion(rng, drift_between, session_error) for _ in range(occasions)] for _ in range(files)]
@@ -90,13 +88,13 @@ def test_pooled_is_the_interval_of_the_occasion_when_nothing_drifts() -> None:
     assert math.log(two.ratio_ci[1] / two.ratio) == pytest.approx(0.0312 * shrunk)
 
 
-def test_drift_takes_off_the_error_without_its_factor_when_occasions_have_few_sessions() -> None:
+def test_drift_takes_off_the_plain_error_when_sessions_are_few() -> None:
     half_width = 1.96 * 0.01 * small_sample_factor(4, 0.95)
     files = [[replace(latency(math.exp(sign * 0.1), half_width), sessions=4) for sign in (-1, 1)]] * 2
     assert drift(files) == pytest.approx(math.sqrt((4 * 0.06**2 + (4 * 0.01 - 2 * 1e-4)) / (4 + 2)))
 
 
-def test_on_scale_widens_by_the_baselines_interval_when_the_bound_is_in_milliseconds() -> None:
+def test_on_scale_widens_by_the_baselines_interval_for_a_bound_in_ms() -> None:
     ends = (2.0 * math.exp(-0.04), 2.0 * math.exp(0.04))
     measured = latency(0.5, 0.03)
     in_ms, as_ratio = (Bounds(budget, 2.0, 90.0, baseline_ci_ms=ends) for budget in (Budget(latency_ms=1.05), Budget(speedup=2.0)))
@@ -110,7 +108,7 @@ def test_on_scale_widens_by_the_baselines_interval_when_the_bound_is_in_millisec
     assert Latency.from_json(widened.to_json()) == widened
 
 
-def test_constraints_count_the_baselines_interval_when_the_bound_is_in_milliseconds() -> None:
+def test_constraints_count_the_baselines_interval_for_a_bound_in_ms() -> None:
     ends = (2.0 * math.exp(-0.04), 2.0 * math.exp(0.04))
     bounds = Bounds(Budget(latency_ms=1.04), 2.0, 90.0, baseline_ci_ms=ends)
     measured = latency(0.5, 0.03)  # up to 1.0305 ms by its own interval

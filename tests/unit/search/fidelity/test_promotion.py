@@ -11,7 +11,7 @@ from paretopress.search.fidelity.promotion import agreement, optimistic_drop, re
 HALVED = [(float(d), d / 2.0) for d in range(2, 12)]  # ten plans, each of which lost half as much at the higher rung
 
 
-def test_agreement_is_spearmans_rank_correlation_when_plans_were_seen_at_both() -> None:
+def test_agreement_is_spearmans_rank_correlation() -> None:
     # ranks 1 2 3 4 against 1 3 2 4: rho = 1 - 6 * (0 + 1 + 1 + 0) / (4 * 15) = 0.8
     found = agreement(Rung.SHORT, Rung.LONG, [(1.0, 0.1), (2.0, 0.9), (3.0, 0.5), (4.0, 2.0)])
     assert (found.plans, found.rank_correlation) == (4, pytest.approx(0.8))
@@ -31,7 +31,7 @@ def test_optimistic_drop_lies_on_the_line_when_the_rungs_agree_exactly() -> None
     assert optimistic_drop(8.0, HALVED, 0.5) == pytest.approx(4.0)
 
 
-def test_optimistic_drop_is_the_lower_end_of_the_prediction_interval_when_they_scatter() -> None:
+def test_optimistic_drop_is_the_lower_end_of_the_prediction_interval() -> None:
     # logs: x = 0 for half of the plans and 1 for the others, y = x +- 0.2
     pairs = [(math.e**x, math.e ** (x + sign * 0.2)) for x in (0.0, 1.0) for sign in (1, -1) for _ in range(2)]
     error = math.sqrt(8 * 0.04 / 6 * (1 + 1 / 8 + 0.25 / 2.0))

@@ -51,7 +51,7 @@ def test_measure_costs_the_occasion_alone_when_anything_fails(repeats: Remeasure
     assert repeats.records.latencies() == {}
 
 
-def test_take_turns_to_the_others_when_a_file_fails_and_gives_it_up_in_the_end(repeats: Remeasurement) -> None:
+def test_take_turns_to_the_others_when_a_file_fails(repeats: Remeasurement) -> None:
     tried = []
 
     def fails(outcome: Outcome) -> Latency:
@@ -75,7 +75,7 @@ def test_measure_raises_when_nothing_can_be_measured(repeats: Remeasurement) -> 
         repeats.measure(taken, fails)
 
 
-def test_run_ends_with_its_final_points_measured_when_one_of_their_files_is_gone(tmp_path: Path) -> None:
+def test_run_ends_with_final_points_measured_when_a_file_is_gone(tmp_path: Path) -> None:
     def named(plan: Plan, rung: Rung, number: int) -> Outcome:
         return replace(made_up(plan, rung, number), onnx_sha256=f"{number}-{int(rung)}")
 

@@ -51,7 +51,7 @@ def params(**changes: float) -> dict[str, object]:
         ({"prune__conv1": 0.5, "rank__conv2": 16}, 0.5 + 4.0 + 2.1 + 0.4 + 3.8 * 0.5 * 16 * (144 + 32) / (144 * 32)),
     ],
 )
-def test_programme_predicts_latency_as_counted_by_hand_when_there_are_no_trials(changes: dict[str, float], expected: float) -> None:
+def test_programme_predicts_latency_as_counted_by_hand_without_trials(changes: dict[str, float], expected: float) -> None:
     assert Predictor(SPACE, TABLES).programme([], 90.0).cost(params(**changes)) == pytest.approx(expected)  # type: ignore[arg-type]
 
 

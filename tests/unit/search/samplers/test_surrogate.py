@@ -40,7 +40,7 @@ def test_width_switches_counts_changes_between_the_layers_that_are_left() -> Non
     assert width_switches(SPACE, Plan(bits=dict.fromkeys(NAMES, 8))) == 0
 
 
-def test_promises_follow_the_tables_when_the_trials_say_nothing_of_a_choice() -> None:
+def test_promises_follow_the_tables_when_trials_say_nothing() -> None:
     # both trials leave widths alone; of two proposals of equal predicted latency the tables expect less damage of the one in a.conv1
     trials = [seen(Plan(), 4.0, 0.0), seen(Plan(bits=dict.fromkeys(NAMES, 8)), 2.0, 1.0)]
     harmless, harmful = Surrogate(SPACE, KNOWN).promises([Plan(kept={"a.conv1": 16}), Plan(kept={"stem": 16})], trials)

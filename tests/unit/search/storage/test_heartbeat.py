@@ -80,9 +80,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 
 @pytest.mark.parametrize("here", ["UTC", "Asia/Tokyo", "America/New_York"])
-def test_fail_stale_counts_from_the_first_look_when_a_worker_never_said_a_word(
-    study: optuna.Study, zone: Callable[[str], None], here: str
-) -> None:
+def test_fail_stale_counts_from_the_first_look_when_no_word_came(study: optuna.Study, zone: Callable[[str], None], here: str) -> None:
     zone("UTC")  # of the proxy's host, which notes when a trial began in its local time
     trial = started(study, None)
     zone(here)
@@ -97,7 +95,7 @@ def test_fail_stale_counts_from_the_first_look_when_a_worker_never_said_a_word(
     assert study.get_trials()[trial.number].state is TrialState.FAIL
 
 
-def test_fail_stale_tries_a_queued_plan_again_when_its_worker_died_before_it_wrote_a_parameter(study: optuna.Study) -> None:
+def test_fail_stale_retries_a_queued_plan_when_no_parameter_was_written(study: optuna.Study) -> None:
     now = [1_000.0]
     claims = Leases(study, "living", 90.0, lambda: now[0])
     study.enqueue_trial({"x": 0.25})
@@ -109,7 +107,7 @@ def test_fail_stale_tries_a_queued_plan_again_when_its_worker_died_before_it_wro
     assert study.ask().suggest_float("x", 0.0, 1.0) == 0.25
 
 
-def test_fail_stale_ends_a_trial_that_names_no_worker_where_the_storage_keeps_a_heartbeat(tmp_path: Path) -> None:
+def test_fail_stale_ends_a_trial_without_worker_when_heartbeats_are_kept(tmp_path: Path) -> None:
     storage = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}", heartbeat_interval=60, grace_period=120)
     study = optuna.create_study(storage=storage)
     now = [1_000.0]
@@ -123,7 +121,7 @@ def test_fail_stale_ends_a_trial_that_names_no_worker_where_the_storage_keeps_a_
     storage.engine.dispose()
 
 
-def test_heartbeat_tells_the_storage_at_once_and_again_when_the_database_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_tells_the_storage_again_when_the_database_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}", heartbeat_interval=60, grace_period=120)
     study = optuna.create_study(storage=storage)
     trial = study.ask()

@@ -46,7 +46,7 @@ def test_storage_reads_the_whole_study_when_it_is_new_to_it(url: str, ours: optu
     assert new.get_trials() == optunas.get_trials()
 
 
-def test_parameters_are_written_in_one_statement_when_the_trial_names_its_worker(ours: optuna.Study, optunas: optuna.Study) -> None:
+def test_parameters_are_written_at_once_when_the_trial_names_its_worker(ours: optuna.Study, optunas: optuna.Study) -> None:
     said = statements(ours)
     trial = ours.ask(fixed_distributions=DISTRIBUTIONS)
     assert optunas.get_trials()[trial.number].params == {}
@@ -68,7 +68,7 @@ def test_a_trial_in_flight_is_read_once_and_again_when_it_has_ended(ours: optuna
     assert not any("trial_params" in text for text in said)  # they do not change
 
 
-def test_a_trial_in_flight_is_not_lost_when_the_storage_is_opened_a_second_time(ours: optuna.Study, optunas: optuna.Study) -> None:
+def test_trial_in_flight_is_not_lost_when_the_storage_is_opened_twice(ours: optuna.Study, optunas: optuna.Study) -> None:
     others = begun(optunas)
     assert len(ours.get_trials()) == 2
     second = optuna.load_study(study_name="s", storage=ours._storage._backend)  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def test_repeated_latencies_are_read_once_and_other_attributes_always(ours: optu
     assert sorted(read) == ["2.0", '{"ms": "c"}']
 
 
-def test_a_latency_is_not_lost_when_it_was_numbered_before_those_that_were_read(ours: optuna.Study, optunas: optuna.Study) -> None:
+def test_latency_is_not_lost_when_its_number_is_before_those_read(ours: optuna.Study, optunas: optuna.Study) -> None:
     for name in ("gap", f"{LATENCY}a/1"):
         optunas.set_user_attr(name, {"ms": name})
     assert set(ours.user_attrs) == {"gap", f"{LATENCY}a/1"}

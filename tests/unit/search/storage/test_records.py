@@ -73,7 +73,7 @@ def test_a_trial_that_was_told_of_is_there_at_once() -> None:
     assert records.trial_candidates() == before
 
 
-def test_figures_without_a_number_are_passed_over_when_an_earlier_version_kept_them() -> None:
+def test_figures_without_a_number_of_earlier_versions_are_passed_over() -> None:
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
     for plan in PLANS[:2]:
         add(study, plan)

@@ -109,7 +109,7 @@ def test_a_trial_is_seen_to_end_when_another_process_ends_it(ours: optuna.Study,
     assert (last.state, last.user_attrs["outcome"], last.params) == (TrialState.COMPLETE, {"macs": 7}, trial.params)
 
 
-def test_writing_fails_as_optunas_does_when_another_process_has_ended_the_trial(ours: optuna.Study, optunas: optuna.Study) -> None:
+def test_writing_fails_as_optunas_does_when_another_ended_the_trial(ours: optuna.Study, optunas: optuna.Study) -> None:
     trial = begun(ours)
     optunas.tell(trial.number, state=TrialState.FAIL)
     trial.set_user_attr("outcome", {})
@@ -126,7 +126,7 @@ def test_an_attribute_of_a_trial_that_another_asked_for_is_written_at_once(ours:
         ours._storage.set_trial_user_attr(trial._trial_id, "outcome", 2)
 
 
-def test_a_trial_is_read_with_its_parameters_when_it_was_looked_up_alone_before(ours: optuna.Study) -> None:
+def test_trial_is_read_with_parameters_when_it_was_looked_up_before(ours: optuna.Study) -> None:
     trial = begun(ours)
     assert ours._storage.get_trial(trial._trial_id).params == trial.params
     assert ours.get_trials()[trial.number].params == trial.params

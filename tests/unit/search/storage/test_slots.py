@@ -92,7 +92,7 @@ def test_a_retry_has_the_place_of_what_it_retries_in_every_moment(study: optuna.
     assert records.failure_reasons() == ["its process ended, and that of its second try too"]
 
 
-def test_run_tries_the_retry_when_seeds_before_it_would_take_the_last_place(tmp_path: Path) -> None:
+def test_run_tries_the_retry_before_seeds_take_the_last_place(tmp_path: Path) -> None:
     fatal = Plan(bits={"a": 8})
     calls: list[Plan] = []
 
@@ -111,9 +111,7 @@ def test_run_tries_the_retry_when_seeds_before_it_would_take_the_last_place(tmp_
     assert {SPACE.plan(t.system_attrs["fixed_params"]) for t in waiting} == set(seeds[3:])  # for a run that is given more trials
 
 
-def test_run_neither_loses_a_dead_workers_last_trial_nor_exceeds_its_limit_when_others_ask_meanwhile(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_keeps_a_dead_workers_last_trial_and_limit_when_others_ask(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(trials=3, finalists=0)
     lost = begun(study)
     one, two = (shared(study, name, made_up, limits) for name in ("one", "two"))
@@ -139,7 +137,7 @@ def test_run_neither_loses_a_dead_workers_last_trial_nor_exceeds_its_limit_when_
 
 
 @pytest.mark.parametrize("retry_first", [True, False])
-def test_the_retry_is_kept_and_another_given_up_when_both_are_asked_for_in_one_moment(
+def test_retry_is_kept_when_another_is_asked_for_at_the_same_moment(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, retry_first: bool
 ) -> None:
     run = shared(study, "one", made_up, Limits(trials=2, finalists=0))
@@ -179,7 +177,7 @@ def test_a_retry_of_what_had_no_place_waits_when_the_limit_is_reached(study: opt
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2 + [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_run_tries_a_trial_again_whose_worker_died_after_the_trials_were_over(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_retries_a_trial_whose_worker_died_after_the_trials(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
     run = Search(study, SPACE, made_up, BOUNDS, Limits(trials=2, finalists=0), 1_000, claims=Leases(study, "one", 90.0, lambda: now[0]))
     dead = Leases(study, "dead", 90.0, lambda: now[0])

@@ -89,7 +89,7 @@ def test_reported_asks_for_a_few_files_alone_when_the_store_is_gone() -> None:
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), RunError("a session must run its feed")])
-def test_reported_leaves_out_what_has_no_test_score_and_keeps_the_baseline_without(score: float | RunError) -> None:
+def test_final_report_leaves_out_what_has_no_test_score(score: float | RunError) -> None:
     pool = candidates(PLANS)
 
     def some(outcomes: Sequence[Outcome]) -> Mapping[str, float | RunError]:

@@ -111,7 +111,7 @@ def test_run_ends_for_all_workers_when_its_space_is_used_up(tmp_path: Path, samp
     assert len(run.study.trials) <= 3 * 16
 
 
-def test_run_counts_what_is_under_way_as_tried_when_another_worker_has_the_last_plan(tmp_path: Path) -> None:
+def test_run_counts_what_is_under_way_as_tried_when_it_is_anothers(tmp_path: Path) -> None:
     ended, calls = threading.Event(), []
 
     def waits(plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -142,7 +142,7 @@ class Stuck(BaseSampler):
         raise AssertionError(param_name)
 
 
-def test_run_tries_plans_of_its_own_when_the_sampler_of_a_large_space_copies(tmp_path: Path) -> None:
+def test_run_tries_plans_of_its_own_when_the_sampler_copies(tmp_path: Path) -> None:
     run = search(tmp_path, SPACE, made_up, trials=13)
     run.study.sampler = Stuck()
     run.run([])
@@ -151,7 +151,7 @@ def test_run_tries_plans_of_its_own_when_the_sampler_of_a_large_space_copies(tmp
     assert len(copies) == 9  # three before each new one
 
 
-def test_proposal_says_that_a_large_space_is_used_up_when_every_draw_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proposal_says_that_a_large_space_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(optuna.create_study())
     monkeypatch.setattr(Records, "copies_in_a_row", lambda _, most: most)
     monkeypatch.setattr(Records, "plans", lambda _: {Plan()})

@@ -156,7 +156,7 @@ def test_run_leaves_the_trial_for_resume_when_the_target_is_lost(tmp_path: Path)
     assert set(seeds[:10]) <= {c.plan for c in resumed.short_candidates()}
 
 
-def test_run_tries_the_finalist_again_when_the_target_was_lost_and_it_is_resumed(tmp_path: Path) -> None:
+def test_run_retries_the_finalist_when_the_target_was_lost(tmp_path: Path) -> None:
     def loses(plan: Plan, rung: Rung, number: int) -> Outcome:
         if rung is Rung.FINAL:
             raise TargetLostError("the target must be in reach")
@@ -202,7 +202,7 @@ def test_run_recovers_each_plan_once_when_trials_are_copies(tmp_path: Path) -> N
     assert list(run.finals()) == [0]
 
 
-def test_candidates_keep_their_first_latency_when_a_copy_holds_the_pooled_one(tmp_path: Path) -> None:
+def test_candidates_keep_their_first_latency_beside_a_pooled_copy(tmp_path: Path) -> None:
     removed = SPACE.defaults() | {"prune/a.conv1": 1.0, "prune/b.conv1": 1.0} | {f"bits/{layer.name}": 8 for layer in LAYERS}
     run = search(tmp_path, trials=3, finalists=0)
     run.measure_again = lambda found: replace(found.latency, ratio=2.0 * found.latency.ratio)
@@ -262,7 +262,7 @@ def test_run_teaches_the_sampler_the_short_rung_when_trials_climb(tmp_path: Path
     assert all(a.rank_correlation == pytest.approx(1.0) for a in run.agreements())
 
 
-def test_seconds_add_up_to_the_time_of_the_run_when_stages_overlap_no_other(tmp_path: Path) -> None:
+def test_seconds_add_up_to_the_time_of_the_run(tmp_path: Path) -> None:
     now = [0.0]
 
     def timed(plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -288,7 +288,7 @@ def test_seconds_add_up_to_the_time_of_the_run_when_stages_overlap_no_other(tmp_
     assert sum(seconds.values()) == pytest.approx(run.times.elapsed_s)
 
 
-def test_run_ends_the_trials_and_recovers_its_finalists_when_the_hypervolume_stands_still(tmp_path: Path) -> None:
+def test_run_ends_trials_and_recovers_finalists_when_hypervolume_stalls(tmp_path: Path) -> None:
     said: list[str] = []
 
     def same(plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -327,7 +327,7 @@ def test_run_tries_a_few_plans_when_the_set_up_took_the_time_of_the_trials(tmp_p
     assert run.finals()
 
 
-def test_set_constraint_tells_the_interval_that_the_front_goes_by_when_a_trial_ends(tmp_path: Path) -> None:
+def test_set_constraint_tells_the_interval_that_the_front_goes_by(tmp_path: Path) -> None:
     def straddles(plan: Plan, rung: Rung, number: int) -> Outcome:
         return outcome(89.0, 4.95, spread=0.005)  # 4.95 ms is within 5, and so is its occasion; the drift of 6 % takes it to 5.57
 
@@ -392,7 +392,7 @@ def test_next_finalist_spreads_along_the_drop_when_several_are_wanted() -> None:
     assert list(finals) == [0, 3, 2, 1]
 
 
-def test_next_finalist_is_not_one_that_ends_above_the_baseline_when_small_drops_do() -> None:
+def test_next_finalist_is_not_one_above_the_baseline_when_small_drops_do() -> None:
     bounds = Bounds(Budget(speedup=1.5, max_drop=3.0), 10.0, 90.0)
     drops = {0: 4.5, 1: 1.5, 2: 0.9, 3: 0.4, 4: 0.3}
     candidates = [Candidate(n, Plan(), outcome(90.0 - drop, 1.0 + n, rung=Rung.LONG)) for n, drop in drops.items()]

@@ -128,7 +128,7 @@ def test_a_dead_workers_trial_is_tried_once_more_by_another(place: StudyPlace) -
     assert (again.state, again.params) == (TrialState.COMPLETE, trial.params)
 
 
-def test_searches_look_for_the_dead_no_more_often_than_they_say_that_they_live(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searches_look_for_the_dead_no_more_often_than_they_beat(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
     monkeypatch.setattr(trial_phase, "fail_stale", lambda *_: looks.append(time.monotonic()))
     search = joined(place, "one", made_up, Limits(trials=8, finalists=0))
@@ -165,7 +165,7 @@ def test_open_study_says_what_is_missing(place: StudyPlace) -> None:
         open_study(StudyPlace("postgresql+psycopg://press@127.0.0.1:9/none", "night"))
 
 
-def test_open_study_refuses_a_storage_in_which_two_workers_can_take_one_trial(tmp_path: Path) -> None:
+def test_open_study_refuses_a_storage_without_exclusive_trials(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"locks rows.*PostgreSQL"):
         open_study(StudyPlace(f"sqlite:///{tmp_path / 'study.db'}", "night"))
     assert not list(tmp_path.iterdir())

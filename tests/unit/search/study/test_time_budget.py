@@ -48,7 +48,7 @@ def test_take_up_counts_what_a_killed_process_had_not_written_down(study: optuna
     assert second.elapsed_s == 75.0
 
 
-def test_rest_trials_counts_what_is_under_way_when_their_number_is_the_limit(study: optuna.Study) -> None:
+def test_rest_trials_counts_what_is_under_way_for_a_limit_of_trials(study: optuna.Study) -> None:
     times = timetable(study, Limits(trials=10), [0.0])
     assert times.rest_trials([1.0] * 4, under_way=2) == 4.0
     assert math.isinf(times.left_s)
@@ -65,7 +65,7 @@ def test_rest_trials_expects_the_third_quartile_when_time_is_the_limit(study: op
     assert times.rest_trials([2.0, 4.0]) == pytest.approx((100.0 - 20.0 - 8.0) / 4.0)  # what follows them is kept
 
 
-def test_rest_trials_expects_what_the_last_ones_took_when_others_came_to_the_machine(study: optuna.Study) -> None:
+def test_rest_trials_expects_what_the_last_took_when_the_machine_is_busier(study: optuna.Study) -> None:
     times = timetable(study, Limits(seconds=1_000.0, finalist_share=0.4), [0.0])
     assert times.rest_trials([1.5] * 40 + [30.0] * 8) == pytest.approx(600.0 / 30.0)
     assert times.rest_trials([30.0] * 40 + [1.5] * 8) == pytest.approx(600.0 / 30.0)

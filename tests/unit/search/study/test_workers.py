@@ -159,7 +159,7 @@ def test_run_evaluates_each_trial_once_when_several_work(tmp_path: Path) -> None
     assert measured
 
 
-def test_run_ends_all_workers_and_leaves_their_trials_when_one_loses_the_target(tmp_path: Path) -> None:
+def test_run_ends_all_workers_when_one_loses_the_target(tmp_path: Path) -> None:
     cancelled = threading.Event()
     started = threading.Barrier(2, timeout=10.0)
 

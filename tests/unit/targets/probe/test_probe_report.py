@@ -53,7 +53,7 @@ def test_capabilities_follow_the_findings_when_probed(probe_report: ProbeReport)
     )
 
 
-def test_capabilities_offer_depthwise_when_it_pays_between_int8_layers_alone(probe_report: ProbeReport) -> None:
+def test_capabilities_offer_depthwise_when_it_pays_inside_int8(probe_report: ProbeReport) -> None:
     assert with_finding(probe_report, "int8/depthwise/inside", 0.9).capabilities().slow_int8 == {}
 
 
@@ -107,7 +107,7 @@ def test_from_json_raises_when_the_report_is_of_another_form(probe_report: Probe
         ProbeReport.from_json(json.dumps(probe_report.to_json() | change))
 
 
-def test_probe_fingerprint_changes_when_something_that_findings_depend_on_does() -> None:
+def test_probe_fingerprint_changes_with_what_findings_depend_on() -> None:
     env = {"cpu": "A", "machine": "x86_64", "isa": ["avx2"], "cores_logical": 2, "threads": 1, "versions": {"onnxruntime": "1.31.0"}}
     digests = {
         fingerprint_digest(probe_fingerprint(name, env | change))

@@ -24,7 +24,7 @@ def test_cache_folder_follows_xdg_when_its_path_is_absolute(cache: Path, monkeyp
     assert cache_folder() == Path.home() / ".cache" / "paretopress" / "probes"
 
 
-def test_read_report_returns_what_was_written_when_the_fingerprint_is_the_same(probe_report: ProbeReport) -> None:
+def test_read_report_returns_what_was_written_for_the_same_fingerprint(probe_report: ProbeReport) -> None:
     assert read_report(probe_report.fingerprint) is None
     write_report(probe_report)
     assert read_report(probe_report.fingerprint) == probe_report

@@ -139,7 +139,7 @@ def ratio(report: ProbeReport, key: str) -> float:
         ({63: 0.97, 60: 0.88, 56: 0.77, 48: 0.57}, 1),
     ],
 )
-def test_channel_step_is_the_block_that_explains_the_costs_when_widths_vary(ratios: dict[int, float], expected: int) -> None:
+def test_channel_step_is_the_block_that_explains_the_costs(ratios: dict[int, float], expected: int) -> None:
     assert channel_step(ratios) == expected
 
 
@@ -167,7 +167,7 @@ def test_run_probe_finds_patterns_that_do_not_fuse_when_the_relu_remains(key: st
     assert ratio(probed(Machine()), f"pattern/{key}") == pytest.approx(1.5)
 
 
-def test_run_probe_leaves_depthwise_in_float_when_int8_is_slower_alone_and_between_int8_layers() -> None:
+def test_run_probe_leaves_depthwise_in_float_when_int8_is_slower() -> None:
     report = probed(Machine(int8_depthwise=1.6))
     # a block of the bottleneck: 2 * 32 * 192 pointwise MACs at 0.25 and 192 * 9 depthwise at 1.6 or 1
     inside = (2 * 32 * 192 * 0.25 + 192 * 9 * 1.6) / (2 * 32 * 192 * 0.25 + 192 * 9)
@@ -181,7 +181,7 @@ def test_run_probe_offers_int8_depthwise_when_leaving_int8_costs_more() -> None:
     assert report.capabilities().slow_int8 == {}
 
 
-def test_run_probe_finds_the_narrowest_int8_conv_that_pays_when_each_has_an_overhead() -> None:
+def test_run_probe_finds_the_narrowest_int8_conv_that_pays() -> None:
     # 16 channels take 16 * 16 * 9 = 2304 ns in float, and a quarter of it plus 2304 in int8; 8 inputs are half of that
     report = probed(Machine(int8_overhead=2304.0))
     assert [ratio(report, f"int8_width/{width}") for width in (8, 16, 32, 64)] == pytest.approx([2.25, 1.25, 0.5, 0.3125])
@@ -194,7 +194,7 @@ def test_run_probe_asks_for_7_bits_when_sums_saturate(saturates: bool) -> None:
     assert report.reduce_range is report.capabilities().reduce_range is saturates
 
 
-def test_run_probe_reports_peak_and_noise_when_the_machine_takes_a_nanosecond_per_mac() -> None:
+def test_run_probe_reports_peak_and_noise_of_a_made_up_machine() -> None:
     report = probed(Machine())
     # 28 * 28 positions in the time of one
     assert report.fp32_peak_gmac_per_s == pytest.approx(784.0)
