@@ -1,1 +1,2 @@
-"""The search: samplers, seeds, the study, finalists. It knows plans, measurements and a callable `evaluate`, and imports no torch."""
+"""The search: candidates and bounds; below it the samplers, the study, its storage and its rungs. It knows plans, outcomes and a callable
+`evaluate(plan, rung, number)`, and imports no torch."""

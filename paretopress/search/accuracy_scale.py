@@ -1,4 +1,4 @@
-"""What is much and what is little on the scale of a metric: taken from how its score varies over the items, never a fixed number."""
+"""The scale of a metric: its noise and its range, estimated from how the score varies over the validation items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORST_PERCENT, _WORST_SHARE_OF_BASELINE = 10.0, 1.0 / 9.0
 
 @dataclass(frozen=True, slots=True)
 class AccuracyScale:
-    """How far scores differ by chance, and how much of one there is to lose; both in the metric's unit, neither below 0.
+    """The noise and the range of a metric, in its own unit; neither is negative.
 
     Attributes:
         noise: standard error of the difference of two models' scores on the same validation items.
@@ -35,7 +35,7 @@ class AccuracyScale:
 
     @property
     def floor(self) -> float:
-        """The difference below which scores are not told apart."""
+        """The smallest difference of two scores that is not taken for noise."""
         return max(_NOISE_ERRORS * self.noise, _LEAST_FLOOR_SHARE * self.worst_drop)
 
     @classmethod

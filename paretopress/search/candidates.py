@@ -1,4 +1,4 @@
-"""Evaluated candidates: which bounds of the budget they meet, and which are on the front."""
+"""Evaluated candidates: feasibility under the budget, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from paretopress.search.accuracy_scale import AccuracyScale
 
 # the rungs of a trial, the cheapest first; a finalist is recovered in full beyond them
 RUNGS = (Rung.COSTS, Rung.SHORT, Rung.LONG)
-# A short recovery has not won back what a full one will. On the CIFAR-10 ResNet-20 with four branches removed 9.1 points are lost after
-# 10 steps, 4.0 after 45, 1.7 in the end.
+# A short fine-tuning recovers less than a full one. The CIFAR-10 ResNet-20 with four branches removed has lost 9.1 points after 10 steps,
+# 4.0 after 45 and 1.7 in the end.
 DROP_FACTORS = {Rung.COSTS: 12.0, Rung.SHORT: 6.0, Rung.LONG: 3.0, Rung.FINAL: 1.0}
 
 
@@ -29,7 +29,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class RungScores:
-    """How far one plan went: its accuracy at each rung that it saw, and the latency that was measured first."""
+    """The accuracy of one plan at each rung that it reached, and its latency in milliseconds as first measured."""
 
     accuracies: Mapping[Rung, float]
     latency_ms: float
@@ -37,10 +37,10 @@ class RungScores:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A budget made concrete by the baseline of the run.
+    """The budget in absolute figures, which the baseline of the run determines.
 
     `limit_ms` bounds the upper end of the latency interval; `baseline_accuracy` is the score on validation data, in `metric`'s unit.
-    `scale` is what is much and little of that unit, None where it was not measured; `baseline_ci_ms` the 95 % interval of `baseline_ms`.
+    `scale` is the noise and range of that metric, None where it was not measured; `baseline_ci_ms` the 95 % interval of `baseline_ms`.
     """
 
     budget: Budget
@@ -62,7 +62,7 @@ class Bounds:
 
     @property
     def floor(self) -> float:
-        """The difference below which scores are not told apart, in the metric's unit."""
+        """The smallest difference of two scores that is not taken for noise, in the metric's unit."""
         return self._scale().floor
 
     def noise(self, outcomes: Iterable[Outcome], images: int) -> float:
@@ -93,15 +93,15 @@ class Bounds:
         return replace(latency, latency_ci_ms=interval, baseline_error=error)
 
     def drop(self, outcome: Outcome) -> float:
-        """Return what of the validation score is lost against the baseline, in the metric's unit."""
+        """Return the drop of the validation score against the baseline, in the metric's unit."""
         return self.points_lost(outcome.val_accuracy)
 
     def points_lost(self, accuracy: float) -> float:
-        """Return by how much a score is below the baseline's."""
+        """Return the drop of a score against the baseline, in the metric's unit."""
         return drop_between(self.baseline_accuracy, accuracy)
 
     def constraints(self, outcome: Outcome) -> Mapping[str, float]:
-        """Return constraint -> violation, relative to the bound, as the search is steered by.
+        """Return constraint -> violation relative to its bound, as the sampler is told: 0 or below is met.
 
         The bound on the drop is `DROP_FACTORS` times as wide below the final rung; what is reported must be `feasible`.
         """
@@ -113,11 +113,11 @@ class Bounds:
         return violations
 
     def allowed_drop(self, rung: Rung) -> float:
-        """Return what of the score may be lost at a rung; infinite without a bound."""
+        """Return the largest drop that a plan may show at a rung; infinite without a bound."""
         return math.inf if self.budget.max_drop is None else DROP_FACTORS[rung] * self.budget.max_drop
 
     def undecided(self, outcome: Outcome) -> bool:
-        """Return whether a recovered candidate's latency interval holds the bound, and it meets the others: further occasions can tell."""
+        """Return whether only the latency is undecided: its interval contains the limit, and every other bound is met."""
         low, high = outcome.latency.latency_ci_ms
         others = (violation for name, violation in self.constraints(outcome).items() if name != "latency_ms")
         return not outcome.rejected and low <= self.limit_ms < high and all(violation <= 0.0 for violation in others)
@@ -153,7 +153,7 @@ class Bounds:
         return hypervolume_2d(points, (1.0, self.worst_drop))
 
     def hypervolumes(self, candidates: Sequence[Candidate | None]) -> list[float]:
-        """Return the hypervolume of the first 1, 2, ... candidates; where there is None in place of one it stays as it is."""
+        """Return the hypervolume of the first 1, 2, ... candidates; None adds nothing."""
         counted = (None if c is None or self.hypervolume([c]) <= 0.0 else c.outcome for c in candidates)
         points = [None if o is None else (o.latency.latency_ms / self.baseline_ms, self.drop(o)) for o in counted]
         return running_hypervolumes_2d(points, (1.0, self.worst_drop))
@@ -176,7 +176,7 @@ def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def selection_margin(noise: float, compared: int) -> float:
-    """Return by how much the best of several noisy scores is expected to flatter, at the least.
+    """Return the expected optimism of the best of several noisy scores (an upper bound on it).
 
     The expected maximum of n normal errors is below sigma * sqrt(2 ln n).
 

@@ -1,4 +1,4 @@
-"""When a search has stopped paying: the rule, and what the rest of the time would probably have bought."""
+"""Early stopping: end the trials when the hypervolume has stopped growing, and predict what further trials would add."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EarlyStop:
 
 
 def early_stop(volumes: Sequence[float], rest_trials: int, least_gain: float = LEAST_GAIN) -> EarlyStop | None:
-    """Return why to stop, or None to go on.
+    """Return the reason to end the trials early, None to continue.
 
     Args:
         volumes: the hypervolume of the front after each trial.

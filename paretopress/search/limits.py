@@ -1,4 +1,4 @@
-"""When a search ends, and when a worker of it is taken for dead."""
+"""Limits of a search: trials, time, finalists; and the grace period of a silent worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from paretopress.errors import ConfigError
 
-# After so long without a word what a worker is at is given to another; it says four times as often that it lives.
+# seconds without a heartbeat after which a worker's trial is given to another, and heartbeats within that time
 GRACE_S, WORDS = 90, 4
 
 

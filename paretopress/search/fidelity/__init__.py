@@ -1,1 +1,1 @@
-"""Rungs: promotion between them, remeasurement, pooled latencies, finalists."""
+"""Fidelity of evaluations: rungs and promotion, repeated latencies and their pooling, the choice of finalists."""

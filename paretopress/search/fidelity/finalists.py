@@ -1,4 +1,4 @@
-"""Which candidate is recovered in full next, while the time lasts."""
+"""Choose the next finalist: the candidate whose full fine-tuning promises most."""
 
 from __future__ import annotations
 

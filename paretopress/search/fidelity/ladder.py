@@ -1,4 +1,4 @@
-"""One trial's way up the rungs: it goes on only while it can still join the front, and the next rung tells what this one does not."""
+"""Evaluate a plan rung by rung, as long as it can still reach the front and the next rung is informative."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_SEEN = 1_000
 
 
 class Evaluate(Protocol):
-    """Carries out a plan and measures the candidate; raises what goes wrong."""
+    """Evaluates a plan: compresses, fine-tunes and measures; raises what fails."""
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
         """Return the outcome of a plan at a rung; `number` is its trial. A rung is asked for after the one below."""
@@ -30,7 +30,7 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RungLadder:
-    """Takes plans up a ladder of rungs; `seen` is how far those before went. Seconds by stage are added up over the rungs."""
+    """Evaluates plans on rising rungs; `seen` are the scores of earlier plans. Seconds by stage are summed over the rungs."""
 
     evaluate: Evaluate
     ladder: Sequence[Rung]
@@ -38,7 +38,7 @@ class RungLadder:
     seen: Sequence[RungScores]
 
     def climb(self, plan: Plan, number: int) -> tuple[Outcome, dict[Rung, float]]:
-        """Return the outcome at the highest rung that the plan earned, and its accuracy at each that it saw.
+        """Return the outcome at the highest rung that the plan reached, and its accuracy at each rung.
 
         A plan that ends before any training is marked as rejected with the reason.
         """
@@ -73,7 +73,7 @@ class RungLadder:
         return reason_to_stop(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed, floor=self.bounds.floor)
 
     def _told_already(self, lower: Rung, higher: Rung) -> str:
-        """Return why the higher rung would tell nothing new, or "".
+        """Return why the higher rung would be uninformative, or "".
 
         Where two rungs that train order the plans alike, the lower one's order is taken, and one plan in four goes on to see that it holds.
         """

@@ -1,4 +1,4 @@
-"""Latencies measured on several occasions of a run: pooled, with an interval that covers the machine's drift between them."""
+"""Pool the latencies of a file over several occasions of a run, with an interval that covers the machine's drift."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRIOR_DRIFT, _PRIOR_DEGREES = 0.06, 4
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How one file's latencies differ: squares around their centre and degrees of freedom, and the variances within its occasions."""
+    """Sums of squares of one file's log ratios between occasions, their degrees of freedom, and the variances within occasions."""
 
     squares: float
     degrees: int

@@ -1,4 +1,4 @@
-"""Which plans go on to the next rung: those that can still join the front, by how the rungs have agreed so far in this run."""
+"""Promotion: a plan goes on to the next rung if it can still reach the front, judged by how the rungs agreed so far in this run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How two rungs agreed: Spearman's rank correlation over the plans seen at both, None below 3 plans."""
+    """Agreement of two rungs: Spearman's rank correlation over the plans evaluated at both, None below 3 plans."""
 
     lower: Rung
     higher: Rung
@@ -32,7 +32,7 @@ class Agreement:
 
 
 def agreement(lower: Rung, higher: Rung, pairs: Sequence[Pair]) -> Agreement:
-    """Return how the drops (lower rung, higher rung) of the same plans agree."""
+    """Return the agreement of two rungs by the drops (lower rung, higher rung) of the same plans."""
     correlation = None
     if len(pairs) >= 3 and all(len(set(values)) > 1 for values in zip(*pairs, strict=True)):
         correlation = float(scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic)

@@ -1,4 +1,4 @@
-"""Latencies measured again over a run, so that the order of the front is not that of one state of the machine."""
+"""Remeasurement: repeat latencies over the run, so that the front does not depend on one state of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_FAILURES = 3
 
 
 class LatencyRecords(Protocol):
-    """What a study knows of its candidates' latencies."""
+    """The part of a study's records that remeasurement reads and writes."""
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates with latencies pooled over all occasions."""
@@ -35,7 +35,7 @@ class LatencyRecords(Protocol):
 
 @dataclass(slots=True)
 class Remeasurement:
-    """Picks files and keeps their latencies; several workers may ask at a time, and measure different files."""
+    """Chooses files to measure again and records their latencies; several workers may ask at a time, and get different files."""
 
     records: LatencyRecords
     bounds: Bounds

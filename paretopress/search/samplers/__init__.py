@@ -1,1 +1,1 @@
-"""What proposes plans: the guided sampler, its surrogate, initial plans."""
+"""Samplers: what proposes plans. The guided one has a surrogate, cost tables and initial plans."""

@@ -37,7 +37,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """What is used of a completed trial: it does not change, and of thousands of trials takes long to derive.
+    """What the sampler uses of a completed trial, derived once.
 
     `accuracy` is measured, or predicted where the trial was stopped before its training, or None. `over_limit` is the upper end of the
     latency interval as a multiple of the limit, None where it was not told. `seen` is None where the baseline's accuracy is not known.
@@ -65,7 +65,7 @@ class _Ended:
         return self.trained and self.violation <= 0.0
 
     def against(self, baseline: float) -> Seen:
-        """Return the trial as the screen sees it, by the accuracy of the baseline."""
+        """Return the trial as the surrogate sees it, by the accuracy of the baseline."""
         return Seen(self.plan, self.latency_ms, None if self.accuracy is None else baseline - self.accuracy, self.feasible)
 
 

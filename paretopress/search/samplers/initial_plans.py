@@ -1,4 +1,4 @@
-"""The plans a study starts from: what a careful engineer would try by hand first."""
+"""Initial plans of a study: uniform pruning and int8, branches removed by importance, and solutions of the cost tables."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan
 
 
 def with_solved(seeds: Sequence[Plan], solved: Sequence[Plan]) -> list[Plan]:
-    """Return the distinct plans of both; the solved come after the first two seeds, the unchanged model and uniform int8."""
+    """Return the distinct plans of both; the solved ones come after the first two initial plans."""
     return list(dict.fromkeys([*seeds[:2], *solved, *seeds[2:]]))
 
 

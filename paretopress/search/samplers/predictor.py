@@ -1,4 +1,4 @@
-"""Predicts latency and damage of plans from the tables, refits both to what the trials measured, and solves for a budget."""
+"""Predict the latency and the damage of plans from the cost tables, refitted to measured trials, and solve for a budget."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MeasuredTrial:
 
 @dataclass(frozen=True, slots=True)
 class PriorKnowledge:
-    """What a sampler may know beside the trials: predictions, the bound they are to meet, and the baseline's score.
+    """What a sampler knows before the first trial: the predictor, the latency limit, and the baseline's score.
 
     `worst_drop` is the drop that hypervolumes are measured from, see `Bounds.worst_drop`; 10 points of a score in percent.
     """
@@ -46,7 +46,7 @@ class PriorKnowledge:
 
 
 class Predictor:
-    """Linear models with a factor for each layer's cost and for each parameter's damage; all factors start at the tables' word.
+    """Linear models with a factor per layer's cost and per parameter's damage; predictions start from the cost tables (all factors 1).
 
     Latency: the sum over layers of the tables' milliseconds, scaled by the share of the multiply-adds that is left.
     Damage: the sum over parameters of the tables' damages; refitted to trials it is a drop below the baseline, in the metric's unit.

@@ -1,4 +1,4 @@
-"""Which of many proposals promises most: two regressions, refitted at every ask, on a plan's choices and on what the tables say of it."""
+"""Surrogate model: rank proposals by expected hypervolume improvement, from two ridge regressions that are refitted at every ask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paretopress.search.samplers.predictor import PriorKnowledge
 from paretopress.spaces.space import Params, SearchSpace
 
 _RIDGE = 1.0
-# A prediction's coefficient is shrunk a ninth as much as a choice's: the tables are believed until the trials say otherwise.
+# The coefficient of a prediction is shrunk a ninth as much as that of a choice: predictions start from the tables, trials correct them.
 _PRIOR_WEIGHT, _SWITCH_WEIGHT = 3.0, 1.0
 # a tenth of the drop that hypervolumes are measured from is one unit: drops are told apart in logarithms of 1 + drop / unit
 _UNIT_SHARE = 0.1
@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A trial as the screen sees it.
+    """A trial as the surrogate sees it.
 
     `drop` is against the baseline, in the metric's unit: measured, predicted for a plan that was stopped before its training, or None for
     one that is over a bound. `feasible` plans are trained and within all bounds.

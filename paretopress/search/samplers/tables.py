@@ -1,4 +1,4 @@
-"""What is known of a model before its first trial: the cost of every layer, and the damage of every choice made alone."""
+"""Cost tables: the measured cost of every layer, and the predicted damage of every choice made alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TABLES_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class CostTables:
-    """Kept in the run folder, so that another budget can be solved for without measuring again.
+    """Costs and damages of one model; kept in the run folder, so that another budget can be solved for without measuring.
 
     Attributes:
         layer_ms: layer -> bits -> measured milliseconds at full width, in a model that has these bits everywhere.

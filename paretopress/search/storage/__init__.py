@@ -1,1 +1,1 @@
-"""Where a study lies, and how many workers share it."""
+"""Storage of studies: journal, database or gRPC proxy; records, leases and heartbeats of workers that share one."""

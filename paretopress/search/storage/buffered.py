@@ -1,4 +1,4 @@
-"""What storages have in common that write what is known of a trial together."""
+"""Buffered writes: a trial's parameters and attributes are sent to the storage together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Param = TypeVar("Param")
 
 
 class WrittenTogether(BaseStorage, Generic[Param]):
-    """Before one of Optuna's storages: facts of a trial that was asked for here are written when it names its worker and when it ends.
+    """A mixin before one of Optuna's storages: a trial's parameters and attributes are written when it names its worker, and when it ends.
 
     The worker's name is the last that is said of a trial before its evaluation, so a trial that has one counts as read until it ends.
     """

@@ -1,4 +1,4 @@
-"""Optuna's heartbeat for trials that are asked for and told: it keeps one itself only for `study.optimize`.
+"""Heartbeats of trials in the ask-and-tell interface: Optuna itself keeps them only for `study.optimize`.
 
 Optuna warns of that, and that the heartbeat is experimental, at every trial; the command line passes these warnings over. It is not
 done here, because `warnings.catch_warnings` is not for threads.

@@ -1,4 +1,4 @@
-"""Who is at work, and who recovers which finalist, where several processes work on one study."""
+"""Leases of a shared study: which worker holds which trial or finalist."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _MOMENT_S = 0.2
 
 @dataclass(slots=True)
 class Leases:
-    """Claims on finalists in a study's attributes. `clock` returns seconds that all hosts agree on.
+    """Leases on finalists in a study's attributes. `clock` returns seconds that all hosts agree on.
 
     `worker` is given as a name for people to read and becomes this object's own: two containers can share their host's name and the
     numbers of their processes, so a random part follows it.
 
-    A claim that was not renewed for `grace_s` is nobody's: its process died.
+    A lease expires when it was not renewed for `grace_s`: its process has died.
 
-    A claim holds for whoever finds, after writing it, no other: of two processes at most one can. Where both see both, neither does, and
-    each tries again after a moment of its own.
+    A process holds a lease if it finds no other after writing its own: of two processes at most one does. Where both see both, neither
+    does, and each tries again after a random moment.
     """
 
     study: optuna.Study
@@ -43,7 +43,7 @@ class Leases:
         self.worker = f"{self.worker}#{secrets.token_hex(4)}"
 
     def take(self, number: int) -> bool:
-        """Claim a trial's full recovery; return whether it is this process's."""
+        """Take the lease of a finalist; return whether this process holds it."""
         self._write(number)
         if number in self.others():
             self.study.set_user_attr(self._name(number), None)
@@ -53,13 +53,13 @@ class Leases:
         return True
 
     def release(self, number: int) -> None:
-        """Give a claim up, because the recovery is recorded or failed."""
+        """Release a lease, because the finalist is recorded or failed."""
         if number in self._mine:
             self._mine.discard(number)
             self.study.set_user_attr(self._name(number), None)
 
     def renew(self) -> None:
-        """Say that this process lives, and still works on what it claimed."""
+        """Renew the leases of this process, and its heartbeat."""
         self.study.set_user_attr(f"{_ALIVE}{self.worker}", self.clock())
         for number in list(self._mine):
             self._write(number)
@@ -75,11 +75,11 @@ class Leases:
         return found
 
     def leave(self) -> None:
-        """Say that this process works on the study no more."""
+        """Record that this process has left the study."""
         self.study.set_user_attr(f"{_ALIVE}{self.worker}", None)
 
     def at_work(self) -> set[str]:
-        """Return the other processes that work on the study: they have said that they live, and have not left."""
+        """Return the other processes that work on the study: their heartbeat is recent, and they have not left."""
         now, words = self.clock(), self.study.user_attrs.items()
         lately = {name for name, at in words if name.startswith(_ALIVE) and at is not None and now - at < self.grace_s}
         return {name.removeprefix(_ALIVE) for name in lately} - {self.worker}
@@ -107,7 +107,7 @@ class Leases:
 
 @contextmanager
 def renewed(claims: Leases | None) -> Iterator[None]:
-    """Renew claims within the block, at once and then from a thread of its own."""
+    """Renew leases within the block, at once and then from a background thread."""
     if claims is None:
         yield
         return

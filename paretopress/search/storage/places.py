@@ -1,4 +1,4 @@
-"""Where studies are kept: in a journal file of one host, or in a storage that workers on many hosts reach."""
+"""Places of studies: a journal file of one host, or a storage that workers on many hosts reach."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def open_storage(where: Path | StudyPlace) -> BaseStorage:
 
 
 def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[str], object]) -> None:
-    """Stand before the database at `url`; see `shared_storage.serve_proxy`."""
+    """Serve the database at `url` over gRPC; see `storage.shared.serve_proxy`."""
     _shared_storage().serve_proxy(url, host, port, on_ready)
 
 

@@ -1,4 +1,4 @@
-"""What a study holds: candidates by their trial and by their full recovery, repeated latencies, how far plans went, how trials ended."""
+"""Records of a study: candidates by trial and by full fine-tuning, repeated latencies, scores by rung, and how trials ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CUT_OFF_TWICE = "its process ended, and that of its second try too"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How the trials ended: recovered, over a bound before any training, out of the race before any training, or failed."""
+    """Numbers of trials by how they ended: fine-tuned, over a bound before any training, not promoted before any training, or failed."""
 
     completed: int
     rejected_early: int
@@ -79,7 +79,7 @@ class _Pooling:
 
 @dataclass(slots=True)
 class _Reading:
-    """A study at one moment; what it takes long to derive is kept beside it."""
+    """A snapshot of a study, with derived values that are expensive to compute."""
 
     trials: Mapping[TrialState, list[FrozenTrial]]
     attributes: Mapping[str, Any]
@@ -173,7 +173,7 @@ class Records:
             return {*self._number_of, *(plan for plan in begun if plan is not None)}
 
     def copies_in_a_row(self, most: int) -> int:
-        """Return how many of the trials that ended last, looking at `most`, told nothing new: copies, and plans that failed before."""
+        """Return how many of the last trials, up to `most`, were uninformative: copies, and plans that had failed before."""
         last = heapq.nlargest(most, self.slots().ended, key=lambda trial: trial.number)
         return len(list(itertools.takewhile(self._told_nothing, last)))
 
@@ -239,7 +239,7 @@ class Records:
         return replace(found.candidate, outcome=self._pooling()(found.candidate.outcome)), found.climb
 
     def climbs(self) -> list[RungScores]:
-        """Return how far the plans that were evaluated went, in the order of their trials."""
+        """Return the scores by rung of the evaluated plans, in the order of their trials."""
         return [found.climb for found in self._read()]
 
     def volumes(self, bounds: Bounds) -> list[float]:

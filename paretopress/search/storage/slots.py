@@ -1,4 +1,4 @@
-"""Which trials take a place of a limited number: those that ended for good, those under way, and retries that wait for their turn."""
+"""Slots of a limited number of trials: taken by finished trials, by those under way, and by queued retries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIXED = "fixed_params"  # Optuna's system attribute of a trial that was queued
 
 
 def retry_once(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
-    """Have the parameters of a trial that was cut off tried once more; return whether that is to be."""
+    """Queue an interrupted trial's parameters once more; return whether that was done."""
     if RETRY_OF in trial.user_attrs:
         return False
     queued(study, trial, {RETRY_OF: trial.number})
@@ -31,13 +31,13 @@ def queued(study: optuna.Study, trial: Trial | FrozenTrial, user_attrs: Mapping[
 
 
 def rank(trial: Trial | FrozenTrial) -> int:
-    """Return which place is a trial's, by the number of the trial that took it first: a retry has the place of what it retries."""
+    """Return the slot of a trial, by the number of the trial that took it first: a retry has the slot of what it retries."""
     return int(trial.user_attrs.get(RETRY_OF, trial.number))
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """The places that are taken.
+    """The slots that are taken.
 
     A retry has the place of the trial that it retries from the moment at which that one ends, so a limited number of trials neither loses
     it nor is exceeded by it, whoever asks for trials meanwhile.

@@ -1,4 +1,4 @@
-"""The end of a search: the points that are reported, each with its file and its test score, and those that had to be left out."""
+"""The final report of a search: the front with files and test scores, and the points that had to be left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ Scores = Mapping[str, float | RunError]
 
 @dataclass(frozen=True, slots=True)
 class FinalReport:
-    """What a search comes to; `nearest` are shown where no point is within every bound, `lost` says by trial why it is left out."""
+    """The result of a search.
+
+    `nearest` is filled where no point is within every bound; `lost` maps a trial to the reason why it is left out.
+    """
 
     baseline: Outcome
     points: Sequence[Candidate]

@@ -1,4 +1,4 @@
-"""What one process's trials and full recoveries share while they work on a study."""
+"""State that the threads of one process share while they work on a study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paretopress.search.study.time_budget import TimeBudget
 
 @dataclass(slots=True)
 class SearchContext:
-    """One process at work; its threads change what is shared under `lock`.
+    """State of one process that works on a study; its threads change it under `lock`.
 
     `under_way` are the trials that it is at, None where it is the full recovery of one. Once `stopping` is set, loops end soon, and what
     fails was cut off with the run; once `stopped` is, the user's callback asked for the end, and what is under way is completed. The other
@@ -58,7 +58,7 @@ class SearchContext:
         return self.stopping or self.stopped
 
     def event(self, name: str, **fields: Any) -> None:
-        """Tell of an event."""
+        """Report an event to `on_event`."""
         self.on_event(name, fields)
 
     def within_all_bounds(self) -> bool:
@@ -86,7 +86,7 @@ class SearchContext:
         return True
 
     def give_back(self) -> None:
-        """Have what is under way done by other processes, if there are any."""
+        """Return the trials and finalists under way to other processes, if the study is shared."""
         if self.claims is None:
             return
         for number, trial in list(self.under_way.items()):

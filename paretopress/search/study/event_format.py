@@ -1,4 +1,4 @@
-"""How the search tells what happens: a line for a person, an event's name and fields for the log."""
+"""Format outcomes for people (one line) and for the event log (name and fields)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from paretopress.core.outcome import Outcome
 from paretopress.search.candidates import Bounds
 
-# events that others act on
+# names of events that the driver reacts to
 STOPPED_EARLY, TRIAL = "stopped early", "trial"
 
 
@@ -18,7 +18,7 @@ def describe(outcome: Outcome, bounds: Bounds) -> str:
 
 
 def event_fields(outcome: Outcome) -> dict[str, Any]:
-    """Return what an event says of an outcome."""
+    """Return the fields of an outcome in the event log."""
     return {
         "rung": int(outcome.rung),
         "val_accuracy": outcome.val_accuracy,

@@ -1,4 +1,4 @@
-"""The second phase of a search: finalists are recovered in full, one after another while the time lasts."""
+"""The finalist phase: fine-tune finalists in full, one after another while time is left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REPEATED_AFTER_EACH = 3
 
 @dataclass(slots=True)
 class FinalistPhase:
-    """The full recoveries of one process; the fields are those of `Search`."""
+    """The finalists that one process fine-tunes; the fields are those of `Search`."""
 
     session: SearchContext
     evaluate: Evaluate
@@ -39,7 +39,7 @@ class FinalistPhase:
     _out_of_time: bool = field(init=False, default=False)
 
     def work(self) -> None:
-        """Recover finalists until there are no more, or no time: the loop of each thread."""
+        """Fine-tune finalists until none or no time is left; each thread runs this loop."""
         session = self.session
         while (taken := self._take()) is not None:
             finalist, share = taken
@@ -67,7 +67,7 @@ class FinalistPhase:
                 longest_s = max(longest_s, session.clock() - started)
 
     def _take(self) -> tuple[Candidate, float] | None:
-        """Return the next candidate to recover in full, and the share of its recovery that there is time for; None when that is over."""
+        """Return the next finalist and the share of its steps that there is time for; None when the phase is over."""
         session = self.session
         with session.lock:
             candidates = session.records.candidates()
@@ -84,7 +84,8 @@ class FinalistPhase:
 
     def _next(self) -> Candidate | None:
         session, claims = self.session, self.session.claims
-        others = claims.others() if claims is not None else set()  # before the records: who is done records, then releases
+        # read before the records: a process records its result, then releases the lease
+        others = claims.others() if claims is not None else set()
         session.records.refresh()
         tried = session.records.finals_tried() | set(session.under_way) | others
         if len(tried) >= session.limits.finalists and (session.limits.seconds is None or not tried):
@@ -111,7 +112,7 @@ class FinalistPhase:
             self._lately_s = (session.clock() - started) / share  # the last one's: a busy hour is no measure of the next
         except TargetLostError:
             raise
-        except OutOfTimeError as error:  # says nothing of the candidate
+        except OutOfTimeError as error:  # no fault of the candidate
             self._out_of_time = True
             session.on_change(f"finalist {finalist.number}: not recovered in full, {error}")
             if session.claims is not None:

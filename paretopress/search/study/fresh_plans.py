@@ -1,4 +1,4 @@
-"""What is left to try where a sampler proposes what was tried before: plans that were not, or the finding that there are none."""
+"""Find a plan that was not tried when the sampler repeats itself, or detect that the space is exhausted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COPIES = 3
 
 @dataclass(slots=True)
 class FreshPlans:
-    """Watches the trials of one study for a space that is used up."""
+    """Detects an exhausted search space from the trials of one study."""
 
     space: SearchSpace
     _combinations: float = field(init=False)

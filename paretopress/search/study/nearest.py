@@ -1,4 +1,4 @@
-"""The candidates nearest to a budget that none of them meets, and the sentence that says so."""
+"""The candidates that miss the budget by least, for a run in which none meets it."""
 
 from __future__ import annotations
 

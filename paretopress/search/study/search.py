@@ -1,4 +1,4 @@
-"""The search: trials, then the full recovery of finalists; every step is in the journal before the next begins."""
+"""Run a study: trials, then finalists; every result is in the journal before the next step begins."""
 
 from __future__ import annotations
 

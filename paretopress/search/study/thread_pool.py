@@ -1,4 +1,4 @@
-"""The threads of a search: each runs the same loop, and the first that fails ends them all."""
+"""A pool of threads that run one loop each; the first error ends all of them."""
 
 from __future__ import annotations
 

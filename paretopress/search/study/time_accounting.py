@@ -1,4 +1,4 @@
-"""What the time of a run went to."""
+"""Seconds of a run by stage."""
 
 from __future__ import annotations
 

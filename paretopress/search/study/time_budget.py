@@ -1,4 +1,4 @@
-"""How the time of a run is shared out: what has passed, over all processes that worked on it, and what is left for trials and finalists."""
+"""The time budget of a run: seconds spent by all its processes, and seconds left for trials and finalists."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ class TimeBudget:
         self.records.add_attribute(_BEGAN, self.clock() - self._before)
 
     def note(self) -> None:
-        """Write down how much time has passed, for the process that goes on after this one."""
+        """Store the elapsed time, for the process that resumes the run."""
         self.records.add_attribute(_ELAPSED, self.elapsed_s)
 
     def start_finalists(self) -> None:
-        """End the trials."""
+        """Begin the finalist phase."""
         self.note()
         if not self.in_finalists:
             self.records.add_attribute(_FINALISTS_FROM, self.elapsed_s)

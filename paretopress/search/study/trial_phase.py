@@ -1,4 +1,4 @@
-"""The first phase of a search: asks for plans, has them evaluated, tells Optuna."""
+"""The trial phase: ask for plans, evaluate them, tell Optuna."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TrialPhase:
         self._fresh = FreshPlans(self.space)
 
     def work(self) -> None:
-        """Evaluate trials until they are over: the loop of each thread.
+        """Evaluate trials until the phase is over; each thread runs this loop.
 
         Raises: SearchFailedError: the first trials all failed for one reason. TargetLostError: nothing can be measured.
         """
@@ -87,7 +87,7 @@ class TrialPhase:
             return trial
 
     def _asked_retry(self) -> Trial | None:
-        """Return a trial that tries a cut off one again, whose place it has; None if none waits for it, or time is over.
+        """Return a queued retry of an interrupted trial; None if there is none, or no time.
 
         Optuna gives out what was queued first: what is before the retry is queued again behind it.
         """
@@ -107,7 +107,7 @@ class TrialPhase:
         self.session.study.tell(trial, state=TrialState.FAIL)
 
     def _was_taken(self, trial: Trial) -> bool:
-        """Return whether to give a trial up, because other processes asked for the last ones at the same moment.
+        """Return whether to give up a trial because other processes took the last places at the same moment.
 
         Of those the ones with the lowest ranks are evaluated; a retry has that of what it retries, which had its place before them.
         """
@@ -124,7 +124,7 @@ class TrialPhase:
         return True
 
     def _is_used_up(self) -> bool:
-        """Return whether nothing is left to try, which is kept and told; queue a plan where the sampler proposes copies alone."""
+        """Return whether the space is exhausted, which is recorded; queue an untried plan where the sampler only repeats itself."""
         session, records = self.session, self.session.records
         if USED_UP in records.attributes:
             return True
@@ -143,7 +143,7 @@ class TrialPhase:
         return isinstance(proposal, str)
 
     def _has_stalled(self, rest: float) -> bool:
-        """Return whether to end the trials early; the reason is kept and told."""
+        """Return whether to end the trials early; the reason is recorded and reported."""
         session = self.session
         if not session.limits.stop_early or math.isinf(rest):
             return False
@@ -178,7 +178,7 @@ class TrialPhase:
             self._record(trial, Candidate(trial.number, plan, outcome), accuracies, climber, started)
 
     def _copied(self, trial: Trial, plan: Plan) -> tuple[Outcome, Mapping[Rung, float]] | None:
-        """Return what is known of the plan: different parameters mean the same one where a branch is removed."""
+        """Return the outcome of an equal plan that was evaluated; parameters that differ mean the same plan where a branch is removed."""
         known = self.session.records.copy_of(plan)
         if known is None:
             return None
@@ -188,7 +188,7 @@ class TrialPhase:
 
     def _record(self, trial: Trial, candidate: Candidate, accuracies: Mapping[Rung, float], climber: RungLadder, started: float) -> None:
         session, outcome, bounds = self.session, candidate.outcome, self.session.bounds
-        # what the study is told is what the front goes by: the pooled latency, with the drift in its interval
+        # the study is told the figure that the front uses: the pooled latency, its interval widened by the drift
         judged = session.records.pooled(outcome)
         trial.set_user_attr(keys.OUTCOME, outcome.to_json())
         trial.set_user_attr(keys.ACCURACIES, {str(int(rung)): accuracy for rung, accuracy in accuracies.items()})
@@ -228,7 +228,7 @@ class TrialPhase:
 
 
 def rest_trials(records: Records, times: TimeBudget, below: float = math.inf) -> float:
-    """Return how many more trials the limits allow beside those that have a place with a lower rank."""
+    """Return how many more trials the limits allow after the places of lower rank that are taken."""
     return times.rest_trials(records.durations(), records.slots().open(below))
 
 
@@ -239,5 +239,5 @@ def retry_is_due(records: Records, times: TimeBudget) -> bool:
 
 
 def _told(accuracies: Mapping[Rung, float]) -> float:
-    """Return the accuracy that the sampler learns: that of the first rung that trains, which most plans reach, or the untrained."""
+    """Return the accuracy that the sampler learns: that of the first rung with training, else the untrained one."""
     return next((accuracies[rung] for rung in sorted(accuracies) if rung > Rung.COSTS), accuracies.get(Rung.COSTS, 0.0))
