@@ -1,1 +1,1 @@
-"""From a plan to a smaller torch module: remove branches, prune, factorise, recover. Knows nothing of ONNX or of the search."""
+"""Compress a torch module by a plan: remove branches, prune, factorise, fine-tune. Knows nothing of ONNX or of the search."""

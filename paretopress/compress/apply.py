@@ -1,4 +1,4 @@
-"""Carrying out a plan on a traced model: branches, then widths, then ranks."""
+"""Apply a plan to a traced model: remove branches, prune widths, factorise layers."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Values that every part passes around: plans, model graphs, outcomes, Pareto fronts."""
+"""Core values: plans, model graphs, outcomes, Pareto sets, batches of inputs."""

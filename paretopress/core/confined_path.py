@@ -1,4 +1,4 @@
-"""Paths from names that others chose: a database, an artifact store, a bundle, a device. None leads out of its folder."""
+"""Paths from untrusted names (database, artifact store, bundle, device), confined to their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the intake found in a model: layers, channel groups, residual branches, bit groups, and what must stay as it is."""
+"""The structure of a model: layers, channel groups, residual branches, bit groups, and what is left as it is."""
 
 from __future__ import annotations
 

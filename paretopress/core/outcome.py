@@ -1,4 +1,4 @@
-"""What was measured of one candidate, under which budget: plain values, each with its unit in its name."""
+"""Measured figures of a candidate, and the budget: plain values with units in their names."""
 
 from __future__ import annotations
 

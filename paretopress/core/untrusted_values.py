@@ -1,4 +1,4 @@
-"""Figures and plans that a database or a device answered, checked before anything is computed from them."""
+"""Validate latencies, outcomes and plans that come from a database or a device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What ships: the bundle (ONNX file, manifest, self-check, runner) and its verification; imports no torch."""
+"""Deployment: the bundle (ONNX file, manifest, self-check, runner) and its verification; imports no torch."""

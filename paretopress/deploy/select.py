@@ -1,4 +1,4 @@
-"""From a point of a front to its bundle; the bytes that ship are the bytes that were measured."""
+"""Select a point of a front and export its bundle; the bytes that ship are the bytes that were measured."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _LOCAL = "local"
 
 @dataclass(frozen=True, slots=True)
 class WorkerFlags:
-    """What a worker's own user says, each as this host reaches it; None is not said.
+    """The options of a worker's own user, as this host reaches what they name; None is not given.
 
     Attributes:
         base: the folder that relative paths in `model`, `data` and `metric` start from.

@@ -1,1 +1,1 @@
-"""What is measured of a candidate besides its latency: accuracy, MACs, size, and the cost of each layer."""
+"""Evaluators: figures of a candidate beside its latency (accuracy, MACs, size), and the cost of each layer."""

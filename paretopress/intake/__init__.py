@@ -1,1 +1,1 @@
-"""Intake: load the user's model and data from a spec, and check both before anything else happens."""
+"""Intake: load, check and trace the user's model and data, and compare the traced model with the original."""

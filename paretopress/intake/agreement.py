@@ -1,4 +1,4 @@
-"""Whether two models put out the same, up to the order in which floats are added."""
+"""Compare the outputs of two models, up to the rounding of sums in another order."""
 
 from __future__ import annotations
 

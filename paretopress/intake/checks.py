@@ -1,4 +1,4 @@
-"""Check the user's model and data before any work: what is wrong is said with the tensor, or the split and index, where it is."""
+"""Check the user's model and data; errors name the tensor, or the split and index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that was converted from an ONNX file computes what the file computes, or the file is run as it is."""
+"""Check a model converted from an ONNX file against the file; where they differ, the file itself is the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that is searched computes what the model that was handed over computes: rewrites that change outputs are left out."""
+"""Check the traced model against the original on real items, and leave out rewrites that change outputs."""
 
 from __future__ import annotations
 

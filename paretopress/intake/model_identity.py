@@ -1,4 +1,4 @@
-"""What names a traced model: the code that computes its outputs, and the tensors that the code computes with."""
+"""Identity of a traced model: hashes of its code and of its tensors."""
 
 from __future__ import annotations
 

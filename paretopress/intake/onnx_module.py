@@ -1,4 +1,4 @@
-"""An ONNX file as a model: run as it is, its layers take other formats, and nothing of it is pruned, factorised or trained."""
+"""An ONNX file as a module: its layers can take other formats; nothing of it is pruned, factorised or trained."""
 
 from __future__ import annotations
 

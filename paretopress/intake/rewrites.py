@@ -1,4 +1,4 @@
-"""A model put in other words at intake, so that what follows can tell what it does; one rule for each operator.
+"""Rewrite rules at intake: replace operators and modules by equivalents that later stages recognise.
 
 Before tracing: attention and encoders by plain layers. After it: channel shuffles as modules, layers that are called as functions (as
 subclasses of nn.Conv2d do) as layers, paddings in numbers. A rule leaves the outputs as they are, up to the order of float sums.

@@ -1,4 +1,4 @@
-"""Items that show how two models differ: of unlike padding, where there is any."""
+"""Items for comparing two models: from the most padded to the least."""
 
 from __future__ import annotations
 

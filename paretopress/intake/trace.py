@@ -1,4 +1,4 @@
-"""From a trained module to a traced one and its ModelGraph."""
+"""Trace a trained module and build its ModelGraph."""
 
 from __future__ import annotations
 

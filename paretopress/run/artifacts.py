@@ -34,7 +34,7 @@ _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 
 class ArtifactStore(Protocol):
-    """What keeps files by name: the part of Optuna's stores that is used here."""
+    """Stores files by name: the part of Optuna's artifact stores that is used here."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Return the content of a file; raises ArtifactNotFound."""
@@ -46,7 +46,7 @@ class ArtifactStore(Protocol):
 
 
 class Evaluator(Protocol):
-    """What evaluates plans in a run folder of this host; see `Isolation`."""
+    """Evaluates plans in a run folder of this host; see `SubprocessEvaluator`."""
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
         """Return the outcome of a plan at a rung."""
@@ -62,7 +62,7 @@ class Evaluator(Protocol):
 
 
 class TimedEvaluator(Evaluator, Protocol):
-    """One that is told how long it may take."""
+    """An evaluator with a time limit."""
 
     def keep_within(self, left_s: Callable[[], float]) -> None:
         """Take what returns the seconds until the run has to close."""
@@ -103,7 +103,7 @@ class RunArtifacts:
     waits_s: Sequence[float] = _WAITS_S
 
     def push(self, name: str, path: Path) -> None:
-        """Put a file on the shelf; raises RunError."""
+        """Upload a file; raises RunError."""
 
         def write() -> None:
             with path.open("rb") as file:
@@ -115,7 +115,7 @@ class RunArtifacts:
             raise RunError(masked(f"artifacts must be writable, but got {type(error).__name__}: {error} for {name}")) from error
 
     def pull(self, name: str, path: Path, sha256: str | None = None, most_bytes: int = _MOST_BYTES) -> None:
-        """Write a file of the shelf to `path`, whole or not at all.
+        """Download a file to `path`, whole or not at all.
 
         Raises: RunError: it is missing, not the one with that hash, larger than `most_bytes`, or an ONNX file with weights elsewhere.
         """
@@ -143,7 +143,7 @@ class RunArtifacts:
             part.unlink(missing_ok=True)
 
     def _patiently(self, action: Callable[[], None]) -> None:
-        """Carry out an action, again after a while where it fails; what is not there will not be there in a moment."""
+        """Carry out an action, and retry it after a while where it fails; a missing file is not retried."""
         for wait_s in self.waits_s:
             try:
                 return action()
@@ -168,7 +168,7 @@ def _copied(source: BinaryIO, file: BinaryIO, most_bytes: int, name: str) -> Non
 
 @dataclass(slots=True)
 class SharedFiles:
-    """An evaluator whose files other hosts can have: what it makes goes to the shelf, what another made comes from there."""
+    """An evaluator whose files other hosts share: it uploads what it makes, and downloads what another made."""
 
     evaluate: Evaluator
     shelf: RunArtifacts

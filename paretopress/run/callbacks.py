@@ -1,4 +1,4 @@
-"""What a run tells its user's own code, and asks it."""
+"""Callbacks of a run into the user's own code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What names a run's parts, and whether a process has the same ones: model, data, metric, settings, target, versions."""
+"""Compatibility of a process with a run: hashes of model, data, metric and settings; target and versions."""
 
 from __future__ import annotations
 

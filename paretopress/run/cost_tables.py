@@ -1,4 +1,4 @@
-"""Measures the tables of a run: the profiler's cost of every layer in float and int8, and the Fisher damage of every choice."""
+"""Measure the cost tables of a run: milliseconds of every layer in float and int8, and the Fisher damage of every choice."""
 
 from __future__ import annotations
 

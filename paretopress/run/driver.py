@@ -1,4 +1,4 @@
-"""The search of a run, from its state to front.json."""
+"""Drive the search of a prepared run, from its state to front.json."""
 
 from __future__ import annotations
 

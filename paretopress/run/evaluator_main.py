@@ -1,4 +1,4 @@
-"""The process that evaluates plans for a search: reads calls from its standard input, and writes replies to its standard output.
+"""The subprocess that evaluates plans: it reads calls from its standard input and writes replies to its standard output.
 
     python -m paretopress.run.evaluator_main RUN THREADS [--trust]
 

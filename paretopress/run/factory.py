@@ -1,4 +1,4 @@
-"""What every process that works on a run needs: its model, data, target and stages, from the configuration."""
+"""Build the parts of a run from its configuration: model, data, target, pipeline, evaluator."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _DECISIVE = {"seed", "sampler", "metric", "budget", "recovery", "target", "space
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """A run that is ready for its next trial; `taking_up_s` is what it took to get there, for one that was begun before."""
+    """A run that is ready for its next trial; `taking_up_s` are the seconds that a resumed run took to get there."""
 
     folder: RunFolder
     config: RunConfig

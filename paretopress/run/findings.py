@@ -1,4 +1,4 @@
-"""What takes long to find out before the first trial: a learning rate, the seconds of a step, which branches matter, the tables."""
+"""Findings of the set-up: learning rate, seconds of a training step, order of branches, cost tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def has_training(config: RunConfig, graph: ModelGraph) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SetupFindings:
-    """What takes long to find out before the first trial, and does not depend on the budget or the time.
+    """Findings of the set-up that depend neither on the budget nor on the time given, and can be cached.
 
     `baseline_ms` is what the baseline took when the tables were measured.
     """
@@ -67,7 +67,7 @@ class SetupFindings:
 
 @dataclass(slots=True)
 class SetupFinder:
-    """Finds the facts of a new run until the deadline; `cut` is what had to be left out for that, `say` is told of other choices.
+    """Makes the findings of a new run until a deadline; `cut` lists what was left out for lack of time, `say` is told of other choices.
 
     `foreign_cores` are those that others use.
     """

@@ -1,4 +1,4 @@
-"""A store of artifacts in a folder that several hosts mount, and that others may write to as well."""
+"""An artifact store in a folder that several hosts mount, and that others may write to."""
 
 from __future__ import annotations
 

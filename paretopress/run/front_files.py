@@ -1,4 +1,4 @@
-"""The end of a run: its front is scored on test data, once, and written as front.json and front.png."""
+"""Score the front of a run on test data, once, and write front.json and front.png."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shared run publishes for its workers, and what a worker reads before it joins."""
+"""Handshake of a shared run: what it publishes for its workers, and what a worker checks before it joins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's folder leads to: its configuration, where its study is kept, and its trials."""
+"""Look up the configuration, the study and the trials of a run from its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished run as a value: its points, and their export."""
+"""The result of a finished run: its points, and their export."""
 
 from __future__ import annotations
 

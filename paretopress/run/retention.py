@@ -1,4 +1,4 @@
-"""Bounds what a long run keeps on disk: the files of dominated trials go, their records stay."""
+"""Retention: bound the disk space of a run by removing files of dominated trials; their records stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run finds out before its first trial: the baseline's figures, a learning rate, how many steps fit, which branches matter."""
+"""Set up a new run: measure the baseline, find the recipe and the steps that fit, build the search space."""
 
 from __future__ import annotations
 
@@ -168,13 +168,13 @@ def _with_batch(environment: Mapping[str, Any], batch: int) -> Mapping[str, Any]
 
 
 def training_place() -> dict[str, Any]:
-    """Return what a step of training takes its time from, and its last bits: this host, its device for training, and the threads."""
+    """Return what the seconds and the last bits of a training step depend on: this host, its training device, and the threads."""
     here = probe_fingerprint("local", environment_here())
     return {"device": device_name(best_device()), "threads": torch.get_num_threads(), "host": here}
 
 
 def setup_deadline(limits: Limits, spent_s: float) -> Deadline:
-    """Return until when the set-up of a run may last, of which so many seconds have passed."""
+    """Return the deadline of the set-up, of which `spent_s` seconds have passed."""
     return NO_DEADLINE if limits.seconds is None else Deadline.after(_share_s(limits) - spent_s)
 
 

@@ -1,4 +1,4 @@
-"""The facts that a run rests on, found before its first trial and kept in state.json."""
+"""The state of a run: what its set-up found, kept in state.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATE_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The facts a run rests on; a resumed run reads them back instead of finding others.
+    """What the set-up of a run found; a resumed run reads it back.
 
     `quickest_threads` train quicker than all that there are, 0 where these do; `cut` is what the set-up left out for lack of time.
     """

@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process while training."""
+"""Keep freed memory in the process while training, instead of returning it to the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading items from a data set, a whole batch in one call where it offers that."""
+"""Load batches of items from a data set, by one call where it offers `__getitems__`."""
 
 from __future__ import annotations
 

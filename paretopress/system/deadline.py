@@ -1,4 +1,4 @@
-"""Until when a piece of work may go on."""
+"""Deadlines of a monotonic clock, handed down to the work that must keep them."""
 
 from __future__ import annotations
 

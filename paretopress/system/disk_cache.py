@@ -1,4 +1,4 @@
-"""What was computed before and may be needed again, by other runs too: folders named by a hash of all that their content depends on."""
+"""A disk cache shared by runs: folders named by a hash of all that their content depends on."""
 
 from __future__ import annotations
 

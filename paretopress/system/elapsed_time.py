@@ -1,4 +1,4 @@
-"""How long a run has been worked on, in a file that a killed process leaves at most two seconds behind."""
+"""Record the elapsed time of a run in a file, at most two seconds behind when the process is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two functions of fvcore in use, imported without the deprecation warnings of torch.jit.script that its import raises."""
+"""The two functions of fvcore in use, imported without the deprecation warnings of torch.jit.script."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Values that are used again soon, the ones used last, up to a limit of memory."""
+"""An LRU cache bounded by bytes."""
 
 from __future__ import annotations
 

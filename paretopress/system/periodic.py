@@ -1,4 +1,4 @@
-"""Work that is done again and again beside other work."""
+"""Repeat an action from a background thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps a library's logger down for the length of a block."""
+"""Raise the level of a library's logger for the length of a block."""
 
 from __future__ import annotations
 

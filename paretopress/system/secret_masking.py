@@ -1,4 +1,4 @@
-"""Texts without the passwords of the URLs in them: what is printed, logged, raised or stored passes here."""
+"""Mask the passwords of URLs in texts that are printed, logged, raised or stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds for what draws from the generators that a whole process shares: torch's, numpy's and Python's own."""
+"""Seed and restore the global random generators of torch, numpy and Python."""
 
 from __future__ import annotations
 

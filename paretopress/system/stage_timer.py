@@ -1,4 +1,4 @@
-"""Where time goes, by stage."""
+"""A timer that adds up seconds by stage."""
 
 from __future__ import annotations
 

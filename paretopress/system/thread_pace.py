@@ -1,4 +1,4 @@
-"""How many threads train: chosen by the seconds of real steps, and chosen again when others take the cores or leave them."""
+"""Choose the number of training threads by timing real steps, again whenever other processes take cores or leave them."""
 
 from __future__ import annotations
 

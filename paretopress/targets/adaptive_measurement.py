@@ -1,4 +1,4 @@
-"""Measures in rounds until the interval is narrow and the verdict on the budget clear, and sums the rounds up as a `Latency`."""
+"""Adaptive measurement: rounds until the interval is narrow and the verdict on the budget clear, pooled as a `Latency`."""
 
 from __future__ import annotations
 

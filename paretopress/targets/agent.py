@@ -1,4 +1,4 @@
-"""The program that the host sends to a device and talks to over its standard streams; needs Python, numpy and onnxruntime alone.
+"""The agent: the program that is sent to a device, and serves requests over its standard streams. Needs Python, numpy, onnxruntime.
 
 All it keeps lies in one folder. It lives as long as its standard input: when the connection ends, so do the process, whatever it is
 doing, and the folder.

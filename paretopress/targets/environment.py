@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, its state, and the versions of the runtime."""
+"""The environment of a measurement: processor, its state, and versions of the runtime."""
 
 from __future__ import annotations
 

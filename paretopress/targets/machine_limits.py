@@ -1,4 +1,4 @@
-"""What a machine is beside its processor's name, and what of it this process may use: virtual machines and containers differ in that."""
+"""Limits of this machine and process: caches, memory, cores and quotas, by which virtual machines and containers differ."""
 
 from __future__ import annotations
 

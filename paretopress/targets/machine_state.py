@@ -1,4 +1,4 @@
-"""The state of the machine around a measurement: what others took of its processors, and what holds its clock down."""
+"""The state of the machine during a measurement: CPU time of other processes, clock and throttling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the user calls a target to the target."""
+"""Open a target from its spec."""
 
 from __future__ import annotations
 

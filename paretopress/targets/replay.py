@@ -1,4 +1,4 @@
-"""A target that measures nothing: it gives out the latencies that another run recorded, so that two searches can be compared."""
+"""A target that replays the latencies recorded by another run, so that two searches can be compared."""
 
 from __future__ import annotations
 

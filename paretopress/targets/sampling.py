@@ -1,4 +1,4 @@
-"""Times a candidate and a reference in turns: randomised blocks inside fresh sessions. Knows no runtime, only callables and a clock."""
+"""Time a candidate and a reference in turns: randomised blocks inside fresh sessions, given as callables."""
 
 from __future__ import annotations
 

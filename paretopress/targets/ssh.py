@@ -1,4 +1,4 @@
-"""A device over SSH as a target: what is measured there is what an agent, sent from here, measures in its own process."""
+"""A device over SSH as a target: an agent, sent over the connection, measures there in its own process."""
 
 from __future__ import annotations
 

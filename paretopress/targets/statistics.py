@@ -1,4 +1,4 @@
-"""Turns timed blocks into a ratio and its interval."""
+"""Statistics of timed blocks: the ratio of medians and its interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the host and its agent talk: a line of JSON, then as many bytes as the line announces. Arrays travel as .npz, never as pickles."""
+"""The wire protocol between host and agent: a line of JSON, then as many bytes as it announces. Arrays travel as .npz, never as pickles."""
 
 from __future__ import annotations
 

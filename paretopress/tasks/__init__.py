@@ -1,1 +1,1 @@
-"""What models are for: how outputs are scored, and what a student learns from its teacher."""
+"""Tasks: how outputs are scored, and the losses that students learn by."""

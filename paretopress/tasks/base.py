@@ -1,4 +1,4 @@
-"""The interface of a task, and what tasks share."""
+"""The protocol of a task, and losses that tasks share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a score is uncertain because the items are a sample: of one model's score, and of the difference of two models'."""
+"""Standard errors of scores and of differences of scores, because the items are a sample."""
 
 from __future__ import annotations
 

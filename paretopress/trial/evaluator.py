@@ -1,4 +1,4 @@
-"""A trial, rung by rung: costs, a short recovery, a longer one, and a finalist's. Cheapest first: no plan over the budget is trained."""
+"""Evaluate a plan at a rung: costs, short, longer or full fine-tuning. No plan over the budget is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages of a trial: a module is exported, quantised, measured and scored, and the baseline is, before all."""
+"""The stages of a trial after compression: export, quantise, measure, score; and the same for the baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluates plans in processes of their own: one that dies or hangs costs the trial it worked on, and is replaced."""
+"""Evaluate plans in subprocesses: one that dies or hangs costs the trial it worked on, and is replaced."""
 
 from __future__ import annotations
 

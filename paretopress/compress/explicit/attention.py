@@ -1,4 +1,4 @@
-"""Multi-head attention in plain layers, so that each of them can be compressed and whole heads can go."""
+"""Multi-head attention as plain layers, each of which can be compressed, and whole heads removed."""
 
 from __future__ import annotations
 

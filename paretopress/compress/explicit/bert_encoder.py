@@ -1,4 +1,4 @@
-"""Transformer encoders of the BERT family in plain layers that torch.fx can trace, and that a plan can change one by one."""
+"""Transformer encoders of the BERT family as plain layers that torch.fx can trace and a plan can change one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention within shifted windows in plain layers, so that each of them can be compressed and whole heads can go."""
+"""Shifted-window attention (Swin) as plain layers, each of which can be compressed, and whole heads removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention heads: rows of query, key and value layers, and columns of the layer behind them, that go together."""
+"""Prune attention heads: rows of query, key and value layers together with columns of the layer behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removing whole residual branches from a traced model."""
+"""Remove whole residual branches from a traced model."""
 
 from __future__ import annotations
 

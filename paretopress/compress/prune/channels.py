@@ -1,4 +1,4 @@
-"""Structured pruning of channel groups through torch-pruning's dependency graph."""
+"""Prune channel groups through torch-pruning's dependency graph."""
 
 from __future__ import annotations
 

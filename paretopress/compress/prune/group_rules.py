@@ -1,4 +1,4 @@
-"""Channel groups that are pruned without torch-pruning: how each kind is pruned, silenced, and judged."""
+"""Rules for channel groups that torch-pruning does not handle: how each kind is pruned, silenced and ranked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Linear, activations, a Linear: the width between them is nobody else's, and goes without following channels through the model."""
+"""The hidden width of an MLP (Linear, activations, Linear), which is pruned without a dependency graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hidden width of LSTM and GRU layers: units that are removed from every gate, from the recurrence, and from what reads them.
+"""Prune hidden units of LSTM and GRU layers: from every gate, from the recurrence, and from the layers that read them.
 
 A layer of two directions loses the same units in both; what reads it reads all units of the first, then all of the second.
 """

@@ -1,4 +1,4 @@
-"""What layers read and put out while a model runs on a few items, with the gradients of both."""
+"""Record inputs and outputs of layers, with the gradients of both, while a model runs on a few items."""
 
 from __future__ import annotations
 

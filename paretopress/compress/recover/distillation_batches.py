@@ -1,4 +1,4 @@
-"""The batches that candidates are trained on, with the teacher's outputs: the same for every candidate, drawn and computed once."""
+"""Training batches with the teacher's outputs: drawn and computed once, the same for every candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feature distillation: what chosen layers of a student read is held to what they read in the teacher.
+"""Feature distillation: inputs of chosen layers of a student are trained towards those of the teacher.
 
 Source: Romero et al. 2015, "FitNets: hints for thin deep nets", section 2.2, without its regressors: a student that reads another shape
 than the teacher, because channels there are gone, is not held to it.

@@ -1,4 +1,4 @@
-"""Winning accuracy back after compression: least squares, batch-norm recalibration, then knowledge distillation from the original."""
+"""Fine-tune a compressed module: least squares, batch-norm recalibration, then knowledge distillation from the original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer, or the two factors that stand for one, seen as one matrix that least squares can replace."""
+"""A layer, or the two factors that replaced it, viewed as one matrix that least squares can replace."""
 
 from __future__ import annotations
 

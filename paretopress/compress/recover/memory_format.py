@@ -1,4 +1,4 @@
-"""The order of tensors in memory that trains fastest."""
+"""The memory format in which a module trains fastest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: while it lasts, chosen layers see their inputs and weights rounded as the int8 file will round them."""
+"""Quantisation-aware training: chosen layers compute with inputs and weights rounded as the int8 file will round them."""
 
 from __future__ import annotations
 

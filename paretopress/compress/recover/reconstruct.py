@@ -1,4 +1,4 @@
-"""Re-solving the weights behind a compressed place, so that each layer puts out what it put out in the original; without training."""
+"""Least-squares reconstruction: re-solve weights behind a compressed layer so that outputs match the original's, without training."""
 
 from __future__ import annotations
 

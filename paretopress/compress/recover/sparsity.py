@@ -1,4 +1,4 @@
-"""Weights that are set to zero and stay so while a student is trained: the file gets no faster, and smaller once it is packed."""
+"""Unstructured and N:M sparsity: weights that are zero while a student is trained. Files pack smaller, and run no faster."""
 
 from __future__ import annotations
 

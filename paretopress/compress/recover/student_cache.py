@@ -1,4 +1,4 @@
-"""Weights of students trained earlier, in this process or by another run: plans that differ in nothing that training sees share them."""
+"""A cache of trained students' weights, in memory and on disk: plans that training cannot tell apart share them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class StudentStore:
-    """Where students outlive their process; `training` is all that decides a recovery beside its plan and rung, as JSON values."""
+    """Students on disk; `training` is all that decides a fine-tuning beside its plan and rung, as JSON values."""
 
     cache: Cache
     training: Mapping[str, Any]

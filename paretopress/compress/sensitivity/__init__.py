@@ -1,1 +1,1 @@
-"""How much the loss rises when a layer is compressed."""
+"""Sensitivity: how much the loss rises when a layer, a channel group or a branch is compressed."""

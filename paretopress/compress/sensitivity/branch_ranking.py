@@ -1,4 +1,4 @@
-"""Which residual branches a model misses least, found before the first trial."""
+"""Rank residual branches by the loss that the removal of each causes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rank_branches(
     task: Task = _TOP_1,
     deadline: Deadline = NO_DEADLINE,
 ) -> BranchRanking:
-    """Return which branches a model misses least.
+    """Return the branches in the order of the loss that their removal causes, and those losses.
 
     The loss of a removal is the task's divergence from the unchanged model's outputs, after batch-norm recalibration. `greedy`
     measures again after each removal, because branches stand in for one another; otherwise each is removed alone, once. After the

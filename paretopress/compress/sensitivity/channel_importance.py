@@ -1,4 +1,4 @@
-"""Which channels of a group matter least, by the criteria that the field names, scored on the unchanged model.
+"""Rank the channels of each group by importance, under the usual criteria, on the unchanged model.
 
 From the weights, over everything that a channel couples (Fang et al. 2023, "DepGraph", section 3.3): L2, L1, and the batch-norm scale (Liu
 et al. 2017, "Learning efficient convolutional networks through network slimming"). From what the first layer behind a group reads on a

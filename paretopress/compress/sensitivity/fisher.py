@@ -1,4 +1,4 @@
-"""What each choice of a plan would cost in accuracy, all of them from one backward pass per batch over a few images.
+"""Predict the damage of every choice of a plan from the Fisher information: one backward pass per batch over a few items.
 
 A change that moves a layer's input or output by d changes the model's outputs by a Kullback-Leibler divergence of about
 1/2 E[(g . d)^2], where g is the gradient of the log-likelihood of a label drawn from the model's own prediction: the Fisher information

@@ -1,4 +1,4 @@
-"""The batches of a validation or test split as arrays: read and decoded once, and kept in memory or on disk where they fit."""
+"""Batches of a validation or test split as arrays, decoded once and kept in memory or on disk where they fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a probe found on a target, and what follows for a search."""
+"""The report of a probe, and the capabilities that follow from it."""
 
 from __future__ import annotations
 

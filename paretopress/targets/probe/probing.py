@@ -1,4 +1,4 @@
-"""What a run knows of its target: opens it, and takes its capabilities from a probe or from its processor's flags."""
+"""Open a target and find its capabilities, from a probe or from its processor's flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds out what a target runs fast, by timing small models on it in turns."""
+"""Probe a target: time small models on it in turns to find what it runs fast."""
 
 from __future__ import annotations
 
