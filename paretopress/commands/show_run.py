@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,12 @@ def show_run(run: Path, go: Callable[[LiveView], Result]) -> Result:
     """Show the front of a run when it is over, also where no point of it is within every bound; that is raised then."""
     try:
         with LiveView(out) as view:
-            open_result = paretopress.open_result
+            import_module("paretopress.api")  # takes seconds, and loads Optuna
             quiet_optuna()
             result = go(view)
     except SearchFailedError:
         if (run / "front.json").is_file():
-            show_front(open_result(run))
+            show_front(paretopress.open_result(run))
         raise
     show_front(result)
     return result

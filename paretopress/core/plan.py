@@ -18,7 +18,7 @@ KNOWN_BITS = (4, INT8_BITS, FLOAT_BITS)
 
 
 class Criterion(StrEnum):
-    """What the channels of a group are ranked by before some of them go; see `compress.importance`."""
+    """What the channels of a group are ranked by before some of them go; see `compress.sensitivity.channel_importance`."""
 
     L2 = "l2"
     L1 = "l1"

@@ -70,7 +70,7 @@ def module_path(node: str) -> str:
     """Return the module path in a node's name: "layer1.0.conv1" for "/layer1/layer1.0/conv1/Conv", as the TorchScript exporter writes it.
 
     A component that extends the one before it ("layer1", "layer1.0") stands for both. A name without a slash is a path itself, as
-    `lower.export_onnx` writes it, but for the number behind "#" of a layer's later calls.
+    `lower.export.export_onnx` writes it, but for the number behind "#" of a layer's later calls.
     """
     if "/" not in node:
         return node.split("#")[0]
