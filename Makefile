@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/paretopress demo
 
+# a process a core; torch's threads of one would wait for those of the other
 test: lint
-	$(BIN)/python -m pytest --timeout=600
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout=600 -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -97,6 +97,22 @@ def test_resume_ends_with_the_front_that_is_left_when_a_file_is_gone(first: RunF
     assert all(point["test_accuracy"] is not None for point in after["points"])
 
 
+def test_resume_goes_on_with_trials_when_a_finished_run_gets_more_time(first: RunFolder, tmp_path: Path) -> None:
+    where = tmp_path / "work"
+    shutil.copytree(first.root.parent, where)
+    before = json.loads(typed_here(where, "status", "first", "--json").stdout)
+    refused = typed_here(where, "resume", "first", "--minutes", 0)
+    assert (refused.returncode, "goes on for a time" in refused.stderr) == (2, True)
+    done = typed(where, "resume", "first", "--minutes", 0.5)
+    assert done.returncode == 0, done.stderr
+    after = json.loads(typed_here(where, "status", "first", "--json").stdout)
+    assert after["phase"] == before["phase"] == "finished"
+    ended = [sum(each[name] for name in ("completed", "rejected_early", "outraced")) for each in (before, after)]
+    assert ended[1] > ended[0] == 6
+    assert after["finalists"] >= before["finalists"]
+    assert json.loads((where / "first" / "config.json").read_text())["time"]["trials"] is None
+
+
 def test_rerun_comes_to_the_recorded_figures(first: RunFolder) -> None:
     number = max(int(place.name) for place in (first.root / "trials").glob("0*"))
     before = sorted(path.name for path in first.root.rglob("*"))
