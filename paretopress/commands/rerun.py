@@ -14,7 +14,7 @@ import typer
 from paretopress.commands.terminal import JsonOption, RunArgument, TrustOption, out, print_json, verb_app
 from paretopress.core.outcome import Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.core.untrusted_values import outcome_received, plan_received
+from paretopress.core.untrusted_values import parse_outcome, parse_plan
 from paretopress.errors import RunFolderError
 from paretopress.run.factory import load_and_trace, make_evaluator, make_pipeline, open_run_target, worker_threads
 from paretopress.run.lookup import confirmed_config, find_trial
@@ -69,7 +69,7 @@ def _recorded(folder: RunFolder, number: int) -> tuple[Plan, Outcome]:
         reason = attributes.get(keys.ERROR) or f"it is {trial.state.name.lower()}"
         raise RunFolderError(f"a trial must have been evaluated, but trial {number} was not: {reason}")
     source = f"trial {number} of the study"
-    return plan_received(attributes.get(keys.PLAN), source), outcome_received(attributes[keys.OUTCOME], source)
+    return parse_plan(attributes.get(keys.PLAN), source), parse_outcome(attributes[keys.OUTCOME], source)
 
 
 def _climbed(evaluate: PlanEvaluator, plan: Plan, rung: Rung, number: int) -> Outcome:

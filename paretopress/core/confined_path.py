@@ -12,7 +12,7 @@ _LONGEST = 1_024
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
-def confined(root: Path, name: object) -> Path:
+def confined_path(root: Path, name: object) -> Path:
     """Return the path of `name` below the folder `root`.
 
     Refused are absolute paths, `..`, empty parts, backslashes, drives and device names of Windows, control characters, and links that lead

@@ -23,87 +23,87 @@ _LATENCY, _OUTCOME = ({field.name for field in fields(kind)} for kind in (Latenc
 _COUNTS = ("macs", "params", "size_bytes")
 
 
-def latency_received(value: object, source: str) -> Latency:
+def parse_latency(value: object, source: str) -> Latency:
     """Return what `Latency.to_json` wrote elsewhere; raises ForeignDataError: another shape, or a number that is not finite."""
     given = _object(value, _LATENCY, f"a latency from {source}")
     for name, figure in given.items():
         what = f"{name} of a latency from {source}"
         if name in ("latency_ci_ms", "ratio_ci"):
-            demand(
+            require(
                 isinstance(figure, list | tuple) and len(figure) == 2 and all(map(is_number, figure)) and figure[0] <= figure[1],
                 what,
                 figure,
             )
         elif name in ("blocks", "runs", "occasions"):
-            demand(is_whole(figure), what, figure)
+            require(is_whole(figure), what, figure)
         elif name == "throttled":
-            demand(isinstance(figure, bool), what, figure)
+            require(isinstance(figure, bool), what, figure)
         else:
-            demand((is_number(figure) and figure >= 0.0) or (name == "foreign_cores" and figure is None), what, figure)
+            require((is_number(figure) and figure >= 0.0) or (name == "foreign_cores" and figure is None), what, figure)
     return _made(Latency.from_json, given, f"a latency from {source}")
 
 
-def outcome_received(value: object, source: str) -> Outcome:
+def parse_outcome(value: object, source: str) -> Outcome:
     """Return what `Outcome.to_json` wrote elsewhere.
 
     Raises: ForeignDataError: another shape, a path that leads out of a run's folder, or a number that is not finite.
     """
     given = _object(value, _OUTCOME, f"an outcome from {source}")
-    latency_received(given.get("latency"), source)
+    parse_latency(given.get("latency"), source)
     for name, figure in given.items():
         what = f"{name} of an outcome from {source}"
         if name in _COUNTS:
-            demand(is_whole(figure), what, figure)
+            require(is_whole(figure), what, figure)
         elif name == "rung":
-            demand(is_whole(figure) and figure in set(Rung), what, figure)
+            require(is_whole(figure) and figure in set(Rung), what, figure)
         elif name in ("val_accuracy", "test_accuracy"):
-            demand(is_number(figure) or (name == "test_accuracy" and figure is None), what, figure)
+            require(is_number(figure) or (name == "test_accuracy" and figure is None), what, figure)
         elif name == "onnx_path":
-            demand(figure == "" or is_plain(figure), what, figure)
+            require(figure == "" or is_plain(figure), what, figure)
         elif name == "onnx_sha256":
-            demand(isinstance(figure, str) and _HASH.fullmatch(figure) is not None, what, figure)
+            require(isinstance(figure, str) and _HASH.fullmatch(figure) is not None, what, figure)
         elif name == "rejected":
-            demand(isinstance(figure, str) and len(figure) <= _LONGEST, what, figure)
+            require(isinstance(figure, str) and len(figure) <= _LONGEST, what, figure)
         elif name in ("stages_s", "figures"):
-            demand(isinstance(figure, Mapping) and len(figure) <= _MOST and all(map(is_number, figure.values())), what, figure)
+            require(isinstance(figure, Mapping) and len(figure) <= _MOST and all(map(is_number, figure.values())), what, figure)
         elif name in ("uncounted", "notes"):
-            demand(
+            require(
                 isinstance(figure, list | tuple) and len(figure) <= _MOST and all(isinstance(text, str) for text in figure), what, figure
             )
     return _made(Outcome.from_json, given, f"an outcome from {source}")
 
 
-def plan_received(value: object, source: str) -> Plan:
+def parse_plan(value: object, source: str) -> Plan:
     """Return what `Plan.to_json` wrote elsewhere; raises ForeignDataError for anything else."""
     what = f"a plan from {source}"
-    demand(isinstance(value, dict), what, value)
+    require(isinstance(value, dict), what, value)
     assert isinstance(value, dict)
     for name in ("kept", "rank", "bits"):
         chosen = value.get(name, {})
-        demand(isinstance(chosen, dict) and len(chosen) <= _MOST and all(map(is_whole, chosen.values())), f"{name} of {what}", chosen)
+        require(isinstance(chosen, dict) and len(chosen) <= _MOST and all(map(is_whole, chosen.values())), f"{name} of {what}", chosen)
     for name in ("temperature", "alpha"):
-        demand(name not in value or is_number(value[name]), f"{name} of {what}", value.get(name))
+        require(name not in value or is_number(value[name]), f"{name} of {what}", value.get(name))
     return _made(Plan.from_json, value, what)
 
 
-def environment_received(value: object, source: str) -> dict[str, Any]:
+def parse_environment(value: object, source: str) -> dict[str, Any]:
     """Return what `targets.environment` found elsewhere.
 
     Raises: ForeignDataError: another shape, or values that are not plain and finite.
     """
     what = f"the environment of {source}"
-    demand(isinstance(value, dict) and _is_plain_json(value, _DEEPEST), what, value)
+    require(isinstance(value, dict) and _is_plain_json(value, _DEEPEST), what, value)
     assert isinstance(value, dict)
     for name in ("cpu", "machine", "platform"):
-        demand(isinstance(value.get(name, ""), str), f"{name} in {what}", value.get(name))
+        require(isinstance(value.get(name, ""), str), f"{name} in {what}", value.get(name))
     cores, isa, versions = value.get("cores_logical"), value.get("isa") or [], value.get("versions") or {}
-    demand(cores is None or (is_whole(cores) and cores > 0), f"cores_logical in {what}", cores)
-    demand(isinstance(isa, list) and all(isinstance(flag, str) for flag in isa), f"isa in {what}", isa)
-    demand(isinstance(versions, dict) and all(isinstance(v, str | None) for v in versions.values()), f"versions in {what}", versions)
+    require(cores is None or (is_whole(cores) and cores > 0), f"cores_logical in {what}", cores)
+    require(isinstance(isa, list) and all(isinstance(flag, str) for flag in isa), f"isa in {what}", isa)
+    require(isinstance(versions, dict) and all(isinstance(v, str | None) for v in versions.values()), f"versions in {what}", versions)
     load = value.get("load_average") or []
-    demand(isinstance(load, list) and all(map(is_number, load)), f"load_average in {what}", load)
+    require(isinstance(load, list) and all(map(is_number, load)), f"load_average in {what}", load)
     for name in ("frequency_mhz", "max_frequency_mhz", "temperature_c"):
-        demand(value.get(name) is None or is_number(value[name]), f"{name} in {what}", value.get(name))
+        require(value.get(name) is None or is_number(value[name]), f"{name} in {what}", value.get(name))
     return value
 
 
@@ -122,14 +122,14 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
-def demand(holds: bool, what: str, value: object) -> None:
+def require(holds: bool, what: str, value: object) -> None:
     """Raise ForeignDataError unless `holds`."""
     if not holds:
         raise ForeignDataError(f"what is received must be of its type, finite and within bounds, but got {repr(value)[:200]} for {what}")
 
 
 def _object(value: object, known: set[str], what: str) -> dict[str, Any]:
-    demand(isinstance(value, dict) and value.keys() <= known, what, value)
+    require(isinstance(value, dict) and value.keys() <= known, what, value)
     assert isinstance(value, dict)
     return value
 

@@ -17,7 +17,7 @@ from paretopress.report.live import Reporter
 from paretopress.run.compatibility import demand_same
 from paretopress.run.driver import open_artifacts, work_along
 from paretopress.run.factory import PreparedRun, load_and_trace, make_pipeline, open_run_target, run_identity
-from paretopress.run.handshake import published_config, published_identity, taken_over
+from paretopress.run.handshake import adopt_run, published_config, published_identity
 from paretopress.run.setup import space_for
 from paretopress.run.state import RunState
 from paretopress.search.storage.places import StudyPlace
@@ -100,7 +100,7 @@ def run_worker(url: str, reporter: Reporter, flags: WorkerFlags | None = None) -
         ours = run_identity(intake, data, config)
         target_now = {"target": probe_fingerprint(target.name, target.environment())}
         demand_same(published_identity(study), ours | target_now, "a worker")
-        folder = taken_over(study, shelf, Path(temporary, "run"), config)
+        folder = adopt_run(study, shelf, Path(temporary, "run"), config)
         state = _published_state(folder)
         capabilities = capabilities_in(state.environment)
         space = space_for(intake.graph, config, capabilities)

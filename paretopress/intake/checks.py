@@ -15,7 +15,7 @@ from paretopress.core.model_inputs import Inputs, size_of, tensors
 from paretopress.errors import DataError, ModelError, typed_line
 from paretopress.intake.datasets.data import Data, Split, labels_of, split_size
 from paretopress.intake.onnx_module import OnnxGraph
-from paretopress.system.batch_loading import collate, fetch, inputs_of
+from paretopress.system.batch_loading import collate, inputs_of, load_items
 from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
@@ -72,7 +72,7 @@ def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
                 _check_inputs(x, shapes, name, index)
                 if classes:
                     seen[name].append(_class_label(label, name, index))
-        probe, targets = collate(fetch(data.val, [0] * PROBE_BATCH))
+        probe, targets = collate(load_items(data.val, [0] * PROBE_BATCH))
     outputs = _probed(outputs_of_model, probe)
     wrong = data.task.check(outputs, targets)
     if wrong:
@@ -113,7 +113,7 @@ def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
     for start in range(0, count, CHUNK):
         indices = range(start, min(start + CHUNK, count))
         try:
-            items = fetch(split, indices)
+            items = load_items(split, indices)
         except Exception as error:
             raise DataError(f"items must be readable, but got {typed_line(error)} at {name}[{start}:{indices.stop}]") from error
         yield from zip(indices, items, strict=True)

@@ -18,6 +18,7 @@ from paretopress.config import RunConfig
 from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError
 from paretopress.intake.checks import check_data, check_model, has_class_axis
+from paretopress.intake.comparison_items import comparison_items
 from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.datasets.data import Data, argument_names, as_data, data_identity, stack
 from paretopress.intake.datasets.data_spec import load_data
@@ -25,7 +26,6 @@ from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.model_identity import model_parts
 from paretopress.intake.model_spec import load_model, onnx_file
 from paretopress.intake.onnx_module import OnnxGraph
-from paretopress.intake.telling_items import telling_items
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
 from paretopress.run.compatibility import FORMAT, versions
@@ -96,7 +96,7 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
         split = replace(split, classes=())  # they are no names of outputs
     example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
     compared = _COMPARED_ITEMS if sum(part.numel() for part in model.parameters()) < _LARGE else _EXAMPLE_ITEMS
-    intake = take_in(model, example, names, items=telling_items(split.val, compared, config.seed))
+    intake = take_in(model, example, names, items=comparison_items(split.val, compared, config.seed))
     check_layers(intake.module, config.recovery.features)
     return intake, split
 
@@ -104,7 +104,7 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
 def _faithful(path: Path, model: nn.Module, data: Data, names: Sequence[str] | None, seed: int) -> nn.Module:
     """Return a model that was converted from a file, or the file itself where that computes something else."""
     try:
-        items = telling_items(data.val, _COMPARED_ITEMS, seed)
+        items = comparison_items(data.val, _COMPARED_ITEMS, seed)
     except Exception:  # `check_data` tells what is wrong with the data, and at which item
         return model
     return model if isinstance(model, OnnxGraph) else faithful_conversion(model, path, names, items)

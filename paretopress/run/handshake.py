@@ -32,7 +32,7 @@ def publish(study: optuna.Study, folder: RunFolder, shelf: RunArtifacts, ours: M
     study.set_user_attr(_PUBLISHED + _IDENTITY, dict(ours))  # the last: a run that has it is ready for workers
 
 
-def taken_over(study: optuna.Study, shelf: RunArtifacts, root: Path, config: RunConfig) -> RunFolder:
+def adopt_run(study: optuna.Study, shelf: RunArtifacts, root: Path, config: RunConfig) -> RunFolder:
     """Return a new run folder of this host with what a run published, and this host's `config`; see `published_config`."""
     attributes = study.user_attrs
     folder = create_run_folder(root)

@@ -15,7 +15,7 @@ from paretopress.core.model_inputs import Inputs
 Item: TypeAlias = tuple[Any, Any]
 
 
-def fetch(split: Dataset[Item], indices: Sequence[int]) -> list[Item]:
+def load_items(split: Dataset[Item], indices: Sequence[int]) -> list[Item]:
     """Return the items at `indices`, read by one `__getitems__` where the split has it.
 
     A batch of 128 photos of 32x32 is read and augmented in a fraction of the time then.

@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from paretopress.core.confined_path import confined
+from paretopress.core.confined_path import confined_path
 from paretopress.errors import OutsideFolderError, RunFolderError
 
 PART = ".part"
@@ -130,7 +130,7 @@ class RunFolder:
         """
         if not _MODEL_NAME.fullmatch(name):
             raise OutsideFolderError(f"a run's ONNX file must be the baseline's, a trial's or a finalist's, but got {name[:200]!r}")
-        return confined(self.root, name)
+        return confined_path(self.root, name)
 
     def part(self, place: Path) -> Path:
         """Return where a candidate's folder is written before it is renamed to `place`."""

@@ -63,7 +63,7 @@ def settled(latency: Latency, limit_ms: float | None) -> bool:
     return not straddles(latency, limit_ms) and (high - low) / 2.0 <= NARROW * latency.ratio
 
 
-def measure_in_rounds(
+def measure_adaptively(
     open_pair: OpenPair,
     *,
     baseline_ms: float | None,

@@ -20,7 +20,7 @@ from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError, LatencyError
 from paretopress.runtimes.onnx_runtime import ONNX_RUNTIME
 from paretopress.runtimes.runtime import OpenFile, Runtime, SessionSettings
-from paretopress.targets.adaptive_measurement import measure_in_rounds
+from paretopress.targets.adaptive_measurement import measure_adaptively
 from paretopress.targets.environment import environment
 from paretopress.targets.lock import sole_measurement
 from paretopress.targets.machine_state import cpu_times, disturbance
@@ -115,7 +115,7 @@ def measure(
         raise LatencyError(f"the baseline must be measured against itself, but got reference={reference.name} at {candidate.name}")
     before = cpu_times()
     with pinned(settings.cores):
-        latency = measure_in_rounds(
+        latency = measure_adaptively(
             partial(_open_pair, runtime, candidate, reference, settings, feed),
             baseline_ms=baseline_ms,
             limit_ms=limit_ms,

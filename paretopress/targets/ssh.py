@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
-from paretopress.core.untrusted_values import environment_received, latency_received, printable
+from paretopress.core.untrusted_values import parse_environment, parse_latency, printable
 from paretopress.errors import ConfigError, ForeignDataError, LatencyError, ParetopressError, TargetLostError, first_line
 from paretopress.runtimes.runtime import OpenFile
 from paretopress.targets.agent_process import AgentProcess, start_agent
@@ -93,7 +93,7 @@ class SshTarget:
     def environment(self) -> dict[str, Any]:
         """Return what the device is; see `targets.environment`. Raises: ConfigError, TargetLostError: as `start_agent`."""
         reply, _ = self._ask({"command": "environment", "remove": []})
-        found = environment_received(reply.get("environment"), self.name)
+        found = parse_environment(reply.get("environment"), self.name)
         settings = self._measuring.settings
         return found | self._measuring.runtime.conditions(settings)
 
@@ -144,14 +144,14 @@ class SshTarget:
             "limit_ms": limit_ms,
             "seed": _seed(rng),
         }
-        return latency_received(self._ask(head, files, feed)[0].get("latency"), self.name)
+        return parse_latency(self._ask(head, files, feed)[0].get("latency"), self.name)
 
     def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
         """Return the latency of the baseline there; see `Target.measure_baseline`. Raises: LatencyError. TargetLostError."""
         file = _File.at(path)
         self._reference = file.sha256
         reply, _ = self._ask({"command": "measure_baseline", "seed": _seed(rng)}, [file], feed)
-        return latency_received(reply.get("latency"), self.name)
+        return parse_latency(reply.get("latency"), self.name)
 
     def close(self) -> None:
         """End the agent and remove all that lies on the device; a later request would start anew."""

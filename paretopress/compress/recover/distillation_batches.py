@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from paretopress.compress.recover.memory_format import channels_last
 from paretopress.core.model_inputs import Inputs, like, outputs_of, tensors
 from paretopress.errors import RecoveryError, typed_line
-from paretopress.system.batch_loading import Item, collate, fetch
+from paretopress.system.batch_loading import Item, collate, load_items
 from paretopress.system.seeding import seeded
 
 KEPT_BYTES = 1 << 30
@@ -62,7 +62,7 @@ class DistillationBatches:
         indices = self._shuffled(seed, epoch)[position * self._size : (position + 1) * self._size].tolist()
         try:
             with seeded(seed * _BATCH_SEED + k):
-                x, y = collate(fetch(self._train, indices))
+                x, y = collate(load_items(self._train, indices))
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise RecoveryError(f"the training data must load, but got {typed_line(error)}") from error
         made = like(x, (channels_last(part.to(self._device)) for part in tensors(x))), y.to(self._device)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 from paretopress.core.model_inputs import Inputs
 from paretopress.errors import DataError
 from paretopress.intake.datasets.data_identity import data_parts
-from paretopress.system.batch_loading import Item, collate, fetch, inputs_of
+from paretopress.system.batch_loading import Item, collate, inputs_of, load_items
 from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
@@ -115,7 +115,7 @@ def batch(split: Split, indices: Sequence[int]) -> tuple[Inputs, Tensor]:
 
     Raises: DataError: the items differ in shape.
     """
-    items = fetch(split, indices)
+    items = load_items(split, indices)
     first = [tuple(part.shape) for part in inputs_of(items[0][0])]
     for index, (x, _) in zip(indices, items, strict=True):
         shapes = [tuple(part.shape) for part in inputs_of(x)]
@@ -128,7 +128,7 @@ def batch(split: Split, indices: Sequence[int]) -> tuple[Inputs, Tensor]:
 def argument_names(split: Split) -> tuple[str, ...] | None:
     """Return the names of the model's arguments where items are dicts, else None."""
     with seeded(0):
-        ((x, _),) = fetch(split, [0])
+        ((x, _),) = load_items(split, [0])
     return tuple(map(str, x)) if isinstance(x, Mapping) else None
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from paretopress.core.model_inputs import tensors
 from paretopress.intake.datasets.data_files import NamedFiles, files_below, files_sha256
-from paretopress.system.batch_loading import Item, collate, fetch
+from paretopress.system.batch_loading import Item, collate, load_items
 from paretopress.system.content_hash import Contents, attributes, is_installed, joined
 from paretopress.system.seeding import seeded
 
@@ -117,6 +117,6 @@ def _read(split: Split, indices: Sequence[int]) -> list[bytes]:
     digests = []
     for start in range(0, len(indices), _AT_A_TIME):
         with seeded(start):
-            x, y = collate(fetch(split, indices[start : start + _AT_A_TIME]))
+            x, y = collate(load_items(split, indices[start : start + _AT_A_TIME]))
         digests.append(joined(*(Contents().tensor(part) for part in (*tensors(x), y))))
     return digests

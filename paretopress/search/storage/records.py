@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.core.untrusted_values import demand, is_number, latency_received, outcome_received, plan_received
+from paretopress.core.untrusted_values import is_number, parse_latency, parse_outcome, parse_plan, require
 from paretopress.errors import ForeignDataError
 from paretopress.search.candidates import Bounds, Candidate, RungScores
 from paretopress.search.early_stopping import EarlyStop
@@ -279,7 +279,7 @@ class Records:
         """Return the plan of a trial, None where the study holds something else in its place."""
         if trial.number not in self._begun_plans:
             with suppress(ForeignDataError):
-                self._begun_plans[trial.number] = plan_received(trial.user_attrs[PLAN], f"trial {trial.number}")
+                self._begun_plans[trial.number] = parse_plan(trial.user_attrs[PLAN], f"trial {trial.number}")
         return self._begun_plans.get(trial.number)
 
     def _told_nothing(self, trial: FrozenTrial) -> bool:
@@ -315,9 +315,9 @@ class Records:
         if name in self._refused:
             return
         try:
-            plan, outcome = plan_received(t.user_attrs.get(PLAN), name), outcome_received(t.user_attrs.get(OUTCOME), name)
+            plan, outcome = parse_plan(t.user_attrs.get(PLAN), name), parse_outcome(t.user_attrs.get(OUTCOME), name)
             accuracies = {Rung(int(rung)): value for rung, value in t.user_attrs.get(ACCURACIES, {}).items()}
-            demand(all(map(is_number, accuracies.values())), f"the accuracies of {name}", accuracies)
+            require(all(map(is_number, accuracies.values())), f"the accuracies of {name}", accuracies)
         except (ForeignDataError, TypeError, ValueError, AttributeError) as error:
             self._refused[name] = str(error)
             return
@@ -327,7 +327,7 @@ class Records:
 
     def _received(self, name: str, value: object) -> Latency | None:
         try:
-            return latency_received(value, name)
+            return parse_latency(value, name)
         except ForeignDataError as error:
             self._refused[name] = str(error)
             return None
@@ -342,7 +342,7 @@ class Records:
         for number, value in sorted(self._stored_finals().items()):
             if ERROR not in value:
                 try:
-                    found[number] = outcome_received(value, f"finalist {number}")
+                    found[number] = parse_outcome(value, f"finalist {number}")
                 except ForeignDataError as error:
                     self._refused[f"finalist {number}"] = str(error)
         return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.core.confined_path import confined, flat_name
+from paretopress.core.confined_path import confined_path, flat_name
 from paretopress.errors import OutsideFolderError
 from paretopress.system.run_folder import RunFolder
 
@@ -37,32 +37,32 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE, ids=lambda name: repr(name)[:20])
-def test_confined_refuses_when_a_name_leads_elsewhere(tmp_path: Path, name: object) -> None:
+def test_confined_path_refuses_when_a_name_leads_elsewhere(tmp_path: Path, name: object) -> None:
     with pytest.raises(OutsideFolderError):
-        confined(tmp_path, name)
+        confined_path(tmp_path, name)
     with pytest.raises(OutsideFolderError):
         flat_name(name)
 
 
-def test_confined_returns_the_path_when_it_lies_inside(tmp_path: Path) -> None:
-    assert confined(tmp_path, "trials/0007/model.onnx") == tmp_path / "trials/0007/model.onnx"
+def test_confined_path_returns_the_path_when_it_lies_inside(tmp_path: Path) -> None:
+    assert confined_path(tmp_path, "trials/0007/model.onnx") == tmp_path / "trials/0007/model.onnx"
     link = tmp_path / "run"
     (tmp_path / "there").mkdir()
     link.symlink_to(tmp_path / "there")
-    assert confined(link, "x") == link / "x"
+    assert confined_path(link, "x") == link / "x"
 
 
-def test_confined_refuses_when_a_link_leads_out(tmp_path: Path) -> None:
+def test_confined_path_refuses_when_a_link_leads_out(tmp_path: Path) -> None:
     root = tmp_path / "run"
     root.mkdir()
     (root / "out").symlink_to(tmp_path)
     (root / "inside").symlink_to(root)
-    assert confined(root, "inside/x") == root / "inside/x"
+    assert confined_path(root, "inside/x") == root / "inside/x"
     with pytest.raises(OutsideFolderError, match="leads to"):
-        confined(root, "out/x")
+        confined_path(root, "out/x")
     (root / "loop").symlink_to(root / "loop")
     with pytest.raises(OutsideFolderError):
-        confined(root, "loop/x")
+        confined_path(root, "loop/x")
 
 
 @pytest.mark.parametrize("name", ["storage-url", "config.json", "trials/0007/student.safetensors", "front.json", "trials/../baseline.onnx"])

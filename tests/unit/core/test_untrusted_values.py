@@ -12,7 +12,7 @@ import pytest
 
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
-from paretopress.core.untrusted_values import environment_received, latency_received, outcome_received, plan_received, printable
+from paretopress.core.untrusted_values import parse_environment, parse_latency, parse_outcome, parse_plan, printable
 from paretopress.errors import ForeignDataError
 from paretopress.search.storage.records import ACCURACIES, OUTCOME, PLAN, Records
 from paretopress.targets import wire_protocol
@@ -25,12 +25,12 @@ NAN, INF = float("nan"), float("inf")
 
 
 def test_received_returns_what_was_written_when_it_is_whole() -> None:
-    assert latency_received(LATENCY.to_json(), "a test") == LATENCY
-    assert outcome_received(OUT.to_json(), "a test") == OUT
+    assert parse_latency(LATENCY.to_json(), "a test") == LATENCY
+    assert parse_outcome(OUT.to_json(), "a test") == OUT
     plan = Plan(kept={"g": 8}, rank={"l": 4}, bits={"b": 8})
-    assert plan_received(plan.to_json(), "a test") == plan
+    assert parse_plan(plan.to_json(), "a test") == plan
     found = environment()
-    assert environment_received(found, "a test") is found
+    assert parse_environment(found, "a test") is found
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_received_returns_what_was_written_when_it_is_whole() -> None:
 )
 def test_latency_received_refuses_when_a_figure_is_none(name: str, value: object) -> None:
     with pytest.raises(ForeignDataError):
-        latency_received(LATENCY.to_json() | {name: value}, "a device")
+        parse_latency(LATENCY.to_json() | {name: value}, "a device")
 
 
 @pytest.mark.parametrize("value", [None, 7, "text", [], {}])
 def test_received_refuses_when_it_is_no_object_or_lacks_figures(value: object) -> None:
-    for receive in (latency_received, outcome_received):
+    for receive in (parse_latency, parse_outcome):
         with pytest.raises(ForeignDataError):
             receive(value, "a device")
 
@@ -77,7 +77,7 @@ def test_received_refuses_when_it_is_no_object_or_lacks_figures(value: object) -
 )
 def test_outcome_received_refuses_when_a_member_is_not_what_it_must_be(name: str, value: object) -> None:
     with pytest.raises(ForeignDataError):
-        outcome_received(OUT.to_json() | {name: value}, "a study")
+        parse_outcome(OUT.to_json() | {name: value}, "a study")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_outcome_received_refuses_when_a_member_is_not_what_it_must_be(name: str
 )
 def test_plan_received_refuses_when_a_choice_is_none(changed: dict[str, Any]) -> None:
     with pytest.raises(ForeignDataError):
-        plan_received(Plan().to_json() | changed, "a study")
+        parse_plan(Plan().to_json() | changed, "a study")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_plan_received_refuses_when_a_choice_is_none(changed: dict[str, Any]) ->
 )
 def test_environment_received_refuses_when_a_fact_is_not_plain(changed: dict[str, Any]) -> None:
     with pytest.raises(ForeignDataError):
-        environment_received(environment() | changed, "a device")
+        parse_environment(environment() | changed, "a device")
 
 
 def test_printable_leaves_no_control_characters_when_a_device_sends_some() -> None:

@@ -11,7 +11,7 @@ from paretopress.compress.explicit.attention import Attention
 from paretopress.errors import ModelError
 from paretopress.intake import faithful as faithful_module
 from paretopress.intake.agreement import by_place, difference, tolerance
-from paretopress.intake.telling_items import telling_items
+from paretopress.intake.comparison_items import comparison_items
 from paretopress.intake.trace import take_in
 
 
@@ -257,10 +257,10 @@ def test_tolerance_grows_with_the_root_of_the_terms_that_are_added() -> None:
     assert tolerance(wide) == pytest.approx(10 * tolerance(narrow))
 
 
-def test_telling_items_are_from_the_most_padded_to_the_least() -> None:
+def test_comparison_items_are_from_the_most_padded_to_the_least() -> None:
     lengths = torch.tensor([9, 2, 12, 5, 7, 3, 8, 6])
     words = torch.arange(1, 13).repeat(8, 1) * (torch.arange(12) < lengths[:, None])
-    items = telling_items([(words[index], 0) for index in range(8)], 3, 0)  # type: ignore[arg-type]  # a list is sized and indexable
+    items = comparison_items([(words[index], 0) for index in range(8)], 3, 0)  # type: ignore[arg-type]  # a list is sized and indexable
     assert isinstance(items, Tensor)
     found = (items > 0).sum(1).tolist()
     assert (found[0], found[-1]) == (12, 2)

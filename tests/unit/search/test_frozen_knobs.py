@@ -80,19 +80,19 @@ def test_run_turns_every_knob_but_the_frozen_one_when_a_knob_is_frozen(
     assert turned == set(Knob) - {knob}
 
 
-def test_seed_plans_do_without_removals_when_branches_are_frozen() -> None:
+def test_initial_plans_do_without_removals_when_branches_are_frozen() -> None:
     free, frozen = initial_plans(space_without(), ORDER), initial_plans(space_without(Knob.BRANCHES), ORDER)
     assert frozen == [plan for plan in free if 0 not in plan.kept.values()]
 
 
-def test_seed_plans_are_projected_when_bits_are_frozen() -> None:
+def test_initial_plans_are_projected_when_bits_are_frozen() -> None:
     # one and two branches removed, three uniform ratios, half the channels with one and two branches removed, and the unchanged model
     plans = initial_plans(space_without(Knob.BITS), ORDER)
     assert len(plans) == 8
     assert Plan(kept={"b.conv1": 0}) in plans
 
 
-def test_seed_plans_keep_removals_in_int8_when_pruning_is_frozen() -> None:
+def test_initial_plans_keep_removals_in_int8_when_pruning_is_frozen() -> None:
     plans = initial_plans(space_without(Knob.PRUNE), ORDER)
     assert [dict(plan.kept) for plan in plans] == [{}, {}, {"b.conv1": 0}, {"a.conv1": 0, "b.conv1": 0}]
 

@@ -106,7 +106,7 @@ def test_search_makes_the_same_choices_when_the_scores_are_in_another_unit(
 
 
 @pytest.mark.parametrize("unit", [PERCENT, *OTHERS], ids=["percent", *NAMES])
-def test_cannot_join_says_so_in_any_unit_when_all_others_lost_little(unit: Unit) -> None:
+def test_reason_to_stop_says_so_in_any_unit_when_all_others_lost_little(unit: Unit) -> None:
     f, bounds = unit.factor, unit.bounds(2.0)
     pairs, rivals = [(1.0 * f, 1.0 * f)] * 6, [(0.0, 1.0)]
     assert "another lost 0.0" in reason_to_stop(49.0 * f, 9.0, pairs, rivals, 6.0 * f, floor=bounds.floor)

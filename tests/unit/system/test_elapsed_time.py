@@ -8,7 +8,7 @@ import pytest
 from paretopress.system.elapsed_time import recorded_elapsed_s, recording_elapsed
 
 
-def test_seconds_worked_are_noted_while_work_goes_on_and_at_its_end(tmp_path: Path) -> None:
+def test_elapsed_seconds_are_recorded_while_work_goes_on_and_at_its_end(tmp_path: Path) -> None:
     path, worked = tmp_path / "worked", iter(float(n) for n in range(1_000))
     with recording_elapsed(path, lambda: next(worked), every_s=0.01):
         deadline = time.monotonic() + 10.0
@@ -20,13 +20,13 @@ def test_seconds_worked_are_noted_while_work_goes_on_and_at_its_end(tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", [None, "", "many\n"])
-def test_seconds_worked_are_none_where_nothing_can_be_read(tmp_path: Path, text: str | None) -> None:
+def test_recorded_elapsed_seconds_are_none_where_nothing_can_be_read(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "worked").write_text(text)
     assert recorded_elapsed_s(tmp_path / "worked") == 0.0
 
 
-def test_noting_work_goes_on_when_the_file_cannot_be_written(tmp_path: Path) -> None:
+def test_recording_elapsed_goes_on_when_the_file_cannot_be_written(tmp_path: Path) -> None:
     with recording_elapsed(tmp_path / "gone" / "worked", lambda: 1.0, every_s=0.01):
         time.sleep(0.05)
     assert not (tmp_path / "gone").exists()

@@ -7,7 +7,7 @@ import pytest
 from paretopress.system.periodic import periodically
 
 
-def test_repeating_goes_on_and_says_why_when_its_action_fails(caplog: pytest.LogCaptureFixture) -> None:
+def test_periodically_goes_on_and_says_why_when_its_action_fails(caplog: pytest.LogCaptureFixture) -> None:
     done = threading.Semaphore(0)
 
     def fails() -> None:

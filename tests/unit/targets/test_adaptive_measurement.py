@@ -9,7 +9,7 @@ import pytest
 
 from paretopress.core.outcome import Latency
 from paretopress.errors import LatencyError
-from paretopress.targets.adaptive_measurement import measure_in_rounds, settled, straddles
+from paretopress.targets.adaptive_measurement import measure_adaptively, settled, straddles
 from paretopress.targets.sampling import Run, SamplingRules
 
 BASELINE_MS = 8.0
@@ -39,7 +39,7 @@ class Simulation:
         return self._model(self.candidate_ms), self._model(5.0)
 
     def measure(self, *, baseline_ms: float | None, limit_ms: float | None, max_rounds: int = 3) -> Latency:
-        return measure_in_rounds(
+        return measure_adaptively(
             self.pair,
             baseline_ms=baseline_ms,
             limit_ms=limit_ms,
@@ -50,7 +50,7 @@ class Simulation:
         )
 
 
-def test_measure_in_rounds_scales_the_ratio_when_a_baseline_is_given() -> None:
+def test_measure_adaptively_scales_the_ratio_when_a_baseline_is_given() -> None:
     latency = Simulation(1).measure(baseline_ms=BASELINE_MS, limit_ms=None)
     assert latency.ratio == pytest.approx(0.6, rel=0.02)
     assert latency.latency_ms == pytest.approx(latency.ratio * BASELINE_MS)
@@ -63,14 +63,14 @@ def test_measure_in_rounds_scales_the_ratio_when_a_baseline_is_given() -> None:
     assert latency.duration_s == pytest.approx(0.5, rel=0.3)  # 48 runs of 3 and 5 ms and four warm-ups of 20 ms
 
 
-def test_measure_in_rounds_keeps_the_latency_when_the_machine_slows_down() -> None:
+def test_measure_adaptively_keeps_the_latency_when_the_machine_slows_down() -> None:
     quiet = Simulation(1).measure(baseline_ms=BASELINE_MS, limit_ms=None)
     busy = Simulation(2, state=1.4).measure(baseline_ms=BASELINE_MS, limit_ms=None)
     assert busy.raw_p50_ms == pytest.approx(1.4 * quiet.raw_p50_ms, rel=0.03)
     assert busy.latency_ms == pytest.approx(quiet.latency_ms, rel=0.02)
 
 
-def test_measure_in_rounds_returns_the_raw_p50_without_a_baseline() -> None:
+def test_measure_adaptively_returns_the_raw_p50_without_a_baseline() -> None:
     latency = Simulation(4, candidate_ms=5.0).measure(baseline_ms=None, limit_ms=None)
     assert latency.latency_ms == latency.raw_p50_ms == pytest.approx(5.0, rel=0.02)
     low, high = latency.latency_ci_ms
@@ -80,21 +80,21 @@ def test_measure_in_rounds_returns_the_raw_p50_without_a_baseline() -> None:
 
 
 @pytest.mark.parametrize(("limit_ms", "rounds"), [(None, 1), (2.0, 1), (9.0, 1), (4.8, 3)])
-def test_measure_in_rounds_repeats_when_the_limit_is_inside_the_interval(limit_ms: float | None, rounds: int) -> None:
+def test_measure_adaptively_repeats_when_the_limit_is_inside_the_interval(limit_ms: float | None, rounds: int) -> None:
     simulation = Simulation(1)
     latency = simulation.measure(baseline_ms=BASELINE_MS, limit_ms=limit_ms)
     assert simulation.opened == 4 * rounds
     assert latency.blocks == 16 * rounds
 
 
-def test_measure_in_rounds_stops_when_the_limit_leaves_the_interval() -> None:
+def test_measure_adaptively_stops_when_the_limit_leaves_the_interval() -> None:
     first = Simulation(2).measure(baseline_ms=BASELINE_MS, limit_ms=None)
     pooled = Simulation(2).measure(baseline_ms=BASELINE_MS, limit_ms=first.latency_ci_ms[0])
     assert pooled.blocks == 32
     assert not straddles(pooled, first.latency_ci_ms[0])
 
 
-def test_measure_in_rounds_stays_at_one_round_when_no_more_are_allowed() -> None:
+def test_measure_adaptively_stays_at_one_round_when_no_more_are_allowed() -> None:
     simulation = Simulation(1)
     simulation.measure(baseline_ms=BASELINE_MS, limit_ms=4.8, max_rounds=1)
     assert simulation.opened == 4
@@ -125,6 +125,6 @@ def test_settled_wants_a_clear_verdict_and_a_narrow_interval_when_not_over(
 
 
 @pytest.mark.parametrize("baseline_ms", [0.0, -1.0, float("nan"), float("inf")])
-def test_measure_in_rounds_raises_when_the_baseline_is_not_positive(baseline_ms: float) -> None:
+def test_measure_adaptively_raises_when_the_baseline_is_not_positive(baseline_ms: float) -> None:
     with pytest.raises(LatencyError, match="baseline_ms must be a positive number"):
         Simulation(1).measure(baseline_ms=baseline_ms, limit_ms=None)

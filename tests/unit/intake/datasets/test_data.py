@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import DataError
 from paretopress.intake.datasets.data import Data, Sample, Split, as_data, labels_of, stack, stratified
-from paretopress.system.batch_loading import fetch
+from paretopress.system.batch_loading import load_items
 
 
 class Numbered(Dataset[Sample]):
@@ -54,7 +54,7 @@ class Named(Numbered):
 
 def values(split: Split) -> list[int]:
     size = len(cast(list[Sample], split))
-    return [int(x[0, 0, 0]) for x, _ in fetch(split, range(size))]
+    return [int(x[0, 0, 0]) for x, _ in load_items(split, range(size))]
 
 
 def test_as_data_keeps_the_splits_when_three_are_given() -> None:
@@ -224,7 +224,7 @@ def test_labels_of_returns_none_when_the_attribute_is_something_else(attributes:
     assert labels_of(labelled(**attributes)) is None
 
 
-def test_fetch_calls_with_a_list_when_given_a_range() -> None:
+def test_load_items_calls_with_a_list_when_given_a_range() -> None:
     seen: list[object] = []
 
     class Picky(Numbered):
@@ -232,5 +232,5 @@ def test_fetch_calls_with_a_list_when_given_a_range() -> None:
             seen.append(indices)
             return [self[index] for index in indices]
 
-    fetch(Picky(5), range(2))
+    load_items(Picky(5), range(2))
     assert seen == [[0, 1]]

@@ -18,7 +18,7 @@ from paretopress.errors import ConfigError, DataError
 from paretopress.intake.datasets import fashion_mnist
 from paretopress.intake.datasets.data import Split, batch, labels_of, split_size, stack
 from paretopress.intake.datasets.data_spec import load_data
-from paretopress.system.batch_loading import fetch
+from paretopress.system.batch_loading import load_items
 
 
 def labels(split: Split) -> list[int]:
@@ -223,7 +223,7 @@ def test_load_data_reads_the_folders_when_all_three_are_there(tmp_path: Path) ->
     data = load_data(f"folder:{tmp_path}?size=16")
     assert data.sizes() == {"train": 2, "val": 4, "test": 6}
     assert data.classes == ("ant", "bee")
-    assert all(x.shape == (3, 16, 16) for split in data.splits().values() for x, _ in fetch(split, [0, 1]))
+    assert all(x.shape == (3, 16, 16) for split in data.splits().values() for x, _ in load_items(split, [0, 1]))
     blue = stack(data.val, 4)[0][:, 2]
     assert torch.allclose(blue, torch.tensor((1 - 0.406) / 0.225))
 

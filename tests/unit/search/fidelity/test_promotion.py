@@ -44,7 +44,7 @@ def test_optimistic_drop_does_not_fall_when_the_plan_lost_more() -> None:
     assert known[0] == pytest.approx(known[1], rel=0.2)
 
 
-def test_cannot_join_names_the_rival_when_it_is_faster_and_more_accurate() -> None:
+def test_reason_to_stop_names_the_rival_when_it_is_faster_and_more_accurate() -> None:
     reason = reason_to_stop(8.0, 2.0, HALVED, [(3.0, 1.5), (1.0, 3.0)], math.inf, floor=0.5)
     assert reason.startswith("cannot join the front: a drop of 8.0, at best 4.0 after the next rung (predicted)")
     assert reason.endswith("another lost 3.0 at 1.500 ms")
@@ -55,10 +55,10 @@ def test_cannot_join_names_the_rival_when_it_is_faster_and_more_accurate() -> No
     [(8.0, 1.4, [(3.0, 1.5)]), (8.0, 2.0, [(4.5, 1.5)]), (8.0, 2.0, [])],
     ids=["faster than the rival", "may end more accurate", "no rival"],
 )
-def test_cannot_join_is_empty_when_the_plan_may_still_do_it(drop: float, latency_ms: float, rivals: list[tuple[float, float]]) -> None:
+def test_reason_to_stop_is_empty_when_the_plan_may_still_do_it(drop: float, latency_ms: float, rivals: list[tuple[float, float]]) -> None:
     assert reason_to_stop(drop, latency_ms, HALVED, rivals, math.inf, floor=0.5) == ""
 
 
-def test_cannot_join_says_so_when_the_best_hope_is_past_the_bound() -> None:
+def test_reason_to_stop_says_so_when_the_best_hope_is_past_the_bound() -> None:
     assert reason_to_stop(8.0, 2.0, HALVED, [], 3.9, floor=0.5).endswith("at best 4.0 after the next rung (predicted), 3.9 allowed")
     assert reason_to_stop(8.0, 2.0, HALVED, [], 4.1, floor=0.5) == ""

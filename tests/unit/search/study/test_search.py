@@ -424,7 +424,7 @@ def test_run_measures_the_front_again_when_it_can(tmp_path: Path) -> None:
     assert sum("-3" not in name for name in repeated) <= 20 + 2  # one a trial, one a finalist
 
 
-def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:
+def test_initial_plans_are_distinct_and_of_the_space_when_made() -> None:
     plans = initial_plans(SPACE, ["b.conv1", "a.conv1"])
     assert len(plans) == len(set(plans))
     assert all(SPACE.plan(SPACE.params(plan)) == plan for plan in plans)
@@ -432,7 +432,7 @@ def test_seed_plans_are_distinct_and_of_the_space_when_made() -> None:
     assert Plan(kept={"b.conv1": 0}, bits=dict.fromkeys(("stem", "a.conv1", "a.conv2", "head"), 8)) in plans
 
 
-def test_seed_plans_take_the_fixed_distillation_when_it_is_set() -> None:
+def test_initial_plans_take_the_fixed_distillation_when_it_is_set() -> None:
     fixed = SearchSpace(GRAPH, SpaceOptions(channel_step=8, temperature=2.0, alpha=0.0))
     assert {(plan.temperature, plan.alpha) for plan in initial_plans(fixed, ["a.conv1"])} == {(2.0, 0.0)}
 

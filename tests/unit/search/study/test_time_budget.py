@@ -84,7 +84,7 @@ def test_run_ends_after_the_finalists_share_when_the_trials_ended_early(study: o
     assert (times.end_s, times.left_s) == (70.0, 25.0)
 
 
-def test_crew_raises_the_first_error_and_stops_the_others(tmp_path: Path) -> None:
+def test_thread_pool_raises_the_first_error_and_stops_the_others(tmp_path: Path) -> None:
     stopped: list[bool] = []
     turns = iter((ValueError("first"), None))
 
@@ -98,7 +98,7 @@ def test_crew_raises_the_first_error_and_stops_the_others(tmp_path: Path) -> Non
     assert stopped == [True]
 
 
-def test_crew_runs_in_this_thread_when_alone() -> None:
+def test_thread_pool_runs_in_this_thread_when_alone() -> None:
     done: list[int] = []
     with thread_pool(1, lambda: None) as together:
         together(lambda: done.append(1))

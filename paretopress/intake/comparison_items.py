@@ -11,7 +11,7 @@ from paretopress.intake.datasets.data import Split, batch, split_size, stack
 _READ, _VALUES = 64, 1 << 24
 
 
-def telling_items(split: Split, count: int, seed: int) -> Inputs:
+def comparison_items(split: Split, count: int, seed: int) -> Inputs:
     """Return `count` items of a split, or all where it has fewer: from the one of the most padding to the one of the least.
 
     Up to 64 random items are looked at, fewer where they are large. Padding shows as values that are the same as those before them.
