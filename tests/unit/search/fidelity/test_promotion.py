@@ -44,7 +44,7 @@ def test_optimistic_drop_does_not_fall_when_the_plan_lost_more() -> None:
     assert known[0] == pytest.approx(known[1], rel=0.2)
 
 
-def test_reason_to_stop_names_the_rival_when_it_is_faster_and_more_accurate() -> None:
+def test_reason_to_stop_names_the_rival_that_is_better_in_both() -> None:
     reason = reason_to_stop(8.0, 2.0, HALVED, [(3.0, 1.5), (1.0, 3.0)], math.inf, floor=0.5)
     assert reason.startswith("cannot join the front: a drop of 8.0, at best 4.0 after the next rung (predicted)")
     assert reason.endswith("another lost 3.0 at 1.500 ms")
