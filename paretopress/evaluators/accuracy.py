@@ -1,4 +1,4 @@
-"""The score of an ONNX file with the runtime that will serve it, and of an untrained module with torch."""
+"""Accuracy of an ONNX file in the target's runtime, and of an untrained module in torch."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def module_accuracy(module: nn.Module, batches: Iterable[Scored], task: Task = _
 
 @dataclass(slots=True)
 class _Scoring:
-    """One file or module on its way through the batches; `failure` is why it takes no more."""
+    """The scoring of one file or module; `failure` is the error that ended it."""
 
     scorer: Scorer
     run: Run

@@ -1,4 +1,4 @@
-"""One reason why a model is slower than its arithmetic."""
+"""A cause: one reason why a model is slower than its multiply-adds predict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors of what slows a model down in whatever format it runs: layout, widths, sizes, zeros, missed fusions."""
+"""Detectors of slowdowns in any number format: layout, widths, sizes, zeros, missed fusions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors of what keeps a quantised model from running in integers. Each looks at structure; times only weigh what it finds."""
+"""Detectors of what keeps a quantised model from running in integers; each judges structure, and times only weigh its findings."""
 
 from __future__ import annotations
 

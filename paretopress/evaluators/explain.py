@@ -1,4 +1,4 @@
-"""Why a file is not faster: what its arithmetic promises, what was measured, and the causes in between."""
+"""Explain why a file is not faster: predicted and measured time per layer, and the causes of the difference."""
 
 from __future__ import annotations
 

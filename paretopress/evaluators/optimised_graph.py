@@ -1,4 +1,4 @@
-"""The facts that an explanation rests on: the graph that the runtime really runs, with its times and the layers it came from."""
+"""The optimised graph that the runtime executes, with the time of every node and the layer that it came from."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What was found of the host once, for all files that are explained there.
+    """Conditions of the host, measured once for all files that are explained there.
 
     Attributes:
         channel_step: channels in one block of the runtime's layout.

@@ -1,4 +1,4 @@
-"""What each layer of an ONNX file costs: the runtime's nodes with the layers that they were made from."""
+"""Profile of an ONNX file: the cost of every node that the runtime executes, with the layer that it came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The multiply-adds per second that large, well-formed layers reach on this host: what a layer could reach at best."""
+"""Peak rates of this host: multiply-adds per second of large, well-shaped layers."""
 
 from __future__ import annotations
 

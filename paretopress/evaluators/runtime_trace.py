@@ -1,4 +1,4 @@
-"""How long each node of a session takes, by ONNX Runtime's own profiler, and the unprofiled model beside it."""
+"""Trace of a session: the time of every node by ONNX Runtime's profiler, and the unprofiled model's latency beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ONNX file says of its layers before the runtime optimises them: shapes, number formats, zeros."""
+"""Layers of an ONNX file before the runtime's optimisations: shapes, number formats, zeros."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Float weights in 16 bits: half the file, and the same arithmetic, because the runtime widens them once, as it loads the file."""
+"""Store float weights in 16 bits: half the file and the same arithmetic, because the runtime widens them when it loads the file."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a person sees of a search: the live view while it runs, then the tables and the plot of its front."""
+"""Reports for people: the live view of a search, the tables and the plot of its front, and front.json."""

@@ -1,4 +1,4 @@
-"""front.json (schema 1): what a search found, with what it takes to trace each figure."""
+"""front.json (schema 1): the result of a search, every figure traceable to a file, its hash and the settings."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _figures_json(trial: int | None, plan: Plan, outcome: Outcome) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class SearchFacts:
-    """How a search went: all `evaluated` candidates, how its trials ended, how its rungs agreed, and where its time went.
+    """The course of a search: all `evaluated` candidates, how its trials ended, how its rungs agreed, and its time by stage.
 
     `elapsed_s` are seconds of the run; `seconds` those of each stage, which overlap where several workers ran.
     """
@@ -76,7 +76,7 @@ class SearchFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a run was made with: seed, the target's environment, items of each split; and what its set-up left out for lack of time."""
+    """The conditions of a run: seed, the target's environment, items of each split, and what its set-up left out for lack of time."""
 
     seed: int
     environment: Mapping[str, Any]

@@ -65,7 +65,7 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """What a search tells its progress to."""
+    """Receives the progress of a search."""
 
     def update(self, progress: Progress) -> None:
         """Take the newest state; called after every trial, and as often as the caller likes in between."""
@@ -88,19 +88,19 @@ REPORTERS = Registry[Callable[[], Reporter]]("reporter", {"silent": SilentReport
 
 
 class Reporters:
-    """A `Reporter` that tells several."""
+    """A `Reporter` that forwards to several."""
 
     def __init__(self, *told: Reporter) -> None:
-        """Take those that are told, in this order."""
+        """Take the reporters, in the order in which they are called."""
         self._told = told
 
     def update(self, progress: Progress) -> None:
-        """Tell all."""
+        """Forward to all."""
         for reporter in self._told:
             reporter.update(progress)
 
     def message(self, text: str) -> None:
-        """Tell all."""
+        """Forward to all."""
         for reporter in self._told:
             reporter.message(text)
 

@@ -65,7 +65,7 @@ class TimedEvaluator(Evaluator, Protocol):
     """An evaluator with a time limit."""
 
     def keep_within(self, left_s: Callable[[], float]) -> None:
-        """Take what returns the seconds until the run has to close."""
+        """Set the function that returns the seconds until the run has to close."""
         ...
 
 

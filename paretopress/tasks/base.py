@@ -19,7 +19,7 @@ Outputs = Sequence[Tensor]
 
 
 class Scorer(Protocol):
-    """Gathers outputs, batch by batch, and tells the score of all."""
+    """Accumulates outputs batch by batch, and returns the score of all."""
 
     def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
         """Take the outputs (N, ...) of a batch and its targets (N, ...). Raises: ValueError: they do not belong together."""
@@ -29,7 +29,7 @@ class Scorer(Protocol):
 
 
 class Task(Protocol):
-    """How outputs are judged. The first output is the one that is scored; the others are held to the teacher's."""
+    """Scores outputs, and defines the losses of students. The first output is scored; the others are trained towards the teacher's."""
 
     @property
     def metric(self) -> Metric:
@@ -56,7 +56,7 @@ class Gathered:
     """A scorer that keeps all first outputs and targets, for metrics that need them at once."""
 
     def __init__(self, of_all: Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]) -> None:
-        """Take what tells the score of (outputs, targets)."""
+        """Take the function of (outputs, targets) that returns the score."""
         self._of_all = of_all
         self._outputs: list[npt.NDArray[Any]] = []
         self._targets: list[npt.NDArray[Any]] = []

@@ -1,4 +1,4 @@
-"""Classes of whole items: logits (N, classes), labels (N,)."""
+"""Classification: logits (N, classes), labels (N,)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects in photos: outputs are logits and boxes of candidates, targets are boxes with labels."""
+"""Object detection: outputs are logits and boxes of candidates, targets are boxes with labels."""
 
 from __future__ import annotations
 

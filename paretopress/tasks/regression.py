@@ -1,4 +1,4 @@
-"""Numbers: outputs and targets (N,) or (N, values)."""
+"""Regression: outputs and targets (N,) or (N, values)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A class for every pixel: logits (N, classes, H, W), labels (N, H, W); a label of 255 counts for nothing."""
+"""Semantic segmentation: logits (N, classes, H, W), labels (N, H, W); a label of 255 counts for nothing."""
 
 from __future__ import annotations
 

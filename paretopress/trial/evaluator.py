@@ -128,7 +128,7 @@ class PlanEvaluator:
         return self.pipeline.latency(self.pipeline.folder.model_file(outcome.onnx_path), self.bounds, occasion, StageTimer(), again=True)
 
     def keep_within(self, left_s: Callable[[], float]) -> None:
-        """Take what returns the seconds until the run has to close."""
+        """Set the function that returns the seconds until the run has to close."""
         self.left_s = left_s
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:

@@ -184,7 +184,7 @@ class SubprocessEvaluator:
         return Latency.from_json(self._ask("latency", {"call": "latency", "outcome": outcome.to_json()}, math.inf)["latency"])
 
     def keep_within(self, left_s: Callable[[], float]) -> None:
-        """Take what returns the seconds until the run has to close."""
+        """Set the function that returns the seconds until the run has to close."""
         self.left_s = left_s
 
     def close(self) -> None:

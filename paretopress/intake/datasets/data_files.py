@@ -1,4 +1,4 @@
-"""The files that a data set names: found among its attributes, and hashed."""
+"""Find and hash the files that a data set names in its attributes."""
 
 from __future__ import annotations
 

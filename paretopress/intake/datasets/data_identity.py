@@ -1,4 +1,4 @@
-"""What names the data of a run: every label, and the raw items or their files; augmentation is no part of it."""
+"""Identity of a run's data: hashes of every label and of the raw items or their files; augmentation is no part of it."""
 
 from __future__ import annotations
 

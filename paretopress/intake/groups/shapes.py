@@ -1,4 +1,4 @@
-"""Shapes that a run of a traced model left at its nodes."""
+"""Shapes recorded at the nodes of a traced model."""
 
 from __future__ import annotations
 
