@@ -15,7 +15,7 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     A field keeps its name, its `Annotated` option and its default. Raises: ValueError: two groups have a field of the same name.
     """
     hints = get_type_hints(verb, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     spread: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(verb).parameters.items():
         options = _options(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
@@ -29,7 +29,7 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
         made = {name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()}
         verb(**given, **made)
 
-    del typed.__wrapped__  # type: ignore[attr-defined]  # Typer would look through to the groups
+    del typed.__wrapped__  # Typer would look through to the groups
     typed.__signature__ = inspect.Signature(list(spread.values()))  # type: ignore[attr-defined]
     typed.__annotations__ = {name: option.annotation for name, option in spread.items()} | {"return": None}
     return typed
