@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import optuna
 import pytest
-from test_search import GRAPH, LAYERS, SPACE, outcome, synthetic
+from two_branches import GRAPH, LAYERS, SPACE, outcome, synthetic
 
 from paretopress.core.outcome import Budget, Metric, Outcome, Rung
 from paretopress.core.plan import Plan

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from test_search import BOUNDS, SPACE, outcome
+from two_branches import BOUNDS, SPACE, outcome
 
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
