@@ -23,6 +23,8 @@ from paretopress.spaces.variables import Value
 _PROPOSALS = 96
 _RANDOM_SHARE = 0.1
 _SOLVED_SHARE = 0.3
+# the same share while most trials are over the budget, and too few were trained to fit the drop
+_STARVED_SHARE = 0.5
 _MIN_TRIALS_TO_FIT = 12
 # how far a latency's interval reaches above it is taken from so many trials, the newest
 _WIDTHS_FROM = 50
@@ -74,9 +76,12 @@ class GuidedSampler(BaseSampler):
 
     The promise is the hypervolume that a proposal would add to the front, in (drop of accuracy, latency), see `Surrogate`: where the tables
     are known, their predictions are the first to be believed, and the trials correct them. A plan just over a bound is a parent too: the
-    fastest way to an accurate plan within it. One proposal in ten is taken unscreened, so that the models cannot shut a part of the
-    space out. `solves` has three in ten plans be the solution of the refitted programme at a budget drawn between the fastest
-    feasible trial and the limit, or a mutant of it if it was tried before.
+    fastest way to an accurate plan within it. One proposal in ten is taken unscreened, so that the models cannot shut a part of the space
+    out. `solves` has three in ten plans be the solution of the refitted programme at a budget drawn between the fastest feasible trial and
+    the limit, or a mutant of it if it was tried before.
+
+    While too few trials were trained to fit the drop, because most are over the budget, half of the plans are such solutions, and of other
+    proposals the one of least damage by the tables is taken among those that are predicted to be within the budget, else the fastest.
 
     The study's objectives are (accuracy maximised, MACs minimised, latency minimised). Trials with the user attribute
     `rejected_early` teach latency alone, or, with `PREDICTED_ACCURACY`, what their training was predicted to come to. The draws depend on
@@ -106,7 +111,10 @@ class GuidedSampler(BaseSampler):
         if not parents:
             return {variable.name: variable.sample(rng) for variable in self._variables}
         seen = set(plans.values())  # also those that other workers are evaluating
-        if self._known is not None and self._solves and rng.random() < _SOLVED_SHARE:
+        trained = sum(t.trained for t in done)
+        starved = self._known is not None and trained < _MIN_TRIALS_TO_FIT <= 2 * (len(done) - trained)
+        share = _STARVED_SHARE if starved else _SOLVED_SHARE if self._solves else 0.0
+        if self._known is not None and share and rng.random() < share:
             solved = self._solved(self._known, done, parents, rng)
             if solved is not None and self._space.plan(solved) not in seen:
                 return dict(solved)
@@ -115,10 +123,11 @@ class GuidedSampler(BaseSampler):
         proposals = [(child, plan) for child in children if (plan := self._space.plan(child)) not in seen]
         if not proposals:
             return {variable.name: variable.sample(rng) for variable in self._variables}
-        if sum(t.trained for t in done) < _MIN_TRIALS_TO_FIT or rng.random() < _RANDOM_SHARE:
+        if (trained < _MIN_TRIALS_TO_FIT and not starved) or rng.random() < _RANDOM_SHARE:
             return proposals[0][0]
-        promises = self._screen.promises([plan for _, plan in proposals], self._seen(done), self._aim_ms(done))
-        return proposals[int(np.argmax(promises))][0]
+        plans_proposed, seen_trials, aim_ms = [plan for _, plan in proposals], self._seen(done), self._aim_ms(done)
+        judge = self._screen.least_damage_within if starved else self._screen.promises
+        return proposals[int(np.argmax(judge(plans_proposed, seen_trials, aim_ms)))][0]
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         """Return a uniform draw of a parameter outside the space."""

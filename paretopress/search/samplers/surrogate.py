@@ -88,6 +88,21 @@ class Surrogate:
             promises.append(gain if gain > 0.0 else -float(behind) - 5.0 * max(0.0, point[1] / limit_ms - 1.0))
         return np.asarray(promises)
 
+    def least_damage_within(self, proposals: Sequence[Plan], seen: Sequence[Seen], aim_ms: float | None = None) -> Floats:
+        """Return scores of the proposals (P,), the highest the best, where too few trials were trained to predict the drop from.
+
+        A proposal that is predicted to take at most `aim_ms`, by default the limit, scores above 0, the more the less damage the tables
+        predict; another scores below 0, the less the slower it is. Latencies are fitted to all trials, those over the budget too.
+        """
+        assert self._known is not None
+        limit_ms = aim_ms or self._known.limit_ms
+        self._proposed, newest = {}, seen[-_MOST_FITTED:]
+        with self._pools.limit(limits=1, user_api="blas"):
+            latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))
+        tables = self._known.predictor.tables_alone
+        damages = np.array([tables.damage(self._space.params(plan)) for plan in proposals])
+        return np.where(latencies <= limit_ms, 1.0 / (1.0 + damages), -latencies / limit_ms)
+
     def _ridge(self, which: int, plans: Sequence[Plan], targets: Floats, proposals: Sequence[Plan]) -> Floats:
         """Return predictions (P,) for the proposals, fitted to targets (N,) of plans; the mean is not shrunk."""
         features, wanted = (np.stack([self._of(plan)[which] for plan in group]) for group in (plans, proposals))

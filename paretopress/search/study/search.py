@@ -23,6 +23,7 @@ from paretopress.search.storage.leases import Leases, renewed
 from paretopress.search.storage.records import STALL, Counts, Records, retry_once
 from paretopress.search.study.context import SearchContext
 from paretopress.search.study.finalist_phase import FinalistPhase
+from paretopress.search.study.fresh_plans import USED_UP
 from paretopress.search.study.thread_pool import thread_pool
 from paretopress.search.study.time_accounting import seconds_by_stage
 from paretopress.search.study.time_budget import TimeBudget
@@ -30,6 +31,8 @@ from paretopress.search.study.trial_phase import TrialPhase, retry_is_due
 from paretopress.spaces.space import SearchSpace
 
 _LOOKS_EVERY_S = 1.0
+# the share of the time of a run for which trials and finalists are worth another round
+_ROUND_SHARE = 0.1
 _SEEDED = "seeded"
 
 
@@ -119,10 +122,18 @@ class Search:
         try:
             with renewed(self.claims), thread_pool(self.workers, stop) as together:
                 together(trials.work)
-                if not session.stopped:  # else a resumed run goes on with trials
+                while not session.stopped:  # else a resumed run goes on with trials
                     self.times.start_finalists()
                     together(finalists.work)
+                    tried = self.records.tried()
+                    if self._needs_more_trials(session):
+                        self.times.back_to_trials()
+                        together(trials.work)
+                        if self.records.tried() > tried:
+                            continue
+                        self.times.start_finalists()  # there was no time for one more
                     together(finalists.repeat_latencies)
+                    break
                 self.stopped = session.stopped
         except BaseException:
             session.give_back()
@@ -169,6 +180,12 @@ class Search:
         """
         setup = {"setup": self.setup_s - sum(self.setup_stages_s.values())}
         return seconds_by_stage(self.records, self.times.elapsed_s, setup, self.setup_stages_s, closing)
+
+    def _needs_more_trials(self, session: SearchContext) -> bool:
+        """Return whether to go on with trials after the finalists: no candidate is within every bound, and time is left."""
+        if self.limits.seconds is None or self.limits.trials is not None or self.claims is not None or USED_UP in self.records.attributes:
+            return False
+        return not session.over() and self.times.left_s > _ROUND_SHARE * self.limits.seconds and not session.within_all_bounds()
 
     def _wait_for_others(self, claims: Leases) -> None:
         """Return when no other process is at work; what one that died meanwhile had under way is tried once more here."""

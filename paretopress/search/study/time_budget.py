@@ -13,7 +13,7 @@ from paretopress.search.storage.records import Records
 # where the set-up took the trials' share of a short run, so many plans are tried all the same
 _FEWEST_TRIALS = 5
 _LATELY = 8
-_ELAPSED, _BEGAN, _FINALISTS_FROM = "elapsed_s", "began_at", "finalists_from_s"
+_ELAPSED, _BEGAN, _FINALISTS_FROM, _TRIALS_UNTIL = "elapsed_s", "began_at", "finalists_from_s", "trials_until_s"
 
 
 @dataclass(slots=True)
@@ -95,9 +95,19 @@ class TimeBudget:
             self.records.add_attribute(_FINALISTS_FROM, self.elapsed_s)
 
     def back_to_trials(self) -> None:
-        """Have trials follow again, though finalists were begun."""
+        """Have trials follow again, though finalists were begun: for their share of the time that is left."""
         if self.in_finalists:
             self.records.add_attribute(_FINALISTS_FROM, None)
+        if self.limits.seconds is not None:
+            left_s = max(self.limits.seconds - self.elapsed_s, 0.0)
+            self.records.add_attribute(_TRIALS_UNTIL, self.elapsed_s + (1.0 - self.limits.finalist_share) * left_s)
+
+    @property
+    def trials_until_s(self) -> float:
+        """The elapsed seconds at which trials end and finalists begin; infinite where only the number of trials bounds the run."""
+        if self.limits.seconds is None:
+            return math.inf
+        return float(self.records.attributes.get(_TRIALS_UNTIL) or self.limits.seconds * (1.0 - self.limits.finalist_share))
 
     def rest_trials(self, durations: Sequence[float | None], under_way: int = 0) -> float:
         """Return how many more trials the limits allow, infinite if nothing is known yet.
@@ -109,7 +119,7 @@ class TimeBudget:
         if self.limits.seconds is None:
             return rest
         few = len(durations) < _FEWEST_TRIALS
-        left_s = self.left_s if few else self.limits.seconds * (1.0 - self.limits.finalist_share) - self.elapsed_s
+        left_s = self.left_s if few else self.trials_until_s - self.elapsed_s
         known = [duration for duration in durations if duration is not None]
         # what the last ones took counts where it is more: others may have come to the machine since the first
         expected_s = max(_third_quartile(known), _third_quartile(known[-_LATELY:]))
