@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,11 @@ class LocalTarget:
     baseline_blocks: int = BASELINE_BLOCKS
     max_rounds: int = 3
     runtime: Runtime = ONNX_RUNTIME
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how it measures as a JSON object: settings, blocks and rounds, without the runtime."""
+        rounds = {"blocks": self.blocks, "baseline_blocks": self.baseline_blocks, "max_rounds": self.max_rounds}
+        return {"settings": asdict(self.settings), **rounds}
 
     @property
     def name(self) -> str:

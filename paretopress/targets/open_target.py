@@ -53,6 +53,6 @@ def _open(spec: str) -> OpenTarget:
     found = TARGETS.find(scheme) if "://" in spec or spec == "local" else None
     if found is None:
         others = [f"{name}://..." for name in TARGETS.names() if name not in ("local", "ssh")]
-        forms = ", ".join(["local", "ssh://user@host[:port]", *others])
-        raise ConfigError(f"a target must be one of {forms}, but got target={masked(spec)}")
+        forms = ", ".join(["local", *others]) + " or ssh://user@host[:port]"
+        raise ConfigError(f"a target must be {forms}, but got target={masked(spec)}")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class SshTarget:
     def opened(self, path: Path, *, beside_others: bool = False) -> Iterator[OpenFile]:
         """Yield a file that is sent and opened once; see `Target.opened`. Raises: LatencyError. TargetLostError."""
         file = _File.at(path)
-        about = {"candidate": file.sha256, "target": asdict(self._measuring), "beside_others": beside_others}
+        about = {"candidate": file.sha256, "target": self._measuring.to_json(), "beside_others": beside_others}
 
         def run(feed: Feed) -> list[npt.NDArray[Any]]:
             return unpack_arrays(self._ask({"command": "feed", **about}, [file], feed)[1])
@@ -163,7 +163,7 @@ class SshTarget:
     def _ask(self, head: Mapping[str, Any], files: Sequence[_File] = (), feed: Feed | None = None) -> Frame:
         """Return the reply to a request about the first of `files`, all of which are there when it is made."""
         if files and feed is not None:
-            head = {**head, "candidate": files[0].sha256, "inputs": list(feed), "target": asdict(self._measuring)}
+            head = {**head, "candidate": files[0].sha256, "inputs": list(feed), "target": self._measuring.to_json()}
         reply, payload = self._persist(head, files, pack_arrays(list(feed.values())) if feed is not None else b"")
         if "error" not in reply:
             return reply, payload

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ def test_agent_ends_in_the_middle_of_a_measurement_when_its_input_ends(
     agent: subprocess.Popen[bytes], device: Path, small_onnx: Path
 ) -> None:
     name = hashlib.sha256(small_onnx.read_bytes()).hexdigest()
-    head = {"command": "measure_baseline", "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget()), "seed": 0}
+    head = {"command": "measure_baseline", "candidate": name, "inputs": ["x"], "target": LocalTarget().to_json(), "seed": 0}
     with sole_measurement():  # so that it waits where it would measure
         ask(agent, {"command": "put", "sha256": name, "keep": []}, small_onnx.read_bytes())
         assert agent.stdout is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def put(place: Path, data: bytes, *keep: str) -> Frame:
 
 
 def run(place: Path, name: str, x: Any) -> Frame:
-    head = {"command": "run", "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget())}
+    head = {"command": "run", "candidate": name, "inputs": ["x"], "target": LocalTarget().to_json()}
     return answer(head, pack_arrays([np.asarray(x, np.float32)]), place)
 
 
@@ -95,7 +94,7 @@ def test_answer_removes_the_folders_of_killed_agents_when_told(place: Path) -> N
 
 
 def feed(place: Path, held: Held, name: str, x: Any) -> Any:
-    head = {"command": "feed", "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget()), "beside_others": False}
+    head = {"command": "feed", "candidate": name, "inputs": ["x"], "target": LocalTarget().to_json(), "beside_others": False}
     reply, payload = answer(head, pack_arrays([np.asarray(x, np.float32)]), place, held)
     return reply or unpack_arrays(payload)[0].tolist()
 
@@ -103,7 +102,7 @@ def feed(place: Path, held: Held, name: str, x: Any) -> Any:
 def test_answer_opens_one_session_when_a_file_is_fed_again_and_again(place: Path, doubling: Path, sessions: list[str]) -> None:
     held, name = Held(), sha256(doubling.read_bytes())
     put(place, doubling.read_bytes())
-    about = {"candidate": name, "target": asdict(LocalTarget()), "beside_others": False}
+    about = {"candidate": name, "target": LocalTarget().to_json(), "beside_others": False}
     reply, _ = answer({"command": "open", **about}, b"", place, held)
     assert reply == {"inputs": [["x", ["batch", 3]]]}
     assert [feed(place, held, name, [[k, 2, 3]])[0][0] for k in range(5)] == [0, 2, 4, 6, 8]
@@ -117,7 +116,7 @@ def test_answer_shuts_what_is_open_when_it_measures(place: Path, doubling: Path,
     held, name = Held(), sha256(doubling.read_bytes())
     put(place, doubling.read_bytes())
     feed(place, held, name, [[1, 2, 3]])
-    target = asdict(LocalTarget(blocks=2, baseline_blocks=2, max_rounds=1))
+    target = LocalTarget(blocks=2, baseline_blocks=2, max_rounds=1).to_json()
     head = {"command": "measure_baseline", "candidate": name, "inputs": ["x"], "target": target, "seed": 0}
     assert answer(head, pack_arrays([np.ones((1, 3), np.float32)]), place, held)[0]["latency"]["blocks"] == 8
     before = len(sessions)
@@ -144,5 +143,6 @@ def test_answer_runs_and_scores_a_file_of_fixed_batch_size(place: Path, tmp_path
     x = np.arange(18, dtype=np.float32).reshape(6, 3)
     found = [unpack_arrays(run(place, name, part)[1])[0] for (part,) in pieces([x], [batch, 3])]
     assert np.concatenate(found)[:6].tolist() == (2 * x).tolist()
-    head = {"command": "measure_baseline", "seed": 0, "candidate": name, "inputs": ["x"], "target": asdict(LocalTarget(baseline_blocks=6))}
+    target = LocalTarget(baseline_blocks=6).to_json()
+    head = {"command": "measure_baseline", "seed": 0, "candidate": name, "inputs": ["x"], "target": target}
     assert answer(head, pack_arrays([x[:1].repeat(batch, 0)]), place)[0]["latency"]["latency_ms"] > 0.0

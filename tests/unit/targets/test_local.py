@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -143,9 +144,9 @@ def test_measure_keeps_one_session_open_when_sessions_have_workers(
         nonlocal open_now
         open_now -= 1
 
-    def counted(path: Path, settings: SessionSettings) -> object:
+    def counted(path: Path, settings: SessionSettings, **options: Any) -> object:
         nonlocal open_now, most
-        session = open_session(path, settings)
+        session = open_session(path, settings, **options)
         weakref.finalize(session, closed)
         open_now += 1
         most = max(most, open_now)

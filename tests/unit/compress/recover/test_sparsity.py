@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.qat import fake_quantised
 from paretopress.compress.recover.recipe import DENSE, Recipe, Sparsity
-from paretopress.compress.recover.sparsity import held
+from paretopress.compress.recover.sparsity import held, sparsity_masks
 from paretopress.config import parse_config
 from paretopress.errors import ConfigError
 
@@ -28,7 +28,7 @@ def test_a_share_takes_the_smallest_weights_of_all_layers_together() -> None:
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([[0.1, -0.2], [0.3, 9.0]]))
         module[1].weight.copy_(torch.tensor([[5.0, -6.0], [0.05, 8.0]]))
-    with held(Sparsity(share=0.5).masks(module)):
+    with held(sparsity_masks(Sparsity(share=0.5), module)):
         pass
     assert module[0].weight.tolist() == [[0.0, 0.0], [0.0, 9.0]]
     assert module[1].weight.tolist() == [[5.0, -6.0], [0.0, 8.0]]
@@ -39,7 +39,7 @@ def test_sparsity_pattern_keeps_the_largest_of_each_block_of_inputs() -> None:
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([1.0, -4.0, 3.0, 2.0]).view(1, 4, 1, 1))
     before = module[1].weight.clone()
-    with held(Sparsity.parse("2:4").masks(module)):
+    with held(sparsity_masks(Sparsity.parse("2:4"), module)):
         pass
     assert module[0].weight.flatten().tolist() == [0.0, -4.0, 3.0, 0.0]
     assert torch.equal(module[1].weight, before)
@@ -68,7 +68,7 @@ def test_gradients_of_zeros_are_zero_within_the_block_alone() -> None:
     with torch.no_grad():
         module.weight.copy_(torch.tensor([[0.1, 3.0]]))
     x = torch.ones(1, 2)
-    with held(Sparsity(share=0.5).masks(module)):
+    with held(sparsity_masks(Sparsity(share=0.5), module)):
         module(x).sum().backward()
         assert module.weight.grad.tolist() == [[0.0, 1.0]]
     module.zero_grad()
@@ -77,7 +77,7 @@ def test_gradients_of_zeros_are_zero_within_the_block_alone() -> None:
 
 
 def test_no_zeros_leave_a_module_as_it_was(tiny: nn.Module) -> None:
-    assert DENSE.masks(tiny) == []
+    assert sparsity_masks(DENSE, tiny) == []
     assert Sparsity.parse(0.0) == DENSE
 
 

@@ -98,6 +98,7 @@ def test_batches_read_a_split_again_when_it_is_forgotten() -> None:
 def test_batches_keep_nothing_when_the_split_is_gone() -> None:
     split = Counted()
     went_through(Batches(split, COUNT))
+    gc.collect()  # what other tests left
     before = len(module._SHARED)
     del split
     gc.collect()

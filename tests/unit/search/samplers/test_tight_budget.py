@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import optuna
 import pytest
@@ -58,6 +57,5 @@ def test_search_trains_plans_within_a_budget_that_hardly_any_meets(seed: int) ->
     search = Search(study, SPACE, evaluated, BOUNDS, Limits(trials=TRIALS, finalists=0, stop_early=False), 1_000)
     search.run([Plan(), Plan(bits=dict.fromkeys(NAMES, 8))])
     counts = search.counts()
-    assert counts.completed + counts.rejected_early == TRIALS
+    assert counts.all == TRIALS
     assert counts.completed >= TRIALS // 3
-    assert math.isclose(min(c.outcome.latency.latency_ms for c in search.candidates()) / BOUNDS.limit_ms, 1.0, abs_tol=0.3)
