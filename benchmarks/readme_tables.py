@@ -25,7 +25,8 @@ def headlines(value: Mapping[str, Any]) -> list[str]:
     """Return a table of a result's headlines and the line that says where they come from."""
     lines = ["| figure | value | bar |", "|---|---|---|"]
     for item in value["headlines"]:
-        bar = "" if item["bar"] is None else f"{item['bar']:g}, {'met' if item['met'] else '**missed**'}"
+        verdict = {True: "met", False: "**missed**", None: "not decided yet"}[item["met"]]
+        bar = "" if item["bar"] is None else f"{item['bar']:g}, {verdict}"
         shown = "none" if item["value"] is None else f"{item['value']:g} {item['unit']}"
         lines.append(f"| {item['name']} | {shown} | {bar} |")
     environment = value["environment"]

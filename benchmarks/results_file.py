@@ -51,6 +51,7 @@ def write_result(name: str, headlines: Sequence[Headline], rows: Sequence[Mappin
     }
     write_json(path, value)
     for headline in headlines:
-        bar = "" if headline.bar is None else f"  (bar {headline.bar:g}: {'met' if headline.met else 'missed'})"
+        verdict = {True: "met", False: "missed", None: "not decided"}[headline.met]
+        bar = "" if headline.bar is None else f"  (bar {headline.bar:g}: {verdict})"
         print(f"{headline.name}: {headline.value} {headline.unit}{bar}")
     return path
