@@ -1,6 +1,6 @@
 """Whether a search ends with a point within every bound where one is known to be reachable.
 
-    python benchmarks/reachable.py [--only NETWORK] [--hour 60] [--minutes 15] [--steps N]
+    python benchmarks/reachable.py [--only NETWORK] [--hour 60] [--minutes 15] [--steps N] [--keep FOLDER]
 
 For each of three networks an hour's search says how fast the fastest model that loses at most 1.0 point (on validation data) is; then
 searches of 15 minutes get a budget of 60, 80 and 95 % of that speed-up with the same bound on the drop. Bars: a point within every bound
@@ -49,10 +49,10 @@ NETWORKS = {
 }
 
 
-def searched(network: Network, speedup: float, minutes: float) -> Row:
-    """Return what one search of the command line ended with."""
+def searched(network: Network, speedup: float, minutes: float, keep: Path | None) -> Row:
+    """Return what one search of the command line ended with; its folder is kept where `keep` says, else removed."""
     with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
-        caches, run = Path(temporary, "cache"), Path(temporary, "run")
+        caches, run = Path(temporary, "cache"), keep or Path(temporary, "run")
         if cache_folder().is_dir():
             shutil.copytree(cache_folder(), caches / "paretopress" / cache_folder().name)
         options = ("--speedup", speedup, "--max-drop", MAX_DROP, "--minutes", minutes, "--run", run)
@@ -71,6 +71,7 @@ def ended(front: Row) -> Row:
     return {
         "trials": front["trials"],
         "stopped_early": bool(front["stopped_early"]),
+        "seconds": front["seconds"],
         "baseline": {key: front["baseline"][key] for key in ("val_accuracy", "test_accuracy", "latency_ms")},
         "best": front["best"],
         "points": [figures(point, front) for point in front["points"]],
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--hour", type=float, default=60.0, help="minutes of the first search")
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--steps", type=int, default=len(NETWORKS) * (1 + len(SHARES)))
+    parser.add_argument("--keep", type=Path, help="folder in which the runs are kept")
     args = parser.parse_args()
     rows = recorded_rows(NAME)
     for name, share in steps(rows, args.only)[: args.steps]:
@@ -136,7 +138,8 @@ def main() -> None:
             continue  # the hour found nothing, so nothing is known to be reachable
         speedup = HOUR_SPEEDUP if share is None or fast is None else max(share * fast, 1.0)
         print(f"{name}: {'the hour' if share is None else f'{share:.0%} of {fast:.2f}x'}", flush=True)
-        rows.append({"network": name, "share": share} | searched(NETWORKS[name], speedup, args.hour if share is None else args.minutes))
+        minutes, keep = args.hour if share is None else args.minutes, args.keep and args.keep / f"{name}-{share or 'hour'}"
+        rows.append({"network": name, "share": share} | searched(NETWORKS[name], speedup, minutes, keep))
         write_result(NAME, headlines(rows), rows, max_drop=MAX_DROP)
 
 
