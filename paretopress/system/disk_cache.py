@@ -35,11 +35,15 @@ def cache_root() -> Path:
 @functools.cache
 def code_version() -> str:
     """Return 16 hex digits that name the content of this package's sources."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    return sources_sha256("")[:16]
+
+
+def sources_sha256(*rooms: str) -> str:
+    """Return the hash of the sources in some rooms of this package, named by their paths in it; "" is all of it."""
+    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for file in sorted(path for room in rooms for path in (package / room).rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

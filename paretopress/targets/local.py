@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -128,34 +128,6 @@ def measure(
     return replace(latency, foreign_cores=meanwhile.foreign_cores, throttled=meanwhile.throttled)
 
 
-def measure_baseline(
-    path: Path,
-    *,
-    settings: SessionSettings,
-    feed: Feed,
-    rng: np.random.Generator,
-    blocks: int = BASELINE_BLOCKS,
-    max_rounds: int = 3,
-    runtime: Runtime = ONNX_RUNTIME,
-) -> Latency:
-    """Return the latency of the baseline: its raw p50, and the ratio it measures against itself, with more blocks than a candidate.
-
-    Raises: LatencyError: a session failed, or fewer than 5 blocks finished.
-    """
-    return measure(
-        path,
-        path,
-        baseline_ms=None,
-        limit_ms=None,
-        settings=settings,
-        feed=feed,
-        rng=rng,
-        blocks=blocks,
-        max_rounds=max_rounds,
-        runtime=runtime,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class LocalTarget:
     """This host; implements `Target`. One measurement runs at a time on it, see `sole_measurement`."""
@@ -201,31 +173,16 @@ class LocalTarget:
     ) -> Latency:
         """Return the latency of `candidate` on this host; see `measure`."""
         with sole_measurement():
-            return measure(
-                candidate,
-                reference,
-                baseline_ms=baseline_ms,
-                limit_ms=limit_ms,
-                settings=self.settings,
-                feed=feed,
-                rng=rng,
-                blocks=self.blocks,
-                max_rounds=self.max_rounds,
-                runtime=self.runtime,
-            )
+            return self._measure(candidate, reference, baseline_ms=baseline_ms, limit_ms=limit_ms, feed=feed, rng=rng, blocks=self.blocks)
 
     def measure_baseline(self, path: Path, *, feed: Feed, rng: np.random.Generator) -> Latency:
-        """Return the latency of the baseline on this host; see `measure_baseline`."""
+        """Return the latency of the baseline on this host: its raw p50, and its ratio to itself, with more blocks than a candidate."""
         with sole_measurement():
-            return measure_baseline(
-                path,
-                settings=self.settings,
-                feed=feed,
-                rng=rng,
-                blocks=self.baseline_blocks,
-                max_rounds=self.max_rounds,
-                runtime=self.runtime,
-            )
+            return self._measure(path, path, baseline_ms=None, limit_ms=None, feed=feed, rng=rng, blocks=self.baseline_blocks)
+
+    @property
+    def _measure(self) -> Callable[..., Latency]:
+        return partial(measure, settings=self.settings, max_rounds=self.max_rounds, runtime=self.runtime)
 
     def close(self) -> None:
         """Do nothing: no session outlives its measurement."""

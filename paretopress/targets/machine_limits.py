@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paretopress.targets.machine_state import text_of
+
 # model of an ARM board; vendor and product of a PC, which name the kind of a virtual machine
 _BOARD = (
     Path("/sys/firmware/devicetree/base/model"),
@@ -44,10 +46,7 @@ def machine_limits(processor: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _line(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0 \n")
-    except OSError:
-        return ""
+    return text_of(path).strip("\0 \n")
 
 
 def _caches() -> dict[str, str]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from by_size import BySize
 
 import paretopress
-from paretopress.core.outcome import Latency
-from paretopress.targets.local import LocalTarget
 from paretopress.targets.probe import probing
 
 CONFIG = {
@@ -22,17 +21,6 @@ CONFIG = {
     "time": {"finalists": 1, "stop_early": False},
     "evaluators": ["megabytes"],
 }
-
-
-class BySize(LocalTarget):
-    """Each file takes the longer, the larger it is."""
-
-    def measure(self, candidate: Path, reference: Path, **_: Any) -> Latency:
-        ratio = candidate.stat().st_size / reference.stat().st_size
-        return Latency(ratio, (ratio, ratio), ratio, (ratio, ratio), ratio, ratio, 1.0, 16, 160, 0.5)
-
-    def measure_baseline(self, path: Path, **_: Any) -> Latency:
-        return self.measure(path, path)
 
 
 def test_compress_ends_when_it_should_stop_and_resume_goes_on(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

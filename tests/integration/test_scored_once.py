@@ -7,32 +7,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from by_size import BySize
 
 from paretopress.api import start_run
 from paretopress.config import parse_config
-from paretopress.core.outcome import Latency
 from paretopress.intake.datasets import batches
 from paretopress.report.live import SilentReporter
-from paretopress.targets.local import LocalTarget
 from paretopress.targets.probe import probing
 from paretopress.trial import pipeline
 
 
-class Quick(LocalTarget):
-    """Each file takes the longer, the larger it is; counts what is opened to be scored."""
+class Quick(BySize):
+    """Counts what is opened to be scored."""
 
     opened_files: ClassVar[list[Path]] = []
 
     def opened(self, path: Path, *, beside_others: bool = False) -> Any:
         self.opened_files.append(path)
         return super().opened(path, beside_others=beside_others)
-
-    def measure(self, candidate: Path, reference: Path, **_: Any) -> Latency:
-        ratio = candidate.stat().st_size / reference.stat().st_size
-        return Latency(ratio, (ratio, ratio), ratio, (ratio, ratio), ratio, ratio, 1.0, 16, 160, 0.5)
-
-    def measure_baseline(self, path: Path, **_: Any) -> Latency:
-        return self.measure(path, path)
 
 
 def test_run_scores_its_front_in_one_pass_when_test_data_are_large(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from four_layers import SPACE
-from onnx import TensorProto, helper
 
 from paretopress.core.registry import Registry
 from paretopress.evaluators.registry import EVALUATORS, further_figures
@@ -35,15 +33,6 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_named", dict(registry._named))
     for block in BLOCKS:
         exec(compile(block, "CONTRIBUTING.md", "exec"), {})
-
-
-@pytest.fixture
-def doubling(tmp_path: Path) -> Path:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "tiny", [x], [y])
-    path = tmp_path / "doubling.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
-    return path
 
 
 def test_there_is_an_example_of_each_registry() -> None:

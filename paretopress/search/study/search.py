@@ -122,18 +122,14 @@ class Search:
         try:
             with renewed(self.claims), thread_pool(self.workers, stop) as together:
                 together(trials.work)
-                while not session.stopped:  # else a resumed run goes on with trials
+                while not session.stopped:
                     self.times.start_finalists()
                     together(finalists.work)
-                    tried = self.records.tried()
-                    if self._needs_more_trials(session):
-                        self.times.back_to_trials()
-                        together(trials.work)
-                        if self.records.tried() > tried:
-                            continue
-                        self.times.start_finalists()  # there was no time for one more
+                    if not self._tried_more(session, lambda: together(trials.work)):
+                        break
+                if not session.stopped:  # else a resumed run goes on with trials
+                    self.times.start_finalists()
                     together(finalists.repeat_latencies)
-                    break
                 self.stopped = session.stopped
         except BaseException:
             session.give_back()
@@ -181,11 +177,16 @@ class Search:
         setup = {"setup": self.setup_s - sum(self.setup_stages_s.values())}
         return seconds_by_stage(self.records, self.times.elapsed_s, setup, self.setup_stages_s, closing)
 
-    def _needs_more_trials(self, session: SearchContext) -> bool:
-        """Return whether to go on with trials after the finalists: no candidate is within every bound, and time is left."""
+    def _tried_more(self, session: SearchContext, run_trials: Callable[[], None]) -> bool:
+        """Go on with trials after the finalists if no candidate is within every bound and time is left; return whether any began."""
         if self.limits.seconds is None or self.limits.trials is not None or self.claims is not None or USED_UP in self.records.attributes:
             return False
-        return not session.over() and self.times.left_s > _ROUND_SHARE * self.limits.seconds and not session.within_all_bounds()
+        if session.over() or self.times.left_s <= _ROUND_SHARE * self.limits.seconds or session.within_all_bounds():
+            return False
+        tried = self.records.tried()
+        self.times.back_to_trials()
+        run_trials()
+        return self.records.tried() > tried
 
     def _wait_for_others(self, claims: Leases) -> None:
         """Return when no other process is at work; what one that died meanwhile had under way is tried once more here."""

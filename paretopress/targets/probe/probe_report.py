@@ -8,11 +8,11 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from paretopress.system.disk_cache import sources_sha256
 from paretopress.targets.capabilities import Capabilities, Family, detect
 
 # a choice alone may lose a little of what it gains beside its neighbours; what loses clearly more is not worth a trial
@@ -37,11 +37,7 @@ def _measured_by() -> str:
         version = importlib.metadata.version("paretopress")
     except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
         version = "?"
-    digest = hashlib.sha256()
-    package = Path(__file__).resolve().parents[2]
-    for file in sorted(path for room in ("runtimes", "targets") for path in (package / room).rglob("*.py")):
-        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return f"{version}+{digest.hexdigest()[:12]}"
+    return f"{version}+{sources_sha256('runtimes', 'targets')[:12]}"
 
 
 def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:

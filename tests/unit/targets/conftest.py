@@ -1,4 +1,4 @@
-"""Tiny ONNX files."""
+"""What is counted of a target's files: sessions opened, and files read to be hashed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from paretopress.runtimes import onnx_runtime
 from paretopress.targets import file_facts as facts
-
-
-@pytest.fixture
-def doubling(tmp_path: Path) -> Path:
-    """A file of y = x + x, x of shape ("batch", 3)."""
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "tiny", [x], [y])
-    path = tmp_path / "doubling.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
-    return path
 
 
 @pytest.fixture

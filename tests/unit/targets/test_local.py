@@ -15,7 +15,7 @@ from paretopress.errors import ConfigError, LatencyError
 from paretopress.runtimes import onnx_runtime
 from paretopress.runtimes.onnx_runtime import open_session, random_feed
 from paretopress.runtimes.runtime import SessionSettings
-from paretopress.targets.local import LocalTarget, measure, measure_baseline
+from paretopress.targets.local import BASELINE_BLOCKS, LocalTarget, measure
 from paretopress.targets.target import Target
 
 SETTINGS = SessionSettings()
@@ -120,7 +120,8 @@ def test_measure_names_the_file_when_the_feed_does_not_fit(tiny: Path) -> None:
 
 def test_measure_baseline_takes_its_raw_p50_when_measured_against_itself(tiny: Path) -> None:
     feed = random_feed(tiny, np.random.default_rng(0))
-    latency = measure_baseline(tiny, settings=SETTINGS, feed=feed, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    latency = measure(tiny, tiny, baseline_ms=None, limit_ms=None, settings=SETTINGS, feed=feed, rng=rng, blocks=BASELINE_BLOCKS)
     assert latency.latency_ms == latency.raw_p50_ms > 0.0
     assert latency.blocks % 32 == 0
 

@@ -234,7 +234,7 @@ def test_local_target_holds_the_lock_when_it_measures(function: str, tmp_path: P
     def spy(*_: Any, **__: Any) -> None:
         held.append(not free(tmp_path / "private" / "measuring.lock"))
 
-    monkeypatch.setattr(local, function, spy)
+    monkeypatch.setattr(local, "measure", spy)
     files = [Path("a.onnx")] if function == "measure_baseline" else [Path("a.onnx"), Path("b.onnx")]
     options = {} if function == "measure_baseline" else {"baseline_ms": 1.0, "limit_ms": None}
     getattr(LocalTarget(), function)(*files, feed={}, rng=None, **options)
