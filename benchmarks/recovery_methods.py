@@ -77,7 +77,7 @@ class Bench:
     def warm(self, method: Method, batches: int) -> None:
         """Draw the batches, compute what the teacher says to them, and what reconstruction needs of the teacher: a run's, not a trial's."""
         recovery = self.recovery(method)
-        for _ in itertools.islice(recovery._lessons.lessons(SEED, 0), batches):
+        for _ in itertools.islice(recovery._lessons.taught_batches(SEED, 0), batches):
             pass
         recovery.reconstruct(compress_module(self.intake.module, self.intake.graph, Plan()), SEED)
 

@@ -128,8 +128,8 @@ def work(where: Path | StudyPlace, log: Path, name: str, workers: int, trials: i
         return outcome.latency
 
     limits = Limits(trials=trials, finalists=0, stop_early=False)
-    claims = Leases(study, name) if isinstance(where, StudyPlace) else None
-    search = Search(study, space, evaluate, bounds, limits, 5_000, measure_again=again, workers=workers, claims=claims)
+    leases = Leases(study, name) if isinstance(where, StudyPlace) else None
+    search = Search(study, space, evaluate, bounds, limits, 5_000, measure_again=again, workers=workers, leases=leases)
     ask, tell = study.ask, study.tell
 
     def timed_ask(*args: object, **kwargs: object) -> optuna.Trial:

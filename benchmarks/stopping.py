@@ -30,12 +30,12 @@ LIMITS = (math.inf, 0.05, 0.02, 0.01, 0.005)
 def row_of(run: str, curve: list[float], least_gain: float) -> dict[str, object]:
     """Return when a search with this curve ends with one limit, and what it gives up; shares in percent."""
     counts = range(1, len(curve))
-    stall = next((found for n in counts if (found := early_stop(curve[:n], len(curve) - n, least_gain)) is not None), None)
+    stop = next((found for n in counts if (found := early_stop(curve[:n], len(curve) - n, least_gain)) is not None), None)
     row = {"run": run, "least_gain": None if math.isinf(least_gain) else 100.0 * least_gain, "trials": len(curve)}
-    if stall is None:
+    if stop is None:
         return row | {"ended_at": None, "predicted": None, "given_up": 0.0}
-    given_up = curve[-1] / curve[stall.trials - 1] - 1.0
-    return row | {"ended_at": stall.trials, "predicted": 100.0 * stall.predicted_gain, "given_up": 100.0 * given_up}
+    given_up = curve[-1] / curve[stop.trials - 1] - 1.0
+    return row | {"ended_at": stop.trials, "predicted": 100.0 * stop.predicted_gain, "given_up": 100.0 * given_up}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What early rejection, rungs, kept lessons and shared students buy: trials per hour, and hypervolume at equal time.
+"""What early rejection, rungs, kept taught_batches and shared students buy: trials per hour, and hypervolume at equal time.
 
     python benchmarks/throughput.py [--minutes 12]
 
@@ -64,7 +64,7 @@ class Variant:
 TWO = (Rung.COSTS, Rung.LONG)
 VARIANTS = (
     Variant("plain loop", (Rung.LONG,), keeps_lessons=False, races=False),
-    Variant("+ kept lessons and logits", (Rung.LONG,), races=False),
+    Variant("+ kept taught_batches and logits", (Rung.LONG,), races=False),
     Variant("+ early rejection by costs", TWO, races=False),
     Variant("+ rungs", RUNGS),
     Variant("+ shared students", RUNGS, shares_students=True),

@@ -1,4 +1,4 @@
-"""From a model, its data and a budget to a front; and from a front to a bundle. Wires the parts together, does no work of its own."""
+"""The Python API: compress a model within a budget, and resume, extend or replay a run."""
 
 from __future__ import annotations
 
@@ -250,13 +250,13 @@ def resume_run(
         pipeline = make_pipeline(intake, split, target, folder, config, capabilities)
         if state is None:  # it ended before the first trial: nothing was lost, and nothing is there to keep
             state = find_state(pipeline, space, config, env, watch, reporter.message)
-            taking_up_s = 0.0  # its set-up counts it
+            resume_s = 0.0  # its set-up counts it
         else:
             state.demand_same(pipeline.whole_identity(), "a resumed run")
-            taking_up_s = watch.elapsed_s
+            resume_s = watch.elapsed_s
         if extended:
             write_json(folder.config, config.to_json())
-        prepared = PreparedRun(folder, config, state, pipeline, space, taking_up_s)
+        prepared = PreparedRun(folder, config, state, pipeline, space, resume_s)
         return Result(run, search_run(prepared, reporter, _helpers(config, reporter), callbacks, extended=extended))
 
 

@@ -1,4 +1,4 @@
-"""`paretopress cache`: what earlier runs left for later ones."""
+"""`paretopress cache`: list and shrink the disk cache that runs share."""
 
 from __future__ import annotations
 

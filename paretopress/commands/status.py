@@ -36,7 +36,7 @@ def run_status(run: Path) -> dict[str, Any]:
     state = RunState.from_json(folder.read(folder.state))
     bounds, records = state.bounds(config), Records(open_study(place))
     times = TimeBudget(records, config.limits(), state.setup_s)
-    times.take_up(recorded_elapsed_s(folder.worked))
+    times.resume_at(recorded_elapsed_s(folder.worked))
     events = read_events(folder.log)
     phase = _phase(folder, events, times)
     return {

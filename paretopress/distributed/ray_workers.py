@@ -82,7 +82,7 @@ def _cluster(address: str) -> Iterator[Any]:
     """Yield Ray, connected to a cluster; raises ConfigError if none answers."""
     ray = _installed_ray()
     try:
-        _knock(address)
+        _check_listening(address)
         ray.init(address=None if address == LOCAL else address, log_to_driver=False, configure_logging=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -95,7 +95,7 @@ def _cluster(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_listening(address: str) -> None:
     """Raise OSError if nothing listens at HOST:PORT: Ray itself would wait for it for five minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname is not None and place.port is not None:

@@ -93,19 +93,19 @@ def run_worker(url: str, reporter: Reporter, flags: WorkerFlags | None = None) -
     place = StudyPlace.parse(url)
     study = open_study(place)
     config = own_config(published_config(study), place, flags or WorkerFlags())
-    shelf = open_artifacts(config, place)
+    artifacts = open_artifacts(config, place)
     reporter.message("reading model and data")
     intake, data = load_and_trace(config)
     with closing(open_run_target(config)) as target, tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
         ours = run_identity(intake, data, config)
         target_now = {"target": probe_fingerprint(target.name, target.environment())}
         demand_same(published_identity(study), ours | target_now, "a worker")
-        folder = adopt_run(study, shelf, Path(temporary, "run"), config)
+        folder = adopt_run(study, artifacts, Path(temporary, "run"), config)
         state = _published_state(folder)
         capabilities = capabilities_in(state.environment)
         space = space_for(intake.graph, config, capabilities)
         pipeline = make_pipeline(intake, data, target, folder, config, capabilities, ours=ours)
-        with _leaving_on_sigterm():
+        with _leave_on_sigterm():
             work_along(PreparedRun(folder, config, state, pipeline, space), reporter)
 
 
@@ -118,14 +118,14 @@ def _published_state(folder: RunFolder) -> RunState:
         raise ForeignDataError(f"a study must publish the findings of a set-up, but got {typed_line(error)}") from error
 
 
-class Leaving(SystemExit):
+class LeaveRequested(SystemExit):
     """SIGTERM was received."""
 
 
 @contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
+def _leave_on_sigterm() -> Iterator[None]:
     def leave(_: int, __: FrameType | None) -> None:
-        raise Leaving(0)
+        raise LeaveRequested(0)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:

@@ -150,10 +150,10 @@ def _opened(path: Path, threads: int, target: Target | None, *, beside_others: b
             yield file
         return
     session = open_session(path, SessionSettings(threads=threads), beside_others=beside_others, timed=False)
-    yield OpenFile(tuple((node.name, tuple(node.shape)) for node in session.get_inputs()), _here(session, path.name))
+    yield OpenFile(tuple((node.name, tuple(node.shape)) for node in session.get_inputs()), _opened_in_process(session, path.name))
 
 
-def _here(session: ort.InferenceSession, file: str) -> Callable[[Feed], list[npt.NDArray[Any]]]:
+def _opened_in_process(session: ort.InferenceSession, file: str) -> Callable[[Feed], list[npt.NDArray[Any]]]:
     def run(feed: Feed) -> list[npt.NDArray[Any]]:
         try:
             outputs: Sequence[Any] = session.run(None, dict(feed))

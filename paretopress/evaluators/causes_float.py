@@ -44,7 +44,7 @@ def odd_channels(facts: Facts) -> list[Cause]:
     """Float convolutions whose widths are no multiple of the block: they lose the blocked layout, or compute padding."""
     step = facts.channel_step
     found = [node for node in facts.nodes if node.layer is not None and node.layer.is_conv and node.is_float and _odd(node.layer, step)]
-    found = [node for node in found if not facts.stuck(node)]
+    found = [node for node in found if not facts.runs_in_float(node)]
     if not found:
         return []
     plain = [node for node in found if node.domain != BLOCKED_DOMAIN]
@@ -86,7 +86,7 @@ def tiny_layers(facts: Facts) -> list[Cause]:
         node
         for node in facts.nodes
         if node.layer is not None
-        and not facts.stuck(node)
+        and not facts.runs_in_float(node)
         and 0 < node.macs < TINY_MACS
         and facts.expected_ms(node) < TINY_ARITHMETIC * node.latency_ms
     ]

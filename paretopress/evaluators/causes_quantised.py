@@ -23,7 +23,7 @@ def unfused_layers(facts: Facts) -> list[Cause]:
     """Layers that the file quantises and that run in float, by the reason that the runtime has for it."""
     by_reason: dict[tuple[CauseKind, str], list[Node]] = {}
     for node in facts.nodes:
-        if facts.stuck(node):
+        if facts.runs_in_float(node):
             assert node.layer is not None
             by_reason.setdefault(_obstacle(node.layer), []).append(node)
     causes = []
@@ -70,7 +70,7 @@ def stray_qdq(facts: Facts) -> list[Cause]:
     """Q whose codes are only dequantised again, and DQ whose floats are only quantised again: rounding that buys nothing."""
     strays: list[Node] = []
     for node in facts.nodes:
-        if node.op == QUANTISE and _only_dequantised(facts, node) and not _near_stuck(facts, node):
+        if node.op == QUANTISE and _only_dequantised(facts, node) and not _beside_float_layer(facts, node):
             strays += [node, *facts.after(node)]
         elif node.op == DEQUANTISE and node.inputs and (after := facts.after(node)) and all(reader.op == QUANTISE for reader in after):
             strays += [node, *after]
@@ -81,11 +81,11 @@ def stray_qdq(facts: Facts) -> list[Cause]:
     return [cause(CauseKind.STRAY_QDQ, strays, strays, 0.0, what, change)]
 
 
-def _near_stuck(facts: Facts, quantise: Node) -> bool:
+def _beside_float_layer(facts: Facts, quantise: Node) -> bool:
     """Return whether a layer that failed to fuse explains the pair."""
     around = [*facts.back(quantise, lambda at: at.op in REORDERS | ACTIVATIONS)]
     around += facts.ahead(quantise, lambda at: at.op in REORDERS | {DEQUANTISE})
-    return any(map(facts.stuck, around))
+    return any(map(facts.runs_in_float, around))
 
 
 def float_islands(facts: Facts) -> list[Cause]:
@@ -97,9 +97,9 @@ def float_islands(facts: Facts) -> list[Cause]:
     islands = [
         island
         for island in _regions(facts, lambda node: node.is_float)
-        if _fenced(facts, island, DEQUANTISE, QUANTISE)
+        if _is_enclosed(facts, island, DEQUANTISE, QUANTISE)
         and 2 * sum(node.macs for node in island) <= whole_macs
-        and not any(map(facts.stuck, island))
+        and not any(map(facts.runs_in_float, island))
         and not _joins_alone(island)
     ]
     if not islands:
@@ -121,7 +121,7 @@ def int8_islands(facts: Facts) -> list[Cause]:
     inner: list[Node] = []
     coast: list[Node] = []
     for island in _regions(facts, lambda node: node.is_int8):
-        if not _fenced(facts, island, QUANTISE, DEQUANTISE):
+        if not _is_enclosed(facts, island, QUANTISE, DEQUANTISE):
             continue
         ends = [near for node in island for near in (*facts.before(node), *facts.after(node)) if near is not None and not near.is_int8]
         ends += [near for end in ends for near in (*facts.before(end), *facts.after(end)) if near is not None and near.op in REORDERS]
@@ -162,7 +162,7 @@ def _regions(facts: Facts, belongs: Callable[[Node], bool]) -> Iterator[list[Nod
         yield region
 
 
-def _fenced(facts: Facts, region: list[Node], entry: str, exit_: str) -> bool:
+def _is_enclosed(facts: Facts, region: list[Node], entry: str, exit_: str) -> bool:
     """Return whether a region is fed through one operator alone and read through another alone, and holds no end of the model."""
     inside = {id(node) for node in region}
     fed = [near for node in region for near in facts.before(node) if near is None or id(near) not in inside]

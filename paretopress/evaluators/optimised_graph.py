@@ -127,7 +127,7 @@ class Facts:
             return 0.0
         return self.predicted_ms(node.layer, node.macs, int8=node.layer.format in (Format.INT8, Format.DYNAMIC_INT8))
 
-    def stuck(self, node: Node) -> bool:
+    def runs_in_float(self, node: Node) -> bool:
         """Return whether the node carries out in float a layer that the file quantises."""
         return node.layer is not None and node.layer.reads is not None and node.layer.bits <= 8 and not node.is_int8
 

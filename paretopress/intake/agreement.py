@@ -65,12 +65,12 @@ def difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], allowe
     """
     if wanted.keys() != found.keys():
         return Difference(f"outputs {', '.join(found) or 'none'} instead of {', '.join(wanted) or 'none'}")
-    each = [_apart(name, wanted[name], found[name]) for name in wanted]
+    each = [_difference_of(name, wanted[name], found[name]) for name in wanted]
     worst = max(each, key=lambda one: one.share, default=Difference("", 0.0))
     return worst if worst.share > allowed else None
 
 
-def _apart(name: str, wanted: Tensor, found: Tensor) -> Difference:
+def _difference_of(name: str, wanted: Tensor, found: Tensor) -> Difference:
     if wanted.shape != found.shape or wanted.is_floating_point() != found.is_floating_point():
         kinds = [f"{part.dtype} of shape {tuple(part.shape)}" for part in (found, wanted)]
         return Difference(f"{' instead of '.join(kinds)} at its output {name}")

@@ -47,23 +47,23 @@ def faithful(model: nn.Module, names: Sequence[str] | None, example: Inputs, ite
         return Faithful(first.traced(), {})
     at_fault = original.rewrites_at_fault(example)
     last = first
-    for left_out in _sets(at_fault, first.offered):
+    for left_out in _exclusion_sets(at_fault, first.offered):
         last = original.attempt(example, left_out)
         if last.agrees:
             break
     else:
         original.refuse(last if last.module is not None else first, at_fault)
-    last = _given_back(original, example, last, at_fault)
+    last = _without_harmful_rewrites(original, example, last, at_fault)
     return Faithful(last.traced(), {name: at_fault.get(name, "with it the model computes something else") for name in last.left_out})
 
 
-def _sets(at_fault: Mapping[str, str], offered: Sequence[str]) -> Iterable[frozenset[str]]:
+def _exclusion_sets(at_fault: Mapping[str, str], offered: Sequence[str]) -> Iterable[frozenset[str]]:
     """Return what is left out, one after another: what is at fault on its own; then all that could be at fault beside it."""
     alone = frozenset(at_fault)
     return dict.fromkeys(filter(None, (alone, alone | frozenset(offered))))
 
 
-def _given_back(original: Original, example: Inputs, last: Attempt, at_fault: Mapping[str, str]) -> Attempt:
+def _without_harmful_rewrites(original: Original, example: Inputs, last: Attempt, at_fault: Mapping[str, str]) -> Attempt:
     """Return the attempt with every rewrite that does no harm; each is tried in turn."""
     for name in sorted(last.left_out - at_fault.keys()):
         again = original.attempt(example, last.left_out - {name})
@@ -190,13 +190,13 @@ class Original:
         if attempt.error is not None or attempt.module is None:
             assert attempt.error is not None
             raise ModelError(f"{attempt.error.message}{told}", attempt.error.hint) from attempt.error
-        where = self._parting(attempt.module)
+        where = self._first_divergence(attempt.module)
         raise ModelError(
             f"the traced model must compute what the model computes, but got {attempt.differs}; they part {where}{told}",
             "Does its forward depend on values, on a state that it changes, or on constants that it makes anew in each call?",
         )
 
-    def _parting(self, module: fx.GraphModule) -> str:
+    def _first_divergence(self, module: fx.GraphModule) -> str:
         """Return where the two first differ: at a layer, or behind the last one that they share."""
         names = list(dict.fromkeys(str(node.target) for node in module.graph.nodes if node.op == "call_module"))
         shared = [name for name in names if name in dict(self.model.named_modules())]

@@ -152,11 +152,11 @@ def _layers_from_functions(module: fx.GraphModule, rules: Rules) -> None:
         module.graph.erase_node(node)
         taken += [str(part.target) for part in (weight, bias) if part is not None]
     drop_dead_code(module)
-    _let_go(module, taken)
+    _remove_unused(module, taken)
     module.recompile()
 
 
-def _let_go(module: fx.GraphModule, parameters: Sequence[str]) -> None:
+def _remove_unused(module: fx.GraphModule, parameters: Sequence[str]) -> None:
     """Take parameters away from where they were, unless something still reads them there: they would be counted and saved twice."""
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     called = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}

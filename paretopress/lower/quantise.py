@@ -119,13 +119,13 @@ def _own_weights(graph: onnx.GraphProto, nodes: Mapping[int, Sequence[str]]) -> 
                 if len(seen) > 1:
                     twin = onnx.TensorProto()
                     twin.CopyFrom(weights[name])
-                    twin.name = _twin(name, seen.index(level))
+                    twin.name = _copy_name(name, seen.index(level))
                     graph.initializer.append(twin)
             if seen.index(level):
-                node.input[place] = _twin(name, seen.index(level))
+                node.input[place] = _copy_name(name, seen.index(level))
 
 
-def _twin(name: str, index: int) -> str:
+def _copy_name(name: str, index: int) -> str:
     return f"{name}{CALL}{index}"
 
 

@@ -69,7 +69,7 @@ class SearchFacts:
     evaluated: Sequence[Candidate]
     counts: Counts
     agreements: Sequence[Agreement]
-    stall: EarlyStop | None
+    early_stop: EarlyStop | None
     elapsed_s: float
     seconds: Mapping[str, float]
 
@@ -108,7 +108,7 @@ def front_json(found: FinalReport, best: int | None, bounds: Bounds, search: Sea
         "data": dict(run.data),
         "trials": asdict(search.counts),
         "rungs": [_agreement_json(agreement) for agreement in search.agreements],
-        "stopped_early": None if search.stall is None else asdict(search.stall) | {"said": search.stall.describe()},
+        "stopped_early": None if search.early_stop is None else asdict(search.early_stop) | {"said": search.early_stop.describe()},
         "seed": run.seed,
         "elapsed_s": round(search.elapsed_s, 1),
         "seconds": {name: round(value, 1) for name, value in search.seconds.items()},

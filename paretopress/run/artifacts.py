@@ -171,7 +171,7 @@ class SharedFiles:
     """An evaluator whose files other hosts share: it uploads what it makes, and downloads what another made."""
 
     evaluate: Evaluator
-    shelf: RunArtifacts
+    artifacts: RunArtifacts
     folder: RunFolder
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
@@ -192,7 +192,7 @@ class SharedFiles:
         path = self.folder.model_file(outcome.onnx_path)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.shelf.pull(outcome.onnx_path, path, outcome.onnx_sha256, outcome.size_bytes)
+            self.artifacts.pull(outcome.onnx_path, path, outcome.onnx_sha256, outcome.size_bytes)
 
     def _made(self, number: int, rung: Rung, evaluate: Callable[[], Outcome]) -> Outcome:
         if rung is Rung.FINAL:
@@ -201,7 +201,7 @@ class SharedFiles:
         if outcome.onnx_path:
             place = self.folder.model_file(outcome.onnx_path).parent
             for name in (MODEL_FILE, STUDENT_FILE):
-                self.shelf.push(str((place / name).relative_to(self.folder.root)), place / name)
+                self.artifacts.push(str((place / name).relative_to(self.folder.root)), place / name)
         return outcome
 
     def _fetch_student(self, number: int) -> None:
@@ -210,7 +210,7 @@ class SharedFiles:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.shelf.pull(str(path.relative_to(self.folder.root)), path)
+                self.artifacts.pull(str(path.relative_to(self.folder.root)), path)
             except RunError:
                 with suppress(OSError):  # it holds the model, which was measured again here
                     path.parent.rmdir()

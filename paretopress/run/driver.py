@@ -70,7 +70,7 @@ def search_run(
             search.extend()
         seeds, shared = _seeds(run, known), search.evaluate
         if isinstance(shared, SharedFiles):
-            place = _invite(run, search, shared.shelf, reporter)
+            place = _publish(run, search, shared.artifacts, reporter)
             with with_helpers(f"{place.url}#{place.name}"):
                 search.run(seeds)
         else:
@@ -105,10 +105,10 @@ def _searching(run: PreparedRun, known: PriorKnowledge | None, reporter: Reporte
     study = create_study(place, config.sampler, run.space, config.seed, known)
     with _evaluator(run, reporter) as inner:
         evaluate: Evaluator = inner
-        claims = None
+        leases = None
         if isinstance(place, StudyPlace):
-            evaluate, claims = SharedFiles(inner, open_artifacts(config, place), run.folder), Leases(study, worker, place.grace_s)
-            worker = claims.worker
+            evaluate, leases = SharedFiles(inner, open_artifacts(config, place), run.folder), Leases(study, worker, place.grace_s)
+            worker = leases.worker
         search = Search(
             study,
             run.space,
@@ -120,7 +120,7 @@ def _searching(run: PreparedRun, known: PriorKnowledge | None, reporter: Reporte
             measure_again=evaluate.latency_again,
             recover_in_part=evaluate.recover_in_part,
             workers=config.workers.count,
-            claims=claims,
+            leases=leases,
             setup_s=state.setup_s,
             setup_stages_s=state.setup_stages_s,
             closing_s=_ending_s(run, _LATENCY_S),
@@ -137,17 +137,17 @@ def _searching(run: PreparedRun, known: PriorKnowledge | None, reporter: Reporte
             callbacks.on_event(event, fields)
 
         search.on_event = on_event
-        search.times.take_up(recorded_elapsed_s(run.folder.worked) + run.taking_up_s)
+        search.times.resume_at(recorded_elapsed_s(run.folder.worked) + run.resume_s)
         EventLog(run.folder.log)("started", {"trials": search.counts().all, "worker": worker, "workers": search.workers})
         with recording_elapsed(run.folder.worked, lambda: search.times.elapsed_s):
             yield search
 
 
-def _invite(run: PreparedRun, search: Search, shelf: RunArtifacts, reporter: Reporter) -> StudyPlace:
+def _publish(run: PreparedRun, search: Search, artifacts: RunArtifacts, reporter: Reporter) -> StudyPlace:
     """Publish the run, say how others join it, and return where."""
     place, pipeline = study_place(run.folder, run.config), run.pipeline
     assert isinstance(place, StudyPlace)
-    publish(search.study, run.folder, shelf, pipeline.whole_identity())
+    publish(search.study, run.folder, artifacts, pipeline.whole_identity())
     reporter.message(f"others join with: paretopress worker '{place}'{_options(run.config)}")
     return place
 

@@ -59,14 +59,14 @@ _DECISIVE = {"seed", "sampler", "metric", "budget", "recovery", "target", "space
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """A run that is ready for its next trial; `taking_up_s` are the seconds that a resumed run took to get there."""
+    """A run that is ready for its next trial; `resume_s` are the seconds that a resumed run took to get there."""
 
     folder: RunFolder
     config: RunConfig
     state: RunState
     pipeline: Pipeline
     space: SearchSpace
-    taking_up_s: float = 0.0
+    resume_s: float = 0.0
 
     @property
     def bounds(self) -> Bounds:
@@ -214,14 +214,14 @@ def make_evaluator(
         "device": device_name(recovery.device),
         "threads": torch.get_num_threads(),  # sums come out differently in their last bits
     }
-    shelf = None if pipeline.cache is None else StudentStore(pipeline.cache, training)
+    store = None if pipeline.cache is None else StudentStore(pipeline.cache, training)
     stages_s = state.baseline.stages_s
     return PlanEvaluator(
         pipeline,
         recovery,
         state.effort,
         state.bounds(config),
-        students=StudentCache(shelf=shelf),
+        students=StudentCache(store=store),
         after_s=sum(stages_s.get(stage, 0.0) for stage in ("export", "latency", "accuracy")),
         step_s=state.seconds_per_step,
     )

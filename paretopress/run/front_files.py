@@ -45,7 +45,7 @@ def write_front(run: PreparedRun, search: Search) -> dict[str, Any]:
         found = final_report(candidates, search.bounds, state.baseline, have_file, score)
     chosen = best(found.points, search.bounds, search.val_images)
     facts = SearchFacts(
-        candidates, search.counts(), search.agreements(), search.stall(), search.times.elapsed_s, search.seconds(watch.seconds)
+        candidates, search.counts(), search.agreements(), search.early_stop(), search.times.elapsed_s, search.seconds(watch.seconds)
     )
     made_with = RunFacts(run.config.seed, state.environment, pipeline.data.sizes(), state.cut)
     value = front_json(found, chosen.number if chosen else None, search.bounds, facts, made_with)

@@ -20,10 +20,10 @@ _FILES = ("config.json", "state.json", "tables.json", "graph.json")
 _BINARIES = ("baseline.onnx", "samples.npz", "baseline_scores.npy")
 
 
-def publish(study: optuna.Study, folder: RunFolder, shelf: RunArtifacts, ours: Mapping[str, Any]) -> None:
+def publish(study: optuna.Study, folder: RunFolder, artifacts: RunArtifacts, ours: Mapping[str, Any]) -> None:
     """Make what was found before the first trial known to workers on other hosts."""
     for name in _BINARIES:
-        shelf.push(name, folder.root / name)
+        artifacts.push(name, folder.root / name)
     for name in _FILES:
         value = folder.read(folder.root / name)
         if name == folder.config.name:  # workers name the storage themselves, and nobody else's trust counts
@@ -32,7 +32,7 @@ def publish(study: optuna.Study, folder: RunFolder, shelf: RunArtifacts, ours: M
     study.set_user_attr(_PUBLISHED + _IDENTITY, dict(ours))  # the last: a run that has it is ready for workers
 
 
-def adopt_run(study: optuna.Study, shelf: RunArtifacts, root: Path, config: RunConfig) -> RunFolder:
+def adopt_run(study: optuna.Study, artifacts: RunArtifacts, root: Path, config: RunConfig) -> RunFolder:
     """Return a new run folder of this host with what a run published, and this host's `config`; see `published_config`."""
     attributes = study.user_attrs
     folder = create_run_folder(root)
@@ -41,7 +41,7 @@ def adopt_run(study: optuna.Study, shelf: RunArtifacts, root: Path, config: RunC
             write_json(folder.root / name, attributes.get(_PUBLISHED + name))
     store_config(folder, config)
     for name in _BINARIES:
-        shelf.pull(name, folder.root / name)
+        artifacts.pull(name, folder.root / name)
     return folder
 
 

@@ -35,7 +35,7 @@ IDLE_S = 1800.0
 Head = Mapping[str, Any]
 
 
-class Held:
+class OpenFiles:
     """The files that are open here between two requests, by their hashes; before anything is measured they are all shut."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def main(folder: str) -> NoReturn:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not stand between the replies
     requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-    held = Held()
+    held = OpenFiles()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests, place), daemon=True).start()
     try:
         with contextlib.suppress(queue.Empty, BrokenPipeError):
@@ -88,7 +88,7 @@ def _end(place: Path) -> NoReturn:
     os._exit(0)  # the other thread may be inside the runtime, or hold standard input
 
 
-def answer(head: Head, payload: bytes, place: Path, held: Held) -> Frame:
+def answer(head: Head, payload: bytes, place: Path, held: OpenFiles) -> Frame:
     """Return the reply to one request; what goes wrong is told as `error` and `hint`, and ends neither process nor connection."""
     command = head["command"]
     try:
@@ -104,13 +104,13 @@ def answer(head: Head, payload: bytes, place: Path, held: Held) -> Frame:
         return {"error": f"the target must carry out {command}, but got {type(error).__name__}: {first_line(error)}", "hint": ""}, b""
 
 
-def _environment(head: Head, _: bytes, place: Path, __: Held) -> Frame:
+def _environment(head: Head, _: bytes, place: Path, __: OpenFiles) -> Frame:
     for token in head["remove"]:  # of agents that were killed
         shutil.rmtree(place.with_name(FOLDER_PREFIX + token), ignore_errors=True)
     return {"environment": environment(), "runtime": ort.__version__}, b""
 
 
-def _put(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
+def _put(head: Head, payload: bytes, place: Path, _: OpenFiles) -> Frame:
     """Keep a file, and of those before it the ones that are still needed."""
     for old in place.glob("*.onnx"):
         if old.stem not in head["keep"]:
@@ -124,7 +124,7 @@ def _put(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
     return {}, b""
 
 
-def _measure(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
+def _measure(head: Head, payload: bytes, place: Path, _: OpenFiles) -> Frame:
     latency = _target(head).measure(
         _file(place, head["candidate"]),
         _file(place, head["reference"]),
@@ -136,25 +136,25 @@ def _measure(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
     return {"latency": latency.to_json()}, b""
 
 
-def _measure_baseline(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
+def _measure_baseline(head: Head, payload: bytes, place: Path, _: OpenFiles) -> Frame:
     path, rng = _file(place, head["candidate"]), np.random.default_rng(head["seed"])
     return {"latency": _target(head).measure_baseline(path, feed=_feed(head, payload), rng=rng).to_json()}, b""
 
 
-def _run(head: Head, payload: bytes, place: Path, _: Held) -> Frame:
+def _run(head: Head, payload: bytes, place: Path, _: OpenFiles) -> Frame:
     return {}, pack_arrays(_target(head).run(_file(place, head["candidate"]), _feed(head, payload)))
 
 
-def _open(head: Head, _: bytes, place: Path, held: Held) -> Frame:
+def _open(head: Head, _: bytes, place: Path, held: OpenFiles) -> Frame:
     """Keep a file open until it is shut, and tell its inputs."""
     return {"inputs": [[name, list(shape)] for name, shape in held.file(head, place).inputs]}, b""
 
 
-def _feed_open(head: Head, payload: bytes, place: Path, held: Held) -> Frame:
+def _feed_open(head: Head, payload: bytes, place: Path, held: OpenFiles) -> Frame:
     return {}, pack_arrays(held.file(head, place).run(_feed(head, payload)))
 
 
-def _shut(head: Head, _: bytes, __: Path, held: Held) -> Frame:
+def _shut(head: Head, _: bytes, __: Path, held: OpenFiles) -> Frame:
     held.shut(head["candidate"])
     return {}, b""
 
@@ -177,7 +177,7 @@ def _file(place: Path, sha256: str) -> Path:
     return path
 
 
-_COMMANDS: dict[str, Callable[[Head, bytes, Path, Held], Frame]] = {
+_COMMANDS: dict[str, Callable[[Head, bytes, Path, OpenFiles], Frame]] = {
     "environment": _environment,
     "put": _put,
     "measure": _measure,

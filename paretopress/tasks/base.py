@@ -48,7 +48,7 @@ class Task(Protocol):
     def divergence(self, found: Outputs, wanted: Outputs) -> Tensor:
         """Return how far outputs are from others, a scalar, 0 where they are the same; mean over the items."""
 
-    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+    def sampled_nll(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return minus the log-likelihood of targets drawn from the model's own prediction, a scalar, summed over the items."""
 
 
@@ -112,13 +112,13 @@ def divergence_of_logits(found: Tensor, wanted: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1), reduction="batchmean", log_target=True)
 
 
-def surprise_of_logits(logits: Tensor, generator: torch.Generator) -> Tensor:
+def sampled_nll_of_logits(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Return minus the log-likelihood of labels drawn from (N, classes) logits, summed."""
     labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def surprise_of_values(values: Tensor, generator: torch.Generator, *, cost: float) -> Tensor:
+def sampled_nll_of_values(values: Tensor, generator: torch.Generator, *, cost: float) -> Tensor:
     """Return minus the log-likelihood of targets drawn around values (N, ...), summed over the items.
 
     Their spread is that of the values over the batch, so much wider or narrower that a change costs what a divergence says which is
@@ -129,9 +129,9 @@ def surprise_of_values(values: Tensor, generator: torch.Generator, *, cost: floa
     return 0.5 * ((values - drawn) / spread).square().sum()
 
 
-def surprise_of_others(outputs: Outputs, generator: torch.Generator) -> Tensor:
+def sampled_nll_of_others(outputs: Outputs, generator: torch.Generator) -> Tensor:
     """Return minus the log-likelihood of values drawn around all outputs but the first; a change costs what `held_to_the_teacher` says."""
-    terms = [surprise_of_values(output, generator, cost=1.0) for output in outputs[1:] if output.is_floating_point()]
+    terms = [sampled_nll_of_values(output, generator, cost=1.0) for output in outputs[1:] if output.is_floating_point()]
     return torch.stack(terms).sum() if terms else outputs[0].new_zeros(())
 
 

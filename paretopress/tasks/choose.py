@@ -63,9 +63,9 @@ class Scored:
         """As the other task."""
         return self.learnt_as.divergence(found, wanted)
 
-    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+    def sampled_nll(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """As the other task."""
-        return self.learnt_as.surprise(outputs, generator)
+        return self.learnt_as.sampled_nll(outputs, generator)
 
 
 def task_kinds() -> list[str]:

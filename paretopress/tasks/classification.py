@@ -19,8 +19,8 @@ from paretopress.tasks.base import (
     distillation_loss,
     divergence_of_logits,
     held_to_the_teacher,
-    surprise_of_logits,
-    surprise_of_others,
+    sampled_nll_of_logits,
+    sampled_nll_of_others,
 )
 from paretopress.tasks.metric_names import TOP_1, TOP_5
 
@@ -99,6 +99,6 @@ class Classification:
         """Return the mean divergence of the logits in nats, and what other outputs are off."""
         return divergence_of_logits(found[0], wanted[0]) + held_to_the_teacher(found, wanted)
 
-    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+    def sampled_nll(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return minus the log-likelihood of labels drawn from the logits."""
-        return surprise_of_logits(outputs[0], generator) + surprise_of_others(outputs, generator)
+        return sampled_nll_of_logits(outputs[0], generator) + sampled_nll_of_others(outputs, generator)

@@ -21,8 +21,8 @@ from paretopress.tasks.base import (
     Scorer,
     distillation_loss,
     divergence_of_logits,
-    surprise_of_logits,
-    surprise_of_others,
+    sampled_nll_of_logits,
+    sampled_nll_of_others,
 )
 from paretopress.tasks.metric_names import MAP
 
@@ -146,10 +146,10 @@ class Detection:
         """Return the mean divergence of the candidates' logits in nats, per object seen, and how far boxes are off."""
         return divergence_of_logits(_rows(found[0]), _rows(wanted[0])) * _candidates_an_object(wanted[0]) + _boxes_off(found, wanted)
 
-    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+    def sampled_nll(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return minus the log-likelihood of a label for every candidate, weighted so that a change costs what `divergence` says."""
         weight = torch.sqrt(_candidates_an_object(outputs[0].detach()) / outputs[0].shape[1])
-        return weight * surprise_of_logits(_rows(outputs[0]), generator) + surprise_of_others(outputs, generator)
+        return weight * sampled_nll_of_logits(_rows(outputs[0]), generator) + sampled_nll_of_others(outputs, generator)
 
 
 def _rows(logits: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from paretopress.core.outcome import Metric
-from paretopress.tasks.base import Gathered, Outputs, Scorer, held_to_the_teacher, surprise_of_others, surprise_of_values
+from paretopress.tasks.base import Gathered, Outputs, Scorer, held_to_the_teacher, sampled_nll_of_others, sampled_nll_of_values
 from paretopress.tasks.metric_names import R2, SPEARMAN
 
 
@@ -66,9 +66,9 @@ class Regression:
         scale = wanted[0].float().var().clamp_min(1e-12)
         return 0.5 * F.mse_loss(found[0].float(), wanted[0].float()) / scale + held_to_the_teacher(found, wanted)
 
-    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+    def sampled_nll(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return minus the log-likelihood of targets drawn around the outputs; a change costs its divergence."""
-        return surprise_of_values(outputs[0], generator, cost=0.5) + surprise_of_others(outputs, generator)
+        return sampled_nll_of_values(outputs[0], generator, cost=0.5) + sampled_nll_of_others(outputs, generator)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from paretopress.tasks.base import (
     distillation_loss,
     divergence_of_logits,
     held_to_the_teacher,
-    surprise_of_logits,
-    surprise_of_others,
+    sampled_nll_of_logits,
+    sampled_nll_of_others,
 )
 from paretopress.tasks.metric_names import MIOU
 
@@ -108,10 +108,10 @@ class Segmentation:
         """Return the mean divergence of the pixels' logits in nats, and what other outputs are off."""
         return divergence_of_logits(_pixels(found[0]), _pixels(wanted[0])) + held_to_the_teacher(found, wanted)
 
-    def surprise(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
+    def sampled_nll(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return minus the log-likelihood of a label for every pixel, so weighted that an item's pixels together count as one."""
         pixels = outputs[0][0, 0].numel()
-        return surprise_of_logits(_pixels(outputs[0]), generator) / math.sqrt(pixels) + surprise_of_others(outputs, generator)
+        return sampled_nll_of_logits(_pixels(outputs[0]), generator) / math.sqrt(pixels) + sampled_nll_of_others(outputs, generator)
 
 
 def _pixels(logits: Tensor) -> Tensor:

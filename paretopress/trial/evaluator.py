@@ -44,7 +44,7 @@ _ROUNDED_SHARE, _ROUNDED_RATE, _ROUNDED_SEED = 0.2, 0.3, 100
 
 
 @dataclass(slots=True)
-class _InHand:
+class _CurrentCandidate:
     """The candidate of the trial that is under way; `as_compressed` until its layers are re-solved or its weights are read back."""
 
     number: int
@@ -83,7 +83,7 @@ class PlanEvaluator:
         self.left_s = lambda: math.inf
         self._students, self._after_s, self._step_s = students, after_s, step_s
         self._train_until = NO_DEADLINE
-        self._in_hand: _InHand | None = None
+        self._in_hand: _CurrentCandidate | None = None
         self._macs: dict[Plan, Macs] = {}  # they do not depend on the bits
         self._rankings: dict[Criterion, Ranking] = {Criterion.L2: {}}  # what pruning goes by unless told otherwise
         self._judged: Inputs | None = None
@@ -217,13 +217,13 @@ class PlanEvaluator:
             shared.keep(module, plan, rung)
         return ()
 
-    def _reconstruct(self, held: _InHand, watch: StageTimer) -> None:
+    def _reconstruct(self, held: _CurrentCandidate, watch: StageTimer) -> None:
         if held.as_compressed:
             with watch.stage("reconstruct"):
                 self.recovery.reconstruct(held.compressed, self.pipeline.seed)
             held.as_compressed = False
 
-    def _candidate(self, plan: Plan, rung: Rung, number: int, watch: StageTimer) -> _InHand:
+    def _candidate(self, plan: Plan, rung: Rung, number: int, watch: StageTimer) -> _CurrentCandidate:
         """Return the trial's module as the rung below left it; after a restart it is read back, or made again."""
         held = self._in_hand
         if held is not None and held.number == number and held.rung < rung < Rung.FINAL:
@@ -240,7 +240,7 @@ class PlanEvaluator:
         with watch.stage("macs"):
             if widths not in self._macs:
                 self._macs[widths] = count_macs(compressed.module, self.pipeline.example)
-        self._in_hand = _InHand(number, rung, compressed, self._macs[widths], as_compressed=not goes_on)
+        self._in_hand = _CurrentCandidate(number, rung, compressed, self._macs[widths], as_compressed=not goes_on)
         return self._in_hand
 
     def _ranking(self, criterion: Criterion) -> Ranking:

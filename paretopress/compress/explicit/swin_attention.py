@@ -56,7 +56,7 @@ class WindowAttention(nn.Module):
         self.out = plain_linear(original.proj.weight, original.proj.bias)
         positions = self.window[0] * self.window[1]
         self.position_bias = HeadBias(original.relative_position_bias_table, original.relative_position_index, positions)
-        self.register_buffer("apart", self._apart())
+        self.register_buffer("apart", self._shift_mask())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, rows, columns, width) of the same shape."""
@@ -64,7 +64,7 @@ class WindowAttention(nn.Module):
         x = F.pad(x, (0, 0, 0, columns - self.size[1], 0, rows - self.size[0]))
         if any(self.shift):
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
-        x = self._cut(x)
+        x = self._to_windows(x)
         q, k, v = (split_heads(layer(x), self.head_width) for layer in (self.query, self.key, self.value))
         between = self.position_bias()
         if any(self.shift):
@@ -75,12 +75,12 @@ class WindowAttention(nn.Module):
             x = torch.roll(x, self.shift, (1, 2))
         return x[:, : self.size[0], : self.size[1]]
 
-    def _cut(self, x: Tensor) -> Tensor:
+    def _to_windows(self, x: Tensor) -> Tensor:
         """Return (N, windows, positions, width) of (N, rows, columns, width)."""
         blocks: Tensor = x.unflatten(2, (self.windows[1], self.window[1])).unflatten(1, (self.windows[0], self.window[0]))  # type: ignore[no-untyped-call]
         return blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
-    def _apart(self) -> Tensor:
+    def _shift_mask(self) -> Tensor:
         """Return (windows, 1, positions, positions): what keeps positions apart that the shift has brought together."""
         regions = torch.zeros(1, *(count * edge for count, edge in zip(self.windows, self.window, strict=True)), 1)
         cuts = [
@@ -89,7 +89,7 @@ class WindowAttention(nn.Module):
         ]
         for number, (rows, columns) in enumerate((a, b) for a in cuts[0] for b in cuts[1]):
             regions[:, rows, columns] = number
-        region = self._cut(regions).flatten(2)[0]
+        region = self._to_windows(regions).flatten(2)[0]
         return torch.where(region[:, None, :] == region[:, :, None], 0.0, _APART)[:, None]
 
 

@@ -17,10 +17,13 @@ Change = Callable[[nn.Module, ChannelGroup, Sequence[int]], None]
 
 @dataclass(frozen=True, slots=True)
 class GroupRule:
-    """What to do with a group of a module: `prune` removes channels in place, `silence` sets what they put out to zero.
+    """How to prune, silence and rank the channels of one kind of group.
 
-    `least_important` returns the channels that go when so many remain, in rising order; `columns` the inputs of the layers behind the group
-    that some of its channels of the original are.
+    Attributes:
+        prune: removes channels in place.
+        silence: sets the outputs of channels to zero in place.
+        least_important: returns the channels to remove when so many are to remain, in rising order.
+        columns: returns the input columns, of the layers that read the group, that belong to some of its channels in the original model.
     """
 
     prune: Change

@@ -52,7 +52,7 @@ def record_calls(module: fx.GraphModule, layers: Mapping[str, nn.Module], inputs
     generator = torch.Generator().manual_seed(seed)
     for batch in split(inputs, BATCH):
         with _recorded(layers) as calls:
-            task.surprise(outputs_of(module(*_with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            task.sampled_nll(outputs_of(module(*_with_gradients(batch))), generator).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         yield calls
 
 

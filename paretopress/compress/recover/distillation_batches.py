@@ -49,11 +49,11 @@ class DistillationBatches:
         """Yield the inputs of batch after batch, without end."""
         return (self._batch(seed, k)[0] for k in itertools.count())
 
-    def lessons(self, seed: int, start: int) -> Iterator[tuple[Inputs, Tensor, tuple[Tensor, ...]]]:
+    def taught_batches(self, seed: int, start: int) -> Iterator[tuple[Inputs, Tensor, tuple[Tensor, ...]]]:
         """Yield inputs, labels (N, ...) and the teacher's outputs float32 from batch `start` on, without end."""
         for k in itertools.count(start):
             x, y = self._batch(seed, k)
-            yield x, y, self._taught(seed, k, x)
+            yield x, y, self._teacher_outputs(seed, k, x)
 
     def _batch(self, seed: int, k: int) -> tuple[Inputs, Tensor]:
         if (seed, k) in self._batches:
@@ -72,7 +72,7 @@ class DistillationBatches:
             self._batches[seed, k] = made
         return made
 
-    def _taught(self, seed: int, k: int, x: Inputs) -> tuple[Tensor, ...]:
+    def _teacher_outputs(self, seed: int, k: int, x: Inputs) -> tuple[Tensor, ...]:
         known = self._outputs.get((seed, k))
         if known is not None:
             return known

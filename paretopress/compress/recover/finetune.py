@@ -39,7 +39,7 @@ _RECENT_STEPS, _ENDING_STEPS = 8, 2.0
 # images that layers are re-solved on: 512 small ones, fewer large ones
 _RECONSTRUCTION_ITEMS, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
 _TOP_1 = Classification()
-Lesson = tuple[Inputs, Tensor, tuple[Tensor, ...]]
+DistillationBatch = tuple[Inputs, Tensor, tuple[Tensor, ...]]
 
 
 def usual_optimizer(module: nn.Module) -> Optimizer:
@@ -129,14 +129,14 @@ class Recovery:
         with seeded(seed):
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
-            lessons = self._lessons.lessons(seed, start=self.recipe.calibration_batches)
+            taught_batches = self._lessons.taught_batches(seed, start=self.recipe.calibration_batches)
             with held(sparsity_masks(self.recipe.zeros, student)):
                 while len(losses) < (whole := steps_in_time(steps, took_s, deadline)):
                     for group in optimizer.param_groups:
                         group["lr"] = self.recipe.learning_rate * rate_factor(len(losses), whole, self.recipe)
                     began = time.monotonic()
                     with self._around_step(), self.pace.step():
-                        losses.append(self._step(student, optimizer, next(lessons), temperature, alpha))
+                        losses.append(self._step(student, optimizer, next(taught_batches), temperature, alpha))
                     took_s.append(time.monotonic() - began)
             # after the last step: training normalises by its own batches, and running averages lag behind a short one
             self._recalibrate(student, seed)
@@ -219,15 +219,17 @@ class Recovery:
             return torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
         return torch.optim.SGD(groups, lr=self.recipe.learning_rate, momentum=self.recipe.momentum, nesterov=True)
 
-    def _loss(self, student: nn.Module, lesson: Lesson, temperature: float, alpha: float) -> Tensor:
-        x, y, teacher = lesson
+    def _loss(self, student: nn.Module, batch: DistillationBatch, temperature: float, alpha: float) -> Tensor:
+        x, y, teacher = batch
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             found, read = outputs_and_features(student, self.recipe.features, tensors(x))
         wanted, features = teacher[: len(found)], dict(zip(self.recipe.features, teacher[len(found) :], strict=True))
         return self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha) + feature_loss(read, features)
 
-    def _step(self, student: nn.Module, optimizer: torch.optim.Optimizer, lesson: Lesson, temperature: float, alpha: float) -> float:
-        loss = self._loss(student, lesson, temperature, alpha)
+    def _step(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, batch: DistillationBatch, temperature: float, alpha: float
+    ) -> float:
+        loss = self._loss(student, batch, temperature, alpha)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)

@@ -125,7 +125,7 @@ class _Solver(fx.Interpreter):
             return
         rows = self._positions.rows(self.env[node.all_input_nodes[0]])
         scale, shift = _affine(norm)
-        if not _equal(scale * rows + shift, recorded[:, self._here(node)]):
+        if not _equal(scale * rows + shift, recorded[:, self._remaining_channels(node)]):
             _set_statistics(norm, rows)
 
     def _solve(self, unit: _Unit) -> None:
@@ -150,7 +150,7 @@ class _Solver(fx.Interpreter):
 
     def _target(self, unit: _Unit) -> Tensor | None:
         """Return (rows, outputs) that the unit is to put out, or None where the original did not record it."""
-        here = self._here(unit.layer)
+        here = self._remaining_channels(unit.layer)
         other = None if unit.other is None else self.env.get(unit.other)
         last = unit.channels_last
         summed = unit.add is not None and unit.add.name in self._targets
@@ -162,7 +162,7 @@ class _Solver(fx.Interpreter):
         recorded = self._targets.get(unit.end.name)
         return None if recorded is None else recorded[:, here]
 
-    def _here(self, node: fx.Node) -> slice | list[int]:
+    def _remaining_channels(self, node: fx.Node) -> slice | list[int]:
         """Return which of the original's output channels a module still has."""
         kept = self._kept.get(str(node.target))
         return slice(None) if kept is None else list(kept)

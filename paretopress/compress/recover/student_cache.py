@@ -51,20 +51,20 @@ class StudentStore:
 
 
 class StudentCache:
-    """Keeps the weights that were used last, up to 256 MB, and all of them on the `shelf` if there is one.
+    """Keeps the weights that were used last, up to 256 MB in memory, and all of them in the `store` on disk if there is one.
 
     A recovery is a function of all of the plan but its bits, and of the rung alone: the bits come after it, the batches are the same
     for every plan. So a plan that differs from an earlier one in its bits gets that one's weights, and they are what it would have learnt.
     """
 
-    def __init__(self, kept_bytes: int = _KEPT_BYTES, shelf: StudentStore | None = None) -> None:
+    def __init__(self, kept_bytes: int = _KEPT_BYTES, store: StudentStore | None = None) -> None:
         self._states = LruCache[State](kept_bytes, lambda state: sum(tensor.nbytes for tensor in state.values()))
-        self._shelf = shelf
+        self._store = store
 
     def load(self, student: nn.Module, plan: Plan, rung: Rung) -> bool:
         """Give `student` the weights that the plan's recovery ended with, and return whether they are known."""
         key = _key(plan, rung)
-        state = self._states.get(key) or (self._shelf.get(student, *key) if self._shelf is not None else None)
+        state = self._states.get(key) or (self._store.get(student, *key) if self._store is not None else None)
         if state is None:
             return False
         if key not in self._states:
@@ -80,8 +80,8 @@ class StudentCache:
             return
         state = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
         self._states.put(key, state)
-        if self._shelf is not None:
-            self._shelf.put(*key, state)
+        if self._store is not None:
+            self._store.put(*key, state)
 
 
 def fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:

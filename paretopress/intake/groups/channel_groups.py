@@ -79,7 +79,7 @@ def _propose(
     found: dict[str, ChannelGroup] = {}
     for raw in _raw_groups(module, left, example, names, frozen):
         ordered, fed = (
-            tuple(sorted(_touched(raw, handler, names) & by_name.keys(), key=order.__getitem__))
+            tuple(sorted(_layers_pruned_by(raw, handler, names) & by_name.keys(), key=order.__getitem__))
             for handler in ("prune_out_channels", "prune_in_channels")
         )
         if not ordered:
@@ -120,7 +120,7 @@ def _raw_groups(
         except Exception as error:  # torch-pruning raises whatever its handlers meet
             frozen[layer.name] = Frozen(layer.name, f"its channels cannot be followed through the model: {typed_line(error)}")
             continue
-        seen |= _touched(raw, "prune_out_channels", names)
+        seen |= _layers_pruned_by(raw, "prune_out_channels", names)
         yield raw
 
 
@@ -151,7 +151,7 @@ def _normalised_together(module: fx.GraphModule) -> dict[str, str]:
     return found
 
 
-def _touched(raw: Iterable[tuple[Any, list[int]]], handler: str, names: dict[int, str]) -> set[str]:
+def _layers_pruned_by(raw: Iterable[tuple[Any, list[int]]], handler: str, names: dict[int, str]) -> set[str]:
     """Return the convolutions and Linear layers that a raw group of torch-pruning prunes by a handler of that name."""
     return {
         names.get(id(dependency.target.module), "")
@@ -194,7 +194,7 @@ def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example
     halves = [(group, _any_half(group)) for group in groups if group.channels > group.unit]
     silenced, pruned = copy.deepcopy(module), copy.deepcopy(module)
     try:
-        _halve(silenced, pruned, halves, example)
+        _halved_copies(silenced, pruned, halves, example)
         with torch.inference_mode():
             wanted, found = (outputs_of(part(*tensors(example))) for part in (silenced, pruned))
     except Exception as error:  # torch-pruning raises whatever its handlers meet
@@ -211,7 +211,7 @@ def _proof_fails(module: fx.GraphModule, groups: Iterable[ChannelGroup], example
     return f"{wrong[0]} would not be pruned with it" if wrong else ""
 
 
-def _halve(silenced: fx.GraphModule, pruned: fx.GraphModule, halves: list[tuple[ChannelGroup, list[int]]], example: Inputs) -> None:
+def _halved_copies(silenced: fx.GraphModule, pruned: fx.GraphModule, halves: list[tuple[ChannelGroup, list[int]]], example: Inputs) -> None:
     """Silence channels in one copy of a model and remove them in the other."""
     layers = dict(pruned.named_modules())
     names = {id(child): path for path, child in layers.items()}

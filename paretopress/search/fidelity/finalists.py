@@ -59,7 +59,9 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
         return hopeful[0] if hopeful else min(pool, key=lambda c: expected[c.number])
     there = [0.0, *(bounds.drop(final) for final in finals.values())]
     within = [c for c in pool if expected[c.number] <= limit] or pool
-    return max(within, key=lambda c: min(abs(math.log(_apart(expected[c.number], bounds) / _apart(drop, bounds))) for drop in there))
+    return max(
+        within, key=lambda c: min(abs(math.log(_log_scale(expected[c.number], bounds) / _log_scale(drop, bounds))) for drop in there)
+    )
 
 
 def _safest(pool: Sequence[Candidate], expected: Mapping[int, float], bounds: Bounds) -> Candidate | None:
@@ -87,7 +89,7 @@ def _safest(pool: Sequence[Candidate], expected: Mapping[int, float], bounds: Bo
     return min(certain, key=lambda c: c.outcome.latency.latency_ms)
 
 
-def _apart(drop: float, bounds: Bounds) -> float:
+def _log_scale(drop: float, bounds: Bounds) -> float:
     """Return a drop on a scale whose ratios tell drops apart; below the floor they differ by noise."""
     return max(drop, 0.0) + bounds.floor
 

@@ -45,7 +45,7 @@ class RungLadder:
         outcome = self.evaluate(plan, self.ladder[0], number)
         accuracies = {outcome.rung: outcome.val_accuracy}
         for rung in self.ladder[1:]:
-            reason = outcome.rejected or self._out_of_the_race(outcome, rung) or self._told_already(outcome.rung, rung)
+            reason = outcome.rejected or self._cannot_reach_front(outcome, rung) or self._why_uninformative(outcome.rung, rung)
             if reason:
                 return (replace(outcome, rejected=reason) if outcome.rung is Rung.COSTS else outcome), accuracies
             try:
@@ -66,13 +66,13 @@ class RungLadder:
     def _pairs(self, lower: Rung, higher: Rung) -> list[Pair]:
         return score_pairs(self.seen[-_MOST_SEEN:], lower, higher, self.bounds)
 
-    def _out_of_the_race(self, outcome: Outcome, rung: Rung) -> str:
+    def _cannot_reach_front(self, outcome: Outcome, rung: Rung) -> str:
         pairs = self._pairs(outcome.rung, rung)
         rivals = [(self.bounds.points_lost(c.accuracies[rung]), c.latency_ms) for c in self.seen if rung in c.accuracies]
         allowed = self.bounds.allowed_drop(rung)
         return reason_to_stop(self.bounds.drop(outcome), outcome.latency.latency_ms, pairs, rivals, allowed, floor=self.bounds.floor)
 
-    def _told_already(self, lower: Rung, higher: Rung) -> str:
+    def _why_uninformative(self, lower: Rung, higher: Rung) -> str:
         """Return why the higher rung would be uninformative, or "".
 
         Where two rungs that train order the plans alike, the lower one's order is taken, and one plan in four goes on to see that it holds.

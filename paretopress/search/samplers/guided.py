@@ -16,7 +16,7 @@ from paretopress.core.pareto import non_dominated
 from paretopress.core.plan import Plan
 from paretopress.search.fidelity.remeasurement import OCCASIONS
 from paretopress.search.samplers.predictor import MeasuredTrial, PriorKnowledge
-from paretopress.search.samplers.surrogate import Seen, Surrogate
+from paretopress.search.samplers.surrogate import Observation, Surrogate
 from paretopress.spaces.space import Params, SearchSpace
 from paretopress.spaces.variables import Value
 
@@ -38,7 +38,7 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class _CompletedTrial:
     """What the sampler uses of a completed trial, derived once.
 
     `accuracy` is measured, or predicted where the trial was stopped before its training, or None. `over_limit` is the upper end of the
@@ -52,7 +52,7 @@ class _Ended:
     trained: bool
     violation: float
     over_limit: float | None
-    seen: Seen | None
+    seen: Observation | None
 
     @classmethod
     def of(cls, trial: FrozenTrial, plan: Plan, baseline: float | None) -> Self:
@@ -66,19 +66,19 @@ class _Ended:
     def feasible(self) -> bool:
         return self.trained and self.violation <= 0.0
 
-    def against(self, baseline: float) -> Seen:
+    def against(self, baseline: float) -> Observation:
         """Return the trial as the surrogate sees it, by the accuracy of the baseline."""
-        return Seen(self.plan, self.latency_ms, None if self.accuracy is None else baseline - self.accuracy, self.feasible)
+        return Observation(self.plan, self.latency_ms, None if self.accuracy is None else baseline - self.accuracy, self.feasible)
 
 
 class GuidedSampler(BaseSampler):
-    """Mutates and crosses the parameters of the front and of near misses; of many proposals it takes the one that promises most.
+    """Mutates and crosses the parameters of the front and of near misses, and takes the proposal of highest expected improvement.
 
-    The promise is the hypervolume that a proposal would add to the front, in (drop of accuracy, latency), see `Surrogate`: where the tables
-    are known, their predictions are the first to be believed, and the trials correct them. A plan just over a bound is a parent too: the
-    fastest way to an accurate plan within it. One proposal in ten is taken unscreened, so that the models cannot shut a part of the space
-    out. `solves` has three in ten plans be the solution of the refitted programme at a budget drawn between the fastest feasible trial and
-    the limit, or a mutant of it if it was tried before.
+    The expected improvement is the hypervolume that a proposal is predicted to add to the front, in (drop of accuracy, latency), see
+    `Surrogate`; predictions start from the cost tables where there are any, and are refitted to the trials. Parents are the front and plans
+    just over a bound. One proposal in ten is taken unscreened, so that a wrong model cannot exclude a part of the space. With `solves` three
+    plans in ten are the solution of the refitted programme at a budget drawn between the fastest feasible trial and the limit, or a mutant
+    of it if it was tried before.
 
     While too few trials were trained to fit the drop, because most are over the budget, half of the plans are such solutions, and of other
     proposals the one of least damage by the tables is taken among those that are predicted to be within the budget, else the fastest.
@@ -95,7 +95,7 @@ class GuidedSampler(BaseSampler):
         self._distributions = space.distributions()
         self._seed = seed
         self._plans: dict[int, Plan] = {}
-        self._ended: dict[int, _Ended] = {}
+        self._ended: dict[int, _CompletedTrial] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all variables: they are proposed together."""
@@ -119,14 +119,14 @@ class GuidedSampler(BaseSampler):
             if solved is not None and self._space.plan(solved) not in seen:
                 return dict(solved)
             parents = parents if solved is None else [solved]
-        children = [self._child(parents, rng) for _ in range(_PROPOSALS)]
+        children = [self._offspring(parents, rng) for _ in range(_PROPOSALS)]
         proposals = [(child, plan) for child in children if (plan := self._space.plan(child)) not in seen]
         if not proposals:
             return {variable.name: variable.sample(rng) for variable in self._variables}
         if (trained < _MIN_TRIALS_TO_FIT and not starved) or rng.random() < _RANDOM_SHARE:
             return proposals[0][0]
         plans_proposed, seen_trials, aim_ms = [plan for _, plan in proposals], self._seen(done), self._aim_ms(done)
-        judge = self._screen.least_damage_within if starved else self._screen.promises
+        judge = self._screen.least_damage_within if starved else self._screen.expected_improvement
         return proposals[int(np.argmax(judge(plans_proposed, seen_trials, aim_ms)))][0]
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
@@ -134,7 +134,9 @@ class GuidedSampler(BaseSampler):
         variable = next(variable for variable in self._variables if variable.name == param_name)
         return variable.sample(np.random.default_rng((self._seed, trial.number)))
 
-    def _solved(self, known: PriorKnowledge, done: Sequence[_Ended], parents: Sequence[Params], rng: np.random.Generator) -> Params | None:
+    def _solved(
+        self, known: PriorKnowledge, done: Sequence[_CompletedTrial], parents: Sequence[Params], rng: np.random.Generator
+    ) -> Params | None:
         """Return the solution of the refitted programme at a random budget, with the distillation and importance of a parent."""
         trials = [MeasuredTrial(t.params, t.latency_ms, t.accuracy if t.trained else None) for t in done]
         aim_ms = self._aim_ms(done) or known.limit_ms
@@ -144,7 +146,7 @@ class GuidedSampler(BaseSampler):
         parent = parents[int(rng.integers(len(parents)))]
         return known.predictor.params(programme, float(np.exp(rng.uniform(low, high))), self._space.unpriced(parent))
 
-    def _aim_ms(self, done: Sequence[_Ended]) -> float | None:
+    def _aim_ms(self, done: Sequence[_CompletedTrial]) -> float | None:
         """Return the latency that plans are to be below, None where the limit is not known: the limit, less the reserve for the interval.
 
         A trial's interval covers the sampling of one occasion and the drift between occasions that the run has seen so far; it will have
@@ -158,7 +160,7 @@ class GuidedSampler(BaseSampler):
         widths = [np.log(over_limit * limit_ms / latency_ms) for over_limit, latency_ms in told[-_WIDTHS_FROM:]]
         return limit_ms * float(np.exp(-max(float(np.median(widths)), 0.0) / np.sqrt(OCCASIONS))) if widths else limit_ms
 
-    def _parents(self, done: Sequence[_Ended]) -> list[Params]:
+    def _parents(self, done: Sequence[_CompletedTrial]) -> list[Params]:
         """Return the parameters of the front and of the nearest misses; of the four nearest, however far, if there are neither."""
         feasible = [t for t in done if t.feasible]
         missed = sorted((t for t in done if t.violation > 0.0), key=lambda t: t.violation)
@@ -166,7 +168,7 @@ class GuidedSampler(BaseSampler):
         near = [t for t in missed if t.violation <= _NEAR_MISS][:_NEAR_MISSES]
         return [t.params for t in [*front, *near] or missed[:4]]
 
-    def _seen(self, done: Sequence[_Ended]) -> list[Seen]:
+    def _seen(self, done: Sequence[_CompletedTrial]) -> list[Observation]:
         baseline = self._known.baseline_accuracy if self._known is not None else max(t.accuracy or 0.0 for t in done if t.trained)
         return [t.seen or t.against(baseline) for t in done]
 
@@ -176,12 +178,12 @@ class GuidedSampler(BaseSampler):
             self._plans[trial.number] = self._space.plan(trial.params)
         return self._plans.get(trial.number)
 
-    def _end(self, trial: FrozenTrial, plan: Plan) -> _Ended:
+    def _end(self, trial: FrozenTrial, plan: Plan) -> _CompletedTrial:
         if trial.number not in self._ended:
-            self._ended[trial.number] = _Ended.of(trial, plan, None if self._known is None else self._known.baseline_accuracy)
+            self._ended[trial.number] = _CompletedTrial.of(trial, plan, None if self._known is None else self._known.baseline_accuracy)
         return self._ended[trial.number]
 
-    def _child(self, parents: Sequence[Params], rng: np.random.Generator) -> dict[str, Value]:
+    def _offspring(self, parents: Sequence[Params], rng: np.random.Generator) -> dict[str, Value]:
         child = dict(parents[int(rng.integers(len(parents)))])
         if len(parents) > 1 and rng.random() < 0.4:
             other = parents[int(rng.integers(len(parents)))]

@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """A trial as the surrogate sees it.
 
     `drop` is against the baseline, in the metric's unit: measured, predicted for a plan that was stopped before its training, or None for
@@ -58,7 +58,7 @@ class Surrogate:
         self._proposed: dict[Plan, tuple[Floats, Floats]] = {}
         self._pools = ThreadpoolController()
 
-    def promises(self, proposals: Sequence[Plan], seen: Sequence[Seen], aim_ms: float | None = None) -> Floats:
+    def expected_improvement(self, proposals: Sequence[Plan], seen: Sequence[Observation], aim_ms: float | None = None) -> Floats:
         """Return for each proposal (P,) the hypervolume it would add; where that is nothing, less than 0, the least dominated highest.
 
         The hypervolume is that of (drop, latency), from the known scale's worst drop (or just below the best known one, if that is more)
@@ -88,7 +88,7 @@ class Surrogate:
             promises.append(gain if gain > 0.0 else -float(behind) - 5.0 * max(0.0, point[1] / limit_ms - 1.0))
         return np.asarray(promises)
 
-    def least_damage_within(self, proposals: Sequence[Plan], seen: Sequence[Seen], aim_ms: float | None = None) -> Floats:
+    def least_damage_within(self, proposals: Sequence[Plan], seen: Sequence[Observation], aim_ms: float | None = None) -> Floats:
         """Return scores of the proposals (P,), the highest the best, where too few trials were trained to predict the drop from.
 
         A proposal that is predicted to take at most `aim_ms`, by default the limit, scores above 0, the more the less damage the tables

@@ -13,10 +13,10 @@ from paretopress.search.storage.records import WORKER
 Param = TypeVar("Param")
 
 
-class WrittenTogether(BaseStorage, Generic[Param]):
+class BufferedWrites(BaseStorage, Generic[Param]):
     """A mixin before one of Optuna's storages: a trial's parameters and attributes are written when it names its worker, and when it ends.
 
-    The worker's name is the last that is said of a trial before its evaluation, so a trial that has one counts as read until it ends.
+    The worker's name is the last attribute that is set before a trial is evaluated: a trial that has one need not be read again until it ends.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -26,7 +26,7 @@ class WrittenTogether(BaseStorage, Generic[Param]):
         super().__init__(*args, **kwargs)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna's; of a trial that was asked for here all but the worker's name is written later."""
+        """As Optuna's; attributes of a trial that this process asked for are held back until its worker's name is set."""
         if trial_id not in self._asked:
             super().set_trial_user_attr(trial_id, key, value)  # type: ignore[safe-super]  # Optuna's storage comes next
             return

@@ -24,7 +24,7 @@ from optuna.storages._grpc.client import GrpcClientCache, GrpcClientCacheEntry, 
 from optuna.storages._grpc.server import make_server
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.search.storage.buffered import WrittenTogether
+from paretopress.search.storage.buffered import BufferedWrites
 from paretopress.search.storage.rdb import DatabaseStorage, distribution_of
 from paretopress.search.storage.records import LATENCY, WORKER
 
@@ -87,14 +87,14 @@ def _handler(call: Callable[..., Any], to_bytes: Callable[[Any], bytes] = _to_js
     return grpc.unary_unary_rpc_method_handler(answer, json.loads, to_bytes)
 
 
-class ProxyStorage(WrittenTogether[_Param], GrpcStorageProxy):
+class ProxyStorage(BufferedWrites[_Param], GrpcStorageProxy):
     """The client: writes what is known of a trial together, and is sent a trial in flight once."""
 
     def __init__(self, host: str, port: int) -> None:
         self._repeated: dict[int, tuple[str, dict[str, Any]]] = {}
         super().__init__(host=host, port=port)
 
-    def greet(self) -> bool:
+    def is_compatible(self) -> bool:
         """Return whether the server is one of ours, of the same kind."""
         try:
             self._call("Greet")

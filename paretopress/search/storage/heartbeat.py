@@ -36,16 +36,16 @@ def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
         yield
 
 
-def fail_stale(study: optuna.Study, claims: Leases) -> None:
+def fail_stale(study: optuna.Study, leases: Leases) -> None:
     """End the trials whose processes have not been heard of for long; their plans are tried once more, see `records.retry_once`.
 
-    Where the storage keeps no heartbeat, as behind Optuna's gRPC proxy, the workers' own words in the study's attributes count. A trial
-    that names no worker for so long has none, and had none before its heart began to beat.
+    Where the storage keeps no heartbeat, as behind Optuna's gRPC proxy, the times that workers write to the study's attributes decide, see
+    `Leases.silent`. A running trial that has named no worker for as long counts as stale too.
     """
     beats = _every_s(study) is not None
     if beats:
         fail_stale_trials(study)
-    silent = claims.silent()
+    silent = leases.silent()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         worker = trial.user_attrs.get(WORKER)
         if (worker is None or not beats) and silent(str(worker), trial.number) and _failed(study, trial):
@@ -53,7 +53,7 @@ def fail_stale(study: optuna.Study, claims: Leases) -> None:
 
 
 def _every_s(study: optuna.Study) -> float | None:
-    """Return the seconds between two words to a storage that keeps a heartbeat, else None."""
+    """Return the seconds between two heartbeats of a storage that keeps them, else None."""
     interval = getattr(study._storage, "get_heartbeat_interval", None)
     return None if interval is None else interval()
 

@@ -1,4 +1,4 @@
-"""The lock of a study's journal: gone with the process that held it, and what that process had half written with it."""
+"""File lock of a study's journal, released when its process dies; a record that such a process left half-written is cut off."""
 
 from __future__ import annotations
 

@@ -106,11 +106,11 @@ class Leases:
 
 
 @contextmanager
-def renewed(claims: Leases | None) -> Iterator[None]:
+def renewed(leases: Leases | None) -> Iterator[None]:
     """Renew leases within the block, at once and then from a background thread."""
-    if claims is None:
+    if leases is None:
         yield
         return
-    claims.renew()
-    with periodically(claims.renew, claims.grace_s / WORDS):
+    leases.renew()
+    with periodically(leases.renew, leases.grace_s / WORDS):
         yield

@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _create_scoped_session, models, sqlalchemy  # type: ignore[attr-defined]
 from optuna.trial import FrozenTrial, TrialState
 
-from paretopress.search.storage.buffered import WrittenTogether
+from paretopress.search.storage.buffered import BufferedWrites
 from paretopress.search.storage.records import LATENCY, WORKER
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _AT_A_TIME = 1_000
 distribution_of = cache(json_to_distribution)
 
 
-class DatabaseStorage(WrittenTogether[dict[str, Any]], RDBStorage):
+class DatabaseStorage(BufferedWrites[dict[str, Any]], RDBStorage):
     """Writes what is known of a trial together, and reads a trial in flight once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -31,7 +31,7 @@ from paretopress.search.storage.slots import retry_once as retry_once
 # attributes of a study: one for each full recovery (by its trial), and one for each repeated latency (by its file and moment), so that
 # workers that write at the same time do not overwrite one another
 _FINAL, LATENCY = "final/", "latency/"
-STALL = "stopped_early"
+EARLY_STOP = "stopped_early"
 # attributes of a trial, beside those of `slots`
 OUTCOME, ACCURACIES, VOLUME = "outcome", "accuracies", "hypervolume"
 REJECTED, OUTRACED, COPY_OF = "rejected_early", "outraced", "copy_of"
@@ -175,7 +175,7 @@ class Records:
     def copies_in_a_row(self, most: int) -> int:
         """Return how many of the last trials, up to `most`, were uninformative: copies, and plans that had failed before."""
         last = heapq.nlargest(most, self.slots().ended, key=lambda trial: trial.number)
-        return len(list(itertools.takewhile(self._told_nothing, last)))
+        return len(list(itertools.takewhile(self._is_uninformative, last)))
 
     def trial_candidates(self) -> list[Candidate]:
         """Return all evaluated candidates by the figures of their trial, one for each plan, latencies pooled over all occasions."""
@@ -220,14 +220,14 @@ class Records:
         """Keep one more latency of a candidate's file."""
         self.add_attribute(f"{LATENCY}{outcome.onnx_sha256}/{time.time_ns():020d}", again.to_json())
 
-    def stall(self) -> EarlyStop | None:
+    def early_stop(self) -> EarlyStop | None:
         """Return why the trials ended early, or None if they did not."""
-        stored = self.attributes.get(STALL)
+        stored = self.attributes.get(EARLY_STOP)
         return None if stored is None else EarlyStop(**stored)
 
-    def add_stall(self, stall: EarlyStop) -> None:
+    def add_early_stop(self, stop: EarlyStop) -> None:
         """Keep why the trials end early."""
-        self.add_attribute(STALL, asdict(stall))
+        self.add_attribute(EARLY_STOP, asdict(stop))
 
     def copy_of(self, plan: Plan) -> tuple[Candidate, RungScores] | None:
         """Return what is known of a plan that was evaluated, else None."""
@@ -282,7 +282,7 @@ class Records:
                 self._begun_plans[trial.number] = parse_plan(trial.user_attrs[PLAN], f"trial {trial.number}")
         return self._begun_plans.get(trial.number)
 
-    def _told_nothing(self, trial: FrozenTrial) -> bool:
+    def _is_uninformative(self, trial: FrozenTrial) -> bool:
         if trial.state is TrialState.COMPLETE:
             return COPY_OF in trial.user_attrs
         earlier = (t for t in self.slots().ended if t.state is TrialState.FAIL and t.number < trial.number)

@@ -91,7 +91,7 @@ def _proxy(host: str, port: int, where: StudyPlace) -> BaseStorage:
             warnings.simplefilter("ignore", ExperimentalWarning)  # the proxy has been "experimental" since 2024
             storage = ProxyStorage(host, port)
         storage.wait_server_ready(timeout=10.0)
-        greeted = storage.greet()
+        greeted = storage.is_compatible()
     except ImportError as error:
         raise _no_grpc(error, where) from error
     except Exception as error:

@@ -23,16 +23,18 @@ from paretopress.search.study.time_budget import TimeBudget
 class SearchContext:
     """State of one process that works on a study; its threads change it under `lock`.
 
-    `under_way` are the trials that it is at, None where it is the full recovery of one. Once `stopping` is set, loops end soon, and what
-    fails was cut off with the run; once `stopped` is, the user's callback asked for the end, and what is under way is completed. The other
-    fields are those of `Search`.
+    Attributes:
+        under_way: number -> the trial that is being evaluated, or None where it is the full recovery of that trial.
+        stopping: the run is being cut off: loops end soon, and an evaluation that fails from now on is not recorded as failed.
+        stopped: `should_stop` returned true: evaluations under way are completed, and nothing new begins.
+    The other fields are those of `Search`.
     """
 
     records: Records
     times: TimeBudget
     limits: Limits
     bounds: Bounds
-    claims: Leases | None
+    leases: Leases | None
     measure_again: Callable[[Outcome], Latency] | None
     on_change: Callable[[str], None]
     on_event: Callable[[str, Mapping[str, Any]], None]
@@ -87,11 +89,11 @@ class SearchContext:
 
     def give_back(self) -> None:
         """Return the trials and finalists under way to other processes, if the study is shared."""
-        if self.claims is None:
+        if self.leases is None:
             return
         for number, trial in list(self.under_way.items()):
             if trial is None:
-                self.claims.release(number)
+                self.leases.release(number)
             else:
                 retry_once(self.study, trial)
                 self.study.tell(number, state=TrialState.FAIL)

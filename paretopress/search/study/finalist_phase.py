@@ -83,9 +83,9 @@ class FinalistPhase:
             return finalist, share
 
     def _next(self) -> Candidate | None:
-        session, claims = self.session, self.session.claims
+        session, leases = self.session, self.session.leases
         # read before the records: a process records its result, then releases the lease
-        others = claims.others() if claims is not None else set()
+        others = leases.others() if leases is not None else set()
         session.records.refresh()
         tried = session.records.finals_tried() | set(session.under_way) | others
         if len(tried) >= session.limits.finalists and (session.limits.seconds is None or not tried):
@@ -93,13 +93,13 @@ class FinalistPhase:
         finals = session.records.finals()
         pool = [c for c in session.records.trial_candidates() if c.number in finals or c.number not in tried]
         finalist = next_finalist(pool, finals, session.bounds, self.val_images)
-        if finalist is None or claims is None:
+        if finalist is None or leases is None:
             return finalist
-        if claims.take(finalist.number):
+        if leases.take(finalist.number):
             session.records.refresh()
             if finalist.number not in session.records.finals_tried():
                 return finalist
-            claims.release(finalist.number)  # another was done with it meanwhile
+            leases.release(finalist.number)  # another was done with it meanwhile
         return self._next()
 
     def _recover(self, finalist: Candidate, share: float) -> None:
@@ -115,8 +115,8 @@ class FinalistPhase:
         except OutOfTimeError as error:  # no fault of the candidate
             self._out_of_time = True
             session.on_change(f"finalist {finalist.number}: not recovered in full, {error}")
-            if session.claims is not None:
-                session.claims.release(finalist.number)
+            if session.leases is not None:
+                session.leases.release(finalist.number)
             return
         except Exception as error:  # as for a trial: recorded with its reason, and the others go on
             if session.stopping:
@@ -124,8 +124,8 @@ class FinalistPhase:
             stored = told = {keys.ERROR: typed_line(error)}
             line = f"failed, {stored[keys.ERROR]}"
         session.records.add_final(finalist.number, stored)
-        if session.claims is not None:
-            session.claims.release(finalist.number)
+        if session.leases is not None:
+            session.leases.release(finalist.number)
         session.on_change(f"finalist {finalist.number}: {line}")
         session.event("finalist", trial=finalist.number, share=share, seconds=session.clock() - started, **told)
 

@@ -20,7 +20,7 @@ from paretopress.search.fidelity.promotion import Agreement, agreement
 from paretopress.search.limits import Limits
 from paretopress.search.storage.heartbeat import fail_stale
 from paretopress.search.storage.leases import Leases, renewed
-from paretopress.search.storage.records import STALL, Counts, Records, retry_once
+from paretopress.search.storage.records import EARLY_STOP, Counts, Records, retry_once
 from paretopress.search.study.context import SearchContext
 from paretopress.search.study.finalist_phase import FinalistPhase
 from paretopress.search.study.fresh_plans import USED_UP
@@ -44,7 +44,7 @@ class Search:
         ladder: the rungs that a trial may climb. workers: trials that are evaluated at a time.
         measure_again: repeats the latency of a candidate's file.
         recover_in_part: full recovery of (plan, trial, share of its steps); without it a recovery is whole or does not take place.
-        claims: set where other processes work on the study too.
+        leases: set where other processes work on the study too.
         on_change: called after every trial with a line about it. on_event: called with an event's name and its fields.
         cancel: ends evaluations that are under way, where the search ends in the middle of them.
         should_stop: asked before each trial, finalist and repeated latency; once it returns true the search ends in order.
@@ -62,7 +62,7 @@ class Search:
     measure_again: Callable[[Outcome], Latency] | None = None
     recover_in_part: Callable[[Plan, int, float], Outcome] | None = None
     workers: int = 1
-    claims: Leases | None = None
+    leases: Leases | None = None
     on_change: Callable[[str], None] = lambda _: None
     on_event: Callable[[str, Mapping[str, Any]], None] = lambda _, __: None
     cancel: Callable[[], None] = lambda: None
@@ -78,7 +78,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.records = Records(self.study)
-        shared = self.claims is not None
+        shared = self.leases is not None
         clock = time.time if shared and self.clock is time.monotonic else self.clock
         self.times = TimeBudget(self.records, self.limits, self.setup_s, self.closing_s(()), clock, shared)
 
@@ -90,8 +90,8 @@ class Search:
         """
         self._queue(seeds)
         self.work()
-        if self.claims is not None and not self.stopped:
-            self._wait_for_others(self.claims)
+        if self.leases is not None and not self.stopped:
+            self._wait_for_others(self.leases)
         self.records.refresh()
 
     def work(self) -> None:
@@ -104,7 +104,7 @@ class Search:
             times=self.times,
             limits=self.limits,
             bounds=self.bounds,
-            claims=self.claims,
+            leases=self.leases,
             measure_again=self.measure_again,
             on_change=self.on_change,
             on_event=self.on_event,
@@ -120,12 +120,12 @@ class Search:
             self.cancel()
 
         try:
-            with renewed(self.claims), thread_pool(self.workers, stop) as together:
+            with renewed(self.leases), thread_pool(self.workers, stop) as together:
                 together(trials.work)
                 while not session.stopped:
                     self.times.start_finalists()
                     together(finalists.work)
-                    if not self._tried_more(session, lambda: together(trials.work)):
+                    if not self._continue_trials(session, lambda: together(trials.work)):
                         break
                 if not session.stopped:  # else a resumed run goes on with trials
                     self.times.start_finalists()
@@ -135,13 +135,13 @@ class Search:
             session.give_back()
             raise
         finally:
-            if self.claims is not None:
-                self.claims.leave()
+            if self.leases is not None:
+                self.leases.leave()
 
     def extend(self) -> None:
         """Let trials go on after finalists: the limits were raised, and neither their phase nor an early stop counts any more."""
         self.times.back_to_trials()
-        self.records.add_attribute(STALL, None)
+        self.records.add_attribute(EARLY_STOP, None)
 
     def candidates(self) -> list[Candidate]:
         """Return all evaluated candidates, those with a full recovery by its figures."""
@@ -159,9 +159,9 @@ class Search:
         """Return how many trials were completed, rejected or outraced before training, and failed."""
         return self.records.counts()
 
-    def stall(self) -> EarlyStop | None:
+    def early_stop(self) -> EarlyStop | None:
         """Return why the trials ended early, or None if they did not."""
-        return self.records.stall()
+        return self.records.early_stop()
 
     def agreements(self) -> list[Agreement]:
         """Return how each two neighbouring rungs agreed on the plans that were seen at both."""
@@ -177,9 +177,9 @@ class Search:
         setup = {"setup": self.setup_s - sum(self.setup_stages_s.values())}
         return seconds_by_stage(self.records, self.times.elapsed_s, setup, self.setup_stages_s, closing)
 
-    def _tried_more(self, session: SearchContext, run_trials: Callable[[], None]) -> bool:
+    def _continue_trials(self, session: SearchContext, run_trials: Callable[[], None]) -> bool:
         """Go on with trials after the finalists if no candidate is within every bound and time is left; return whether any began."""
-        if self.limits.seconds is None or self.limits.trials is not None or self.claims is not None or USED_UP in self.records.attributes:
+        if self.limits.seconds is None or self.limits.trials is not None or self.leases is not None or USED_UP in self.records.attributes:
             return False
         if session.over() or self.times.left_s <= _ROUND_SHARE * self.limits.seconds or session.within_all_bounds():
             return False
@@ -188,25 +188,25 @@ class Search:
         run_trials()
         return self.records.tried() > tried
 
-    def _wait_for_others(self, claims: Leases) -> None:
+    def _wait_for_others(self, leases: Leases) -> None:
         """Return when no other process is at work; what one that died meanwhile had under way is tried once more here."""
-        until = claims.clock() + 2.0 * claims.grace_s
+        until = leases.clock() + 2.0 * leases.grace_s
         while self.times.left_s > 0.0:
-            at_work = claims.at_work()
-            fail_stale(self.study, claims)
+            at_work = leases.at_work()
+            fail_stale(self.study, leases)
             self.records.refresh()
             if retry_is_due(self.records, self.times):
                 self.work()
             elif at_work:  # they are at their last finalists, or measure them again
-                until = claims.clock() + 2.0 * claims.grace_s
-            elif not self.records.left_running() or claims.clock() >= until:
+                until = leases.clock() + 2.0 * leases.grace_s
+            elif not self.records.left_running() or leases.clock() >= until:
                 return
             time.sleep(_LOOKS_EVERY_S)
 
     def _queue(self, seeds: Sequence[Plan]) -> None:
-        if self.claims is not None:
+        if self.leases is not None:
             self.times.begin()
-        left = [] if self.claims is not None else self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        left = [] if self.leases is not None else self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in left:
             # a process that died left it; its parameters are tried once more under a new number
             retry_once(self.study, trial)

@@ -66,7 +66,7 @@ class TimeBudget:
         """
         if self.limits.seconds is None:
             return math.inf
-        if not self.in_finalists or self.records.stall() is None or not self.satisfied():
+        if not self.in_finalists or self.records.early_stop() is None or not self.satisfied():
             return self.limits.seconds
         return min(float(self.records.attributes[_FINALISTS_FROM]) + self.limits.finalist_share * self.limits.seconds, self.limits.seconds)
 
@@ -75,7 +75,7 @@ class TimeBudget:
         """Seconds until the run has to close; infinite where only the number of trials bounds it."""
         return self.end_s - self.closing_s - self.elapsed_s
 
-    def take_up(self, worked_s: float) -> None:
+    def resume_at(self, worked_s: float) -> None:
         """Go on after `worked_s` seconds of work, if that is more than was written down: a killed process has lost its last trial."""
         if not self.shared and worked_s > self.elapsed_s:
             self._before, self._started = worked_s, self.clock()

@@ -57,7 +57,7 @@ class TrialPhase:
         session = self.session
         while (trial := self._ask()) is not None:
             try:
-                with nullcontext() if session.claims is None else heartbeat(session.study, trial):
+                with nullcontext() if session.leases is None else heartbeat(session.study, trial):
                     self._evaluate(trial)
             except UpdateFinishedTrialError:  # this process was not heard of for so long that the trial was given to another
                 session.on_change(f"trial {trial.number}: another process had ended it meanwhile, and its result is left out")
@@ -69,14 +69,14 @@ class TrialPhase:
         """Return the next trial, or None when the trials are over."""
         session = self.session
         with session.lock:
-            if session.claims is not None and time.monotonic() >= self._next_look_s:
-                self._next_look_s = time.monotonic() + session.claims.grace_s / WORDS
-                fail_stale(session.study, session.claims)
+            if session.leases is not None and time.monotonic() >= self._next_look_s:
+                self._next_look_s = time.monotonic() + session.leases.grace_s / WORDS
+                fail_stale(session.study, session.leases)
             session.records.refresh()
             if session.over():
                 return None
             started, rest = session.clock(), 0.0 if session.times.in_finalists else rest_trials(session.records, session.times)
-            if rest < 1.0 or self._has_stalled(rest) or self._is_used_up():
+            if rest < 1.0 or self._stops_early(rest) or self._is_used_up():
                 trial = self._asked_retry()
             else:
                 trial = session.study.ask(fixed_distributions=self.space.distributions())
@@ -112,7 +112,7 @@ class TrialPhase:
         Of those the ones with the lowest ranks are evaluated; a retry has that of what it retries, which had its place before them.
         """
         session = self.session
-        if session.claims is None or session.limits.trials is None or trial.number < session.limits.trials:
+        if session.leases is None or session.limits.trials is None or trial.number < session.limits.trials:
             return False
         session.records.refresh()
         if rest_trials(session.records, session.times, below=rank(trial)) >= 1.0:
@@ -132,7 +132,7 @@ class TrialPhase:
         if slots.others or slots.retries:
             return False
         # of the study alone, so that a resumed one goes on alike; processes beside one another draw apart
-        rng = np.random.default_rng(None if session.claims is not None else len(slots.ended))
+        rng = np.random.default_rng(None if session.leases is not None else len(slots.ended))
         proposal = self._fresh.proposal(records, rng)
         if isinstance(proposal, str):
             records.add_attribute(USED_UP, proposal)
@@ -142,19 +142,19 @@ class TrialPhase:
             session.study.enqueue_trial(dict(proposal))
         return isinstance(proposal, str)
 
-    def _has_stalled(self, rest: float) -> bool:
+    def _stops_early(self, rest: float) -> bool:
         """Return whether to end the trials early; the reason is recorded and reported."""
         session = self.session
         if not session.limits.stop_early or math.isinf(rest):
             return False
-        if session.records.stall() is not None:
+        if session.records.early_stop() is not None:
             return True
-        stall = early_stop(session.records.volumes(session.bounds), int(rest * self.workers))
-        if stall is None or not session.within_all_bounds():
+        stop = early_stop(session.records.volumes(session.bounds), int(rest * self.workers))
+        if stop is None or not session.within_all_bounds():
             return False
-        session.records.add_stall(stall)
-        session.on_change(stall.describe())
-        session.event(STOPPED_EARLY, reason=stall.describe())
+        session.records.add_early_stop(stop)
+        session.on_change(stop.describe())
+        session.event(STOPPED_EARLY, reason=stop.describe())
         return True
 
     def _evaluate(self, trial: Trial) -> None:
@@ -162,8 +162,8 @@ class TrialPhase:
         started = session.clock()
         plan = self.space.plan(trial.params)
         trial.set_user_attr(keys.PLAN, plan.to_json())
-        if session.claims is not None:
-            trial.set_user_attr(keys.WORKER, session.claims.worker)
+        if session.leases is not None:
+            trial.set_user_attr(keys.WORKER, session.leases.worker)
         climber = RungLadder(self.evaluate, self.ladder, session.bounds, session.records.climbs())
         try:
             outcome, accuracies = self._copied(trial, plan) or climber.climb(plan, trial.number)
@@ -202,7 +202,7 @@ class TrialPhase:
             trial.set_constraint(name, violation)
         duration_s = session.clock() - started
         trial.set_user_attr(keys.DURATION, duration_s)
-        session.records.add_ended(session.study.tell(trial, [_told(accuracies), outcome.macs, judged.latency.latency_ms]))
+        session.records.add_ended(session.study.tell(trial, [_reported_accuracy(accuracies), outcome.macs, judged.latency.latency_ms]))
         session.on_change(f"trial {trial.number}: {outcome.rejected or describe(outcome, bounds)}")
         session.event(TRIAL, trial=trial.number, seconds=duration_s, **event_fields(outcome))
 
@@ -235,9 +235,9 @@ def rest_trials(records: Records, times: TimeBudget, below: float = math.inf) ->
 def retry_is_due(records: Records, times: TimeBudget) -> bool:
     """Return whether a queued trial that tries a cut off one again is to be evaluated, though the trials may be over otherwise."""
     retries = records.slots().retries
-    return bool(retries) and records.stall() is None and rest_trials(records, times, below=min(map(rank, retries))) >= 1.0
+    return bool(retries) and records.early_stop() is None and rest_trials(records, times, below=min(map(rank, retries))) >= 1.0
 
 
-def _told(accuracies: Mapping[Rung, float]) -> float:
+def _reported_accuracy(accuracies: Mapping[Rung, float]) -> float:
     """Return the accuracy that the sampler learns: that of the first rung with training, else the untrained one."""
     return next((accuracies[rung] for rung in sorted(accuracies) if rung > Rung.COSTS), accuracies.get(Rung.COSTS, 0.0))

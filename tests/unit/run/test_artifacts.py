@@ -79,15 +79,15 @@ def test_fetch_refuses_a_file_that_is_not_the_measured_one(tmp_path: Path) -> No
 
 
 def test_an_s3_bucket_is_a_shelf_too(tmp_path: Path, bucket: str) -> None:
-    shelf, file, copy = RunArtifacts(open_store(bucket), "night", waits_s=()), tmp_path / "model.onnx", tmp_path / "copy.onnx"
+    artifacts, file, copy = RunArtifacts(open_store(bucket), "night", waits_s=()), tmp_path / "model.onnx", tmp_path / "copy.onnx"
     file.write_bytes(b"model")
-    shelf.push("trials/0003/model.onnx", file)
-    shelf.pull("trials/0003/model.onnx", copy, hashlib.sha256(b"model").hexdigest())
+    artifacts.push("trials/0003/model.onnx", file)
+    artifacts.pull("trials/0003/model.onnx", copy, hashlib.sha256(b"model").hexdigest())
     assert copy.read_bytes() == b"model"
     with pytest.raises(RunError, match="another hash"):
-        shelf.pull("trials/0003/model.onnx", tmp_path / "other.onnx", "f" * 64)
+        artifacts.pull("trials/0003/model.onnx", tmp_path / "other.onnx", "f" * 64)
     with pytest.raises(RunError, match="must be there"):
-        shelf.pull("trials/0009/model.onnx", copy)
+        artifacts.pull("trials/0009/model.onnx", copy)
     with pytest.raises(RunError, match="must be writable, but got NoSuchBucket"):
         RunArtifacts(open_store("s3://nowhere"), "night", waits_s=()).push("trials/0003/model.onnx", file)
 

@@ -26,14 +26,14 @@ def outcome(name: str, content: bytes, size_bytes: int | None = None) -> Outcome
     return Outcome(Rung.SHORT, 90.0, 1, 1, LATENCY, len(content) if size_bytes is None else size_bytes, name, digest)
 
 
-def shelf(tmp_path: Path) -> RunArtifacts:
+def artifacts(tmp_path: Path) -> RunArtifacts:
     return RunArtifacts(open_store(str(tmp_path / "artifacts")), "night")
 
 
 def shared(tmp_path: Path) -> SharedFiles:
     root = tmp_path / "deep" / "run"
     root.mkdir(parents=True)
-    return SharedFiles(None, shelf(tmp_path), RunFolder(root))  # type: ignore[arg-type]  # nothing is evaluated
+    return SharedFiles(None, artifacts(tmp_path), RunFolder(root))  # type: ignore[arg-type]  # nothing is evaluated
 
 
 def put(tmp_path: Path, name: str, content: bytes) -> None:

@@ -72,7 +72,7 @@ def choices(unit: Unit, max_drop: float | None, sampler: str) -> dict[str, objec
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler(sampler, SPACE, 0, known))
     search = Search(study, SPACE, unit.evaluate, bounds, Limits(trials=90, finalists=6), 5_000)
     search.run(initial_plans(SPACE, ["a.conv1", "b.conv1"]))
-    candidates, stall = search.candidates(), search.stall()
+    candidates, stop = search.candidates(), search.early_stop()
     chosen = best(front(candidates, bounds), bounds, 5_000)
     return {
         "plans": [c.plan for c in search.short_candidates()],
@@ -80,7 +80,7 @@ def choices(unit: Unit, max_drop: float | None, sampler: str) -> dict[str, objec
         "finalists": list(search.finals()),
         "front": [c.number for c in front(candidates, bounds)],
         "best": None if chosen is None else chosen.number,
-        "stop": None if stall is None else stall.trials,
+        "stop": None if stop is None else stop.trials,
         "counts": search.counts(),
     }
 

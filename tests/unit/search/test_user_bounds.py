@@ -115,7 +115,7 @@ def test_trials_do_not_stop_early_when_nothing_is_within(tmp_path: Path) -> None
 
         run = searched(place, same, Limits(trials=90, finalists=0), [0.0])
         run.run([])
-        assert (run.counts().all, run.stall() is None) == (trials, accuracy == 88.0)
+        assert (run.counts().all, run.early_stop() is None) == (trials, accuracy == 88.0)
 
 
 def test_run_spends_the_time_left_until_the_interval_is_decided(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_run_uses_all_of_its_time_when_nothing_is_within(tmp_path: Path) -> None
     limits = Limits(seconds=1_000.0, finalist_share=0.1, finalists=1)
     run = searched(tmp_path, fails_in_the_end, limits, now)
     run.run([])
-    assert run.stall() is not None
+    assert run.early_stop() is not None
     assert front(run.candidates(), BOUNDS)  # others that were not recovered in full are within, by what was measured of them
     assert run.times.end_s < 1_000.0
     run.times.satisfied = lambda: False

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from paretopress.core.model_inputs import pieces
 from paretopress.targets import agent as agent_module
-from paretopress.targets.agent import Held
+from paretopress.targets.agent import OpenFiles
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.wire_protocol import Frame, pack_arrays, unpack_arrays
 
@@ -23,8 +23,8 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def answer(head: dict[str, Any], payload: bytes, place: Path, held: Held | None = None) -> Frame:
-    return agent_module.answer(head, payload, place, held or Held())
+def answer(head: dict[str, Any], payload: bytes, place: Path, held: OpenFiles | None = None) -> Frame:
+    return agent_module.answer(head, payload, place, held or OpenFiles())
 
 
 def put(place: Path, data: bytes, *keep: str) -> Frame:
@@ -93,14 +93,14 @@ def test_answer_removes_the_folders_of_killed_agents_when_told(place: Path) -> N
     assert sorted(path.name for path in place.parent.iterdir() if path.is_dir()) == ["paretopress-0", "paretopress-2"]
 
 
-def feed(place: Path, held: Held, name: str, x: Any) -> Any:
+def feed(place: Path, held: OpenFiles, name: str, x: Any) -> Any:
     head = {"command": "feed", "candidate": name, "inputs": ["x"], "target": LocalTarget().to_json(), "beside_others": False}
     reply, payload = answer(head, pack_arrays([np.asarray(x, np.float32)]), place, held)
     return reply or unpack_arrays(payload)[0].tolist()
 
 
 def test_answer_opens_one_session_when_a_file_is_fed_again_and_again(place: Path, doubling: Path, sessions: list[str]) -> None:
-    held, name = Held(), sha256(doubling.read_bytes())
+    held, name = OpenFiles(), sha256(doubling.read_bytes())
     put(place, doubling.read_bytes())
     about = {"candidate": name, "target": LocalTarget().to_json(), "beside_others": False}
     reply, _ = answer({"command": "open", **about}, b"", place, held)
@@ -113,7 +113,7 @@ def test_answer_opens_one_session_when_a_file_is_fed_again_and_again(place: Path
 
 
 def test_answer_shuts_what_is_open_when_it_measures(place: Path, doubling: Path, sessions: list[str]) -> None:
-    held, name = Held(), sha256(doubling.read_bytes())
+    held, name = OpenFiles(), sha256(doubling.read_bytes())
     put(place, doubling.read_bytes())
     feed(place, held, name, [[1, 2, 3]])
     target = LocalTarget(blocks=2, baseline_blocks=2, max_rounds=1).to_json()

@@ -12,7 +12,7 @@ import pytest
 
 from paretopress.errors import ConfigError, LatencyError, ParetopressError, TargetLostError
 from paretopress.runtimes.runtime import SessionSettings
-from paretopress.targets.agent import Held, answer
+from paretopress.targets.agent import OpenFiles, answer
 from paretopress.targets.local import LocalTarget
 from paretopress.targets.ssh import SshTarget
 from paretopress.targets.ssh_address import SshAddress
@@ -47,7 +47,7 @@ class Agent:
         self.device, self.token, self.files = device, token, set[str]()
         self.place = device.folder / f"paretopress-{token}"
         self.place.mkdir()
-        self.held = Held()
+        self.held = OpenFiles()
 
     def ask(self, head: dict[str, Any], payload: bytes = b"") -> Frame:
         failure = self.device.at_work.pop(0) if self.device.at_work and head["command"] != "put" else None

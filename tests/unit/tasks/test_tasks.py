@@ -84,7 +84,7 @@ def test_loss_and_divergence_are_least_for_the_teachers_own_outputs(task: Task, 
 @pytest.mark.parametrize("task", [Classification(), Segmentation(), Regression()], ids=list(SHAPES))
 def test_surprise_repeats_for_a_seed_and_has_gradients(task: Task, request: pytest.FixtureRequest) -> None:
     outputs = [torch.randn(shape, requires_grad=True) for shape in (SHAPES[request.node.callspec.id][0], (4, 7))]
-    first, again = (task.surprise([*outputs, torch.arange(4)], torch.Generator().manual_seed(3)) for _ in range(2))
+    first, again = (task.sampled_nll([*outputs, torch.arange(4)], torch.Generator().manual_seed(3)) for _ in range(2))
     assert float(first.detach()) == float(again.detach())
     first.backward()
     assert all(part.grad is not None and float(part.grad.abs().sum()) > 0.0 for part in outputs)

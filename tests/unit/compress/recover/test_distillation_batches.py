@@ -41,8 +41,8 @@ def made(train: Dataset[tuple[Tensor, int]], teacher: nn.Module) -> Distillation
     return DistillationBatches(teacher, train, 4, torch.device("cpu"), bf16=False)
 
 
-def first(lessons: DistillationBatches, count: int, seed: int = 0, start: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return [(x, y, outputs[0]) for x, y, outputs in itertools.islice(lessons.lessons(seed, start), count)]
+def first(taught_batches: DistillationBatches, count: int, seed: int = 0, start: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
+    return [(x, y, outputs[0]) for x, y, outputs in itertools.islice(taught_batches.taught_batches(seed, start), count)]
 
 
 def test_lessons_are_the_same_when_asked_again_whatever_was_drawn_between() -> None:
@@ -72,8 +72,8 @@ def test_distillation_batches_repeat_when_augmentation_draws_elsewhere() -> None
 
 def test_lessons_read_and_teach_once_when_two_students_learn() -> None:
     train, teacher = Augmented(), Counting()
-    lessons = made(train, teacher)
-    first(lessons, 5), first(lessons, 5)
+    taught_batches = made(train, teacher)
+    first(taught_batches, 5), first(taught_batches, 5)
     assert (train.reads, teacher.calls) == (20, 5)
 
 
@@ -96,8 +96,8 @@ def test_lessons_hold_every_image_once_when_an_epoch_ends() -> None:
 
 
 def test_lessons_differ_when_the_seed_or_the_epoch_does() -> None:
-    lessons = made(Augmented(), Counting())
-    batches = [first(lessons, 1)[0][0], first(lessons, 1, seed=1)[0][0], first(lessons, 1, start=2)[0][0]]
+    taught_batches = made(Augmented(), Counting())
+    batches = [first(taught_batches, 1)[0][0], first(taught_batches, 1, seed=1)[0][0], first(taught_batches, 1, start=2)[0][0]]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(batches, 2))
 
 
@@ -108,8 +108,8 @@ def test_lessons_differ_when_the_seed_or_the_epoch_does() -> None:
 )
 def test_lessons_are_drawn_again_alike_when_memory_is_full(kept_bytes: int, reads: int, calls: int) -> None:
     train, teacher = Augmented(), Counting()
-    lessons = DistillationBatches(teacher, train, 4, torch.device("cpu"), bf16=False, kept_bytes=kept_bytes)
-    once, twice = first(lessons, 3), first(lessons, 3)
+    taught_batches = DistillationBatches(teacher, train, 4, torch.device("cpu"), bf16=False, kept_bytes=kept_bytes)
+    once, twice = first(taught_batches, 3), first(taught_batches, 3)
     assert (train.reads, teacher.calls) == (reads, calls)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(once, twice, strict=True))
 

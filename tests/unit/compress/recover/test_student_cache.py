@@ -78,7 +78,7 @@ def save_other(names: dict[str, torch.Tensor]) -> Callable[[Path], object]:
 )
 def test_load_knows_nothing_when_what_was_stored_is_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     def students() -> StudentCache:
-        return StudentCache(shelf=StudentStore(Cache(tmp_path, {}), {}))
+        return StudentCache(store=StudentStore(Cache(tmp_path, {}), {}))
 
     students().keep(weight(2.0), Plan(), Rung.SHORT)
     (file,) = tmp_path.rglob("*.safetensors")

@@ -8,7 +8,7 @@ from paretopress.compress.apply import compress_module
 from paretopress.compress.sensitivity.channel_importance import rank_channels
 from paretopress.core.plan import Criterion, Plan
 from paretopress.intake.trace import Intake, take_in
-from paretopress.tasks.base import surprise_of_logits
+from paretopress.tasks.base import sampled_nll_of_logits
 from paretopress.tasks.classification import Classification
 
 GROUP, DEAD, LOUD = "block1.conv1", 5, 2
@@ -47,7 +47,7 @@ def test_rank_channels_follows_the_scales_when_batch_norm_decides(tiny: nn.Modul
 def test_rank_channels_follows_the_gradients_of_gates_when_taylor_decides(tiny: nn.Module, images: Tensor) -> None:
     gates = torch.ones(len(images), 8, 1, 1, requires_grad=True)
     tiny.block1.conv2.register_forward_pre_hook(lambda _, args: (args[0] * gates,))
-    surprise_of_logits(tiny(images), torch.Generator().manual_seed(0)).backward()
+    sampled_nll_of_logits(tiny(images), torch.Generator().manual_seed(0)).backward()
     assert gates.grad is not None
     expected = gates.grad.square().sum((0, 2, 3))
     tiny.block1.conv2._forward_pre_hooks.clear()

@@ -39,8 +39,8 @@ def states(study: optuna.Study) -> list[TrialState]:
 def test_fail_stale_tries_the_trials_of_the_silent_once_more_and_no_others(study: optuna.Study) -> None:
     now = [1_000.0]
     dead, living = (Leases(study, name, 90.0, lambda: now[0]) for name in ("dead", "living"))
-    for claims in (dead, living):
-        claims.renew()
+    for leases in (dead, living):
+        leases.renew()
     lost, _ = started(study, dead.worker), started(study, living.worker)
     now[0] += 80.0
     living.renew()
@@ -57,12 +57,12 @@ def test_fail_stale_tries_the_trials_of_the_silent_once_more_and_no_others(study
 
 def test_fail_stale_ends_a_trial_for_good_when_it_was_tried_again_before(study: optuna.Study) -> None:
     now = [1_000.0]
-    claims = Leases(study, "living", 90.0, lambda: now[0])
+    leases = Leases(study, "living", 90.0, lambda: now[0])
     for _ in range(2):
         started(study, "dead").set_user_attr(RETRY_OF, 7)
     study.set_user_attr("alive/dead", now[0])
     now[0] += 90.0
-    fail_stale(study, claims)
+    fail_stale(study, leases)
     assert states(study) == [TrialState.FAIL] * 2
 
 
@@ -85,23 +85,23 @@ def test_fail_stale_counts_from_the_first_look_when_no_word_came(study: optuna.S
     trial = started(study, None)
     zone(here)
     now = [time.time()]
-    claims = Leases(study, "living", 90.0, lambda: now[0])
+    leases = Leases(study, "living", 90.0, lambda: now[0])
     for _ in range(2):
-        fail_stale(study, claims)
+        fail_stale(study, leases)
         assert states(study) == [TrialState.RUNNING]
         now[0] += 89.0
     now[0] -= 88.0
-    fail_stale(study, claims)
+    fail_stale(study, leases)
     assert study.get_trials()[trial.number].state is TrialState.FAIL
 
 
 def test_fail_stale_retries_a_queued_plan_when_no_parameter_was_written(study: optuna.Study) -> None:
     now = [1_000.0]
-    claims = Leases(study, "living", 90.0, lambda: now[0])
+    leases = Leases(study, "living", 90.0, lambda: now[0])
     study.enqueue_trial({"x": 0.25})
     study.ask()
     for _ in range(2):
-        fail_stale(study, claims)
+        fail_stale(study, leases)
         now[0] += 90.0
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
     assert study.ask().suggest_float("x", 0.0, 1.0) == 0.25
@@ -111,11 +111,11 @@ def test_fail_stale_ends_a_trial_without_worker_when_heartbeats_are_kept(tmp_pat
     storage = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}", heartbeat_interval=60, grace_period=120)
     study = optuna.create_study(storage=storage)
     now = [1_000.0]
-    claims = Leases(study, "living", 90.0, lambda: now[0])
+    leases = Leases(study, "living", 90.0, lambda: now[0])
     started(study, None)
     started(study, "another")  # of which the database's own clock tells
     for _ in range(2):
-        fail_stale(study, claims)
+        fail_stale(study, leases)
         now[0] += 90.0
     assert states(study) == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
     storage.engine.dispose()
@@ -150,23 +150,23 @@ def test_heartbeat_is_none_where_the_storage_keeps_none(study: optuna.Study) -> 
 
 def test_fail_stale_leaves_a_trial_alone_when_its_own_process_was_first(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
-    claims = Leases(study, "living", 90.0, lambda: now[0])
+    leases = Leases(study, "living", 90.0, lambda: now[0])
     trial = started(study, "slow")
     study.set_user_attr("alive/slow", 0.0)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     study.tell(trial, 1.0)
     monkeypatch.setattr(study, "get_trials", lambda **_: running)
-    fail_stale(study, claims)
+    fail_stale(study, leases)
     monkeypatch.undo()
     assert states(study) == [TrialState.COMPLETE]
 
 
 def test_fail_stale_reads_what_the_workers_said_once_however_many_they_are(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    claims = Leases(study, "living", 90.0, lambda: 1_000.0)
+    leases = Leases(study, "living", 90.0, lambda: 1_000.0)
     for worker in "abcd":
         started(study, worker)
     reads: list[int] = []
     read = study._storage.get_study_user_attrs
     monkeypatch.setattr(study._storage, "get_study_user_attrs", lambda study_id: reads.append(study_id) or read(study_id))
-    fail_stale(study, claims)
+    fail_stale(study, leases)
     assert len(reads) == 1

@@ -16,13 +16,13 @@ def study() -> optuna.Study:
     return optuna.create_study()
 
 
-def claims(study: optuna.Study, worker: str, now: list[float]) -> Leases:
+def leases(study: optuna.Study, worker: str, now: list[float]) -> Leases:
     return Leases(study, worker, 90.0, lambda: now[0])
 
 
 def test_take_is_the_first_ones_until_it_is_released(study: optuna.Study) -> None:
     now = [100.0]
-    one, two = claims(study, "one", now), claims(study, "two", now)
+    one, two = leases(study, "one", now), leases(study, "two", now)
     assert one.take(7)
     now[0] = 101.0
     assert not two.take(7)
@@ -35,14 +35,14 @@ def test_take_is_the_first_ones_until_it_is_released(study: optuna.Study) -> Non
 
 def test_take_is_the_first_ones_when_two_claim_in_the_same_moment(study: optuna.Study) -> None:
     now = [100.0]
-    one, two = claims(study, "a", now), claims(study, "b", now)
+    one, two = leases(study, "a", now), leases(study, "b", now)
     assert one.take(7)
     assert not two.take(7)
 
 
 def test_take_is_the_first_ones_when_both_have_one_name(study: optuna.Study) -> None:
     now = [100.0]
-    one, two = claims(study, "worker-1", now), claims(study, "worker-1", now)
+    one, two = leases(study, "worker-1", now), leases(study, "worker-1", now)
     assert one.worker != two.worker
     assert one.take(7)
     assert not two.take(7)
@@ -54,7 +54,7 @@ def test_take_is_the_first_ones_when_both_have_one_name(study: optuna.Study) -> 
 
 def test_claims_of_the_dead_lapse_and_those_of_the_living_do_not(study: optuna.Study) -> None:
     now = [0.0]
-    dead, living, third = (claims(study, name, now) for name in ("dead", "living", "third"))
+    dead, living, third = (leases(study, name, now) for name in ("dead", "living", "third"))
     assert dead.take(1)
     assert living.take(2)
     now[0] = 80.0
@@ -66,7 +66,7 @@ def test_claims_of_the_dead_lapse_and_those_of_the_living_do_not(study: optuna.S
 
 def test_at_work_are_those_that_live_and_have_not_left(study: optuna.Study) -> None:
     now = [0.0]
-    dead, left, living = (claims(study, name, now) for name in ("dead", "left", "living"))
+    dead, left, living = (leases(study, name, now) for name in ("dead", "left", "living"))
     for each in (dead, left, living):
         each.renew()
     assert living.at_work() == {dead.worker, left.worker}
@@ -79,7 +79,7 @@ def test_at_work_are_those_that_live_and_have_not_left(study: optuna.Study) -> N
 
 def test_silent_is_who_left_when_its_trial_was_there_for_the_grace(study: optuna.Study) -> None:
     now = [100.0]
-    left, other = claims(study, "left", now), claims(study, "other", now)
+    left, other = leases(study, "left", now), leases(study, "other", now)
     left.renew()
     left.leave()
     assert not other.silent()(left.worker, 3)

@@ -56,7 +56,7 @@ def failed(study: optuna.Study, trial: Trial) -> None:
 
 
 def shared(study: optuna.Study, worker: str, evaluate: Any, limits: Limits) -> Search:
-    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Leases(study, worker))
+    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, leases=Leases(study, worker))
 
 
 def test_slots_count_what_failed_for_good_and_no_trial_twice(study: optuna.Study) -> None:
@@ -179,7 +179,7 @@ def test_a_retry_of_what_had_no_place_waits_when_the_limit_is_reached(study: opt
 
 def test_run_retries_a_trial_whose_worker_died_after_the_trials(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
-    run = Search(study, SPACE, made_up, BOUNDS, Limits(trials=2, finalists=0), 1_000, claims=Leases(study, "one", 90.0, lambda: now[0]))
+    run = Search(study, SPACE, made_up, BOUNDS, Limits(trials=2, finalists=0), 1_000, leases=Leases(study, "one", 90.0, lambda: now[0]))
     dead = Leases(study, "dead", 90.0, lambda: now[0])
     dead.renew()
     lost = asked(study, **{PLAN: Plan().to_json(), "worker": "dead"})

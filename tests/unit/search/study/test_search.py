@@ -263,13 +263,13 @@ def test_run_ends_trials_and_recovers_finalists_when_hypervolume_stalls(tmp_path
     resumed = search(tmp_path, "random", trials=200, evaluate=same, finalists=1)
     resumed.run([Plan()])
     assert resumed.counts().all == 60
-    assert resumed.stall() == run.stall() is not None
+    assert resumed.early_stop() == run.early_stop() is not None
 
 
 def test_run_goes_on_to_the_end_when_it_may_not_stop_early(tmp_path: Path) -> None:
     run = search(tmp_path, "random", trials=70, evaluate=lambda _, rung, __: outcome(89.0, 4.0, rung=rung), stop_early=False, finalists=0)
     run.run([Plan()])
-    assert (run.counts().all, run.stall()) == (70, None)
+    assert (run.counts().all, run.early_stop()) == (70, None)
 
 
 def test_run_tries_a_few_plans_when_the_set_up_took_the_time_of_the_trials(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def place(database: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 def joined(place: StudyPlace, worker: str, evaluate: Any, limits: Limits) -> Search:
     study = create_study(place, "guided", SPACE, 0)
-    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, claims=Leases(study, worker))
+    return Search(study, SPACE, evaluate, BOUNDS, limits, 1_000, leases=Leases(study, worker))
 
 
 def test_searches_share_trials_and_finalists_when_they_share_a_study(place: StudyPlace) -> None:
@@ -94,7 +94,7 @@ def test_searches_share_trials_and_finalists_when_they_share_a_study(place: Stud
 
 def test_run_ends_when_the_others_have_left(place: StudyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     search, other = joined(place, "one", made_up, Limits(trials=2, finalists=0)), Leases(open_study(place), "two")
-    other.renew()  # it measures a finalist again, which it claims no more
+    other.renew()  # it measures a finalist again, which it leases no more
     waited = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: other.leave())
     monkeypatch.setattr(search_module, "time", waited)
     search.run([])
@@ -138,16 +138,16 @@ def test_searches_look_for_the_dead_no_more_often_than_they_beat(place: StudyPla
 
 
 def test_work_gives_the_trial_back_when_it_is_told_to_leave(place: StudyPlace) -> None:
-    class Leaving(SystemExit):
+    class LeaveRequested(SystemExit):
         pass
 
     def leaves(plan: Plan, rung: Rung, number: int) -> Outcome:
         if number == 2:
-            raise Leaving
+            raise LeaveRequested
         return made_up(plan, rung, number)
 
     search = joined(place, "one", leaves, Limits(trials=6, finalists=0))
-    with pytest.raises(Leaving):
+    with pytest.raises(LeaveRequested):
         search.run([])
     trials = search.study.trials
     assert trials[2].state is TrialState.FAIL

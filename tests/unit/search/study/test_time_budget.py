@@ -40,11 +40,11 @@ def test_take_up_counts_what_a_killed_process_had_not_written_down(study: optuna
     timetable(study, Limits(seconds=1_000.0), now, setup_s=5.0).note()
     second = timetable(study, Limits(seconds=1_000.0), now, setup_s=5.0)
     now[0] += 3.0
-    second.take_up(65.0)
+    second.resume_at(65.0)
     assert second.elapsed_s == 65.0
     now[0] += 10.0
     assert second.elapsed_s == 75.0
-    second.take_up(20.0)  # less than is known
+    second.resume_at(20.0)  # less than is known
     assert second.elapsed_s == 75.0
 
 
@@ -80,7 +80,7 @@ def test_run_ends_after_the_finalists_share_when_the_trials_ended_early(study: o
     assert times.in_finalists
     assert times.phase_s == 5.0
     assert (times.end_s, times.left_s) == (100.0, 55.0)
-    times.records.add_stall(EarlyStop(60, 30, 0.0, 40, 0.0))
+    times.records.add_early_stop(EarlyStop(60, 30, 0.0, 40, 0.0))
     assert (times.end_s, times.left_s) == (70.0, 25.0)
 
 
