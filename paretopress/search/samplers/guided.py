@@ -74,11 +74,11 @@ class _CompletedTrial:
 class GuidedSampler(BaseSampler):
     """Mutates and crosses the parameters of the front and of near misses, and takes the proposal of highest expected improvement.
 
-    The expected improvement is the hypervolume that a proposal is predicted to add to the front, in (drop of accuracy, latency), see
-    `Surrogate`; predictions start from the cost tables where there are any, and are refitted to the trials. Parents are the front and plans
-    just over a bound. One proposal in ten is taken unscreened, so that a wrong model cannot exclude a part of the space. With `solves` three
-    plans in ten are the solution of the refitted programme at a budget drawn between the fastest feasible trial and the limit, or a mutant
-    of it if it was tried before.
+    The expected improvement is the hypervolume that a proposal is predicted to add to the front, in (drop of accuracy, latency), by the
+    `Surrogate`; predictions start from the cost tables where there are any, and are refitted to the trials. Parents are the front and
+    plans just over a bound. One proposal in ten is taken unscreened, so that a wrong model cannot exclude a part of the space. With
+    `solves` three plans in ten are the solution of the refitted programme at a budget drawn between the fastest feasible trial and the
+    limit, or a mutant of it if it was tried before.
 
     While too few trials were trained to fit the drop, because most are over the budget, half of the plans are such solutions, and of other
     proposals the one of least damage by the tables is taken among those that are predicted to be within the budget, else the fastest.

@@ -16,7 +16,8 @@ Param = TypeVar("Param")
 class BufferedWrites(BaseStorage, Generic[Param]):
     """A mixin before one of Optuna's storages: a trial's parameters and attributes are written when it names its worker, and when it ends.
 
-    The worker's name is the last attribute that is set before a trial is evaluated: a trial that has one need not be read again until it ends.
+    The worker's name is the last attribute that is set before a trial is evaluated, so a trial that has one is not read again until it
+    ends.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
