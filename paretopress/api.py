@@ -314,6 +314,8 @@ def _say_what_was_found(intake: Intake, space: SearchSpace, reporter: Reporter) 
         f"{len(graph.layers)} layers, {len(graph.channel_groups)} channel groups, {len(graph.branches)} removable branches, "
         f"{len(space.variables)} variables"
     )
+    for note in intake.notes:
+        reporter.message(note)
     for frozen in graph.frozen:
         reporter.message(f"left as it is: {frozen.name} ({frozen.reason})")
     for left_out in space.left_out:

@@ -43,7 +43,7 @@ def compress_module(
     example = zeros(graph.inputs, 2)
     remove_branches(module, graph.removed_branches(plan.kept))
     groups = {group.name: group for group in graph.channel_groups}
-    kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, example, ranking)
+    kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, ranking)
     notes = _factorise_layers(module, plan)
     try:
         with torch.inference_mode():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from paretopress.errors import RunFolderError
 
-GRAPH_SCHEMA = 2
+GRAPH_SCHEMA = 3
 # names in the exported file where there is one input, or one output
 INPUT, OUTPUT = "input", "output"
 
@@ -60,11 +60,42 @@ class Layer:
     output_shape: tuple[int, ...]
 
 
+class Role(StrEnum):
+    """Of what a part of a channel group is: outputs or inputs of a layer, or values that go with channels, as a norm's scales do."""
+
+    OUTPUTS = "outputs"
+    INPUTS = "inputs"
+    VALUES = "values"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Entries of a module or parameter that belong to the channels of a group.
+
+    Attributes:
+        path: of the module, or of a parameter or buffer that the graph reads itself.
+        index: the entries of block after block, equally many each. axis: of a parameter; 0 for a module.
+    """
+
+    path: str
+    role: Role
+    index: tuple[int, ...]
+    axis: int = 0
+
+    def of_blocks(self, blocks: Sequence[int], count: int) -> list[int]:
+        """Return the entries of some blocks of `count`, in rising order."""
+        each = len(self.index) // count
+        return sorted(entry for block in blocks for entry in self.index[block * each : (block + 1) * each])
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
     """Layers whose output channels must be pruned together; `name` is the first of them in the model's order.
 
-    `feeds` are the layers that lose input channels with them. Channels go in blocks of `unit`: of an attention's layers, whole heads.
+    Attributes:
+        channels: of the first layer. unit: how many of them go together, as a block: an attention's head, a group of a grouped convolution.
+        layers: that lose output channels. feeds: that lose input channels with them.
+        parts: all that is cut, block by block; () for hidden units of recurrent layers.
     """
 
     name: str
@@ -72,6 +103,17 @@ class ChannelGroup:
     layers: tuple[str, ...]
     feeds: tuple[str, ...] = ()
     unit: int = 1
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return self.channels // self.unit
+
+    def rows(self, blocks: Sequence[int]) -> list[int]:
+        """Return the output channels of the first layer that belong to some blocks, in rising order."""
+        lead = next(part for part in self.parts if part.path == self.name and part.role is Role.OUTPUTS)
+        return lead.of_blocks(blocks, self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +188,7 @@ class ModelGraph:
             "frozen": Frozen,
         }
         lists = {key: tuple(part(**{k: _tupled(v) for k, v in item.items()}) for item in value[key]) for key, part in parts.items()}
+        lists["channel_groups"] = tuple(replace(group, parts=tuple(map(_part, group.parts))) for group in lists["channel_groups"])
         layers = tuple(replace(layer, kind=LayerKind(layer.kind)) for layer in lists.pop("layers"))
         return cls(layers=layers, **lists, only_bits=value.get("only_bits", False))
 
@@ -172,6 +215,10 @@ class ModelGraph:
     def removed_layers(self, kept: Mapping[str, int]) -> set[str]:
         """Return the names of the layers in these branches."""
         return {layer for branch in self.removed_branches(kept) for layer in branch.layers}
+
+
+def _part(value: Mapping[str, Any]) -> Part:
+    return Part(**{name: _tupled(part) for name, part in value.items()} | {"role": Role(value["role"])})
 
 
 def _tupled(value: Any) -> Any:

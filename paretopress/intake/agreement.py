@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
 import torch
@@ -29,13 +29,24 @@ class Difference:
 
 
 def named_tensors(value: object) -> dict[str, Tensor]:
-    """Return the tensors that a model puts out: those of a dict or a dataclass by their names, others by their places."""
+    """Return the tensors that a model puts out: those of a dict or a dataclass by their names, others by their places.
+
+    One that lies deeper has the names on the way to it: "boxes_0" of {"boxes": [boxes]}.
+    """
+    return dict(_leaves(value, ())) if not isinstance(value, Tensor) else {"0": value}
+
+
+def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
     if is_dataclass(value) and not isinstance(value, Mapping | type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): part for name, part in value.items() if isinstance(part, Tensor)}
-    parts = value if isinstance(value, Sequence) else (value,)
-    return by_place(part for part in parts if isinstance(part, Tensor))
+    if isinstance(value, Tensor):
+        yield "_".join(path), value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(part, (*path, str(name)))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for place, part in enumerate(value):
+            yield from _leaves(part, (*path, str(place)))
 
 
 def by_place(tensors: Iterable[Tensor]) -> dict[str, Tensor]:

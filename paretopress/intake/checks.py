@@ -20,8 +20,10 @@ from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
+from paretopress.tasks.label_forms import OneHot
 from paretopress.tasks.segmentation import Segmentation
 
+_STATISTICS = ("running_mean", "running_var")
 ITEMS = 16  # read of each split where it tells its labels
 ITEMS_WITHOUT_LABELS = 512
 CHUNK = 64
@@ -35,12 +37,14 @@ def check_model(model: object) -> None:
         raise ModelError(f"a model must be a torch.nn.Module, but got {type(model).__name__}", "Hand over the module, not its state dict.")
     if next(model.parameters(), None) is None and not isinstance(model, OnnxGraph):
         raise ModelError(f"a model must have parameters, but got none in {type(model).__name__}", "There is nothing to compress.")
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+    buffers = dict(model.named_buffers())
+    for name, tensor in chain(model.named_parameters(), buffers.items()):
         if is_lazy(tensor) or tensor.is_meta:
             raise ModelError(
                 f"all tensors must hold values, but got an uninitialised one at {name}", "Run the model once, or load its weights."
             )
-        bad = int((~torch.isfinite(tensor)).sum())
+        is_mask = name in buffers and not name.endswith(_STATISTICS)  # -inf in it means: look away
+        bad = int((tensor.isnan() if is_mask else ~torch.isfinite(tensor)).sum())
         if bad:
             raise ModelError(
                 f"parameters and buffers must be finite, but got {bad} NaN or inf of {tensor.numel()} at {name}", "Did training diverge?"
@@ -59,7 +63,7 @@ def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
         integer in range, the class names are not as many as the outputs, or the model does not accept x. ModelError: the outputs are not
         finite, or not what the task needs.
     """
-    classes = isinstance(getattr(data.task, "learnt_as", data.task), Classification)
+    classes = isinstance(getattr(data.task, "learnt_as", data.task), Classification) and not isinstance(data.task, OneHot)
     with seeded(0):  # augmentation draws from the global generators
         told = {name: labels_of(split) if classes else None for name, split in data.splits().items()}
         shapes: list[tuple[int, ...]] = []
@@ -120,6 +124,12 @@ def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
 
 
 def _inputs_and_label(item: object, name: str, index: int) -> tuple[tuple[Tensor, ...], object]:
+    if isinstance(item, tuple | list) and len(item) > 2:
+        parts = ", ".join(f"x{number}" for number in range(1, len(item)))
+        raise DataError(
+            f"an item must be (x, label), but got {len(item)} parts at {name}[{index}]",
+            f"Return (({parts}), label): the inputs of the model as one tuple, or as a dict by the names of its arguments.",
+        )
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(f"an item must be (x, label), but got {type(item).__name__} at {name}[{index}]")
     x, label = item

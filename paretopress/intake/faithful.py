@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from paretopress.core.model_inputs import Inputs, like, size_of, split, taken, tensors
 from paretopress.errors import ModelError, RewriteError, typed_line
 from paretopress.intake.agreement import EXACT, Difference, by_place, coarsest, difference, named_tensors, tolerance
+from paretopress.intake.plain_model import copied
 from paretopress.intake.rewrites import Rules, in_plain_layers
 from paretopress.intake.tracing import arguments, called, called_with, copies, output_names, trace
 
@@ -95,11 +96,7 @@ class Attempt:
 
 def evaluated_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model in eval mode. Raises: ModelError: it cannot be copied."""
-    try:
-        return copy.deepcopy(model).eval()
-    except Exception as error:  # whatever a module that holds something odd raises
-        hint = "Replace torch.nn.utils.weight_norm by torch.nn.utils.parametrizations.weight_norm; hold no results of a forward."
-        raise ModelError(f"the model must be copyable by copy.deepcopy, but got {typed_line(error)}", hint) from error
+    return copied(model).eval()
 
 
 @dataclass(slots=True)

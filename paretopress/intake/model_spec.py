@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from paretopress.errors import ConfigError, ModelError, TrustError, nearest, typed_line
 from paretopress.intake.onnx_module import OnnxGraph
+from paretopress.intake.plain_model import without_prefix
 from paretopress.system.object_spec import Spec, parse_spec, resolve
 from paretopress.system.user_factory import call_factory, is_factory
 
@@ -23,7 +24,8 @@ MODEL_FORMS = (
     "MODEL.onnx",
     "MODEL.pt (with --trust)",
 )
-WRAPPERS = ("state_dict", "model")
+# what training scripts put around a state dict
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema", "ema")
 NAMED = 3
 
 
@@ -55,8 +57,6 @@ def onnx_file(spec: str, base: Path | None = None) -> Path | None:
 
 
 def _module(value: object, source: str) -> nn.Module:
-    if isinstance(value, torch.jit.ScriptModule):
-        raise ModelError(f"a model must be eager PyTorch, but got TorchScript from {source}", "Hand over the module it was scripted from.")
     if not isinstance(value, nn.Module):
         hint = "For a state dict, give the architecture: FILE.py:FACTORY, or torchvision:NAME?weights=FILE."
         raise ModelError(f"a model must be a torch.nn.Module, but got {type(value).__name__} from {source}", hint)
@@ -105,6 +105,7 @@ def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
             spec.argument, weights=None, num_classes=spec.integer("num_classes", 1000, minimum=1)
         )
     if weights is not None and state is not None:
+        state = without_prefix(state, model.state_dict())
         _demand_fit(model.state_dict(), state, f"{weights.name} for {spec.argument}")
         model.load_state_dict(state)
     return model
@@ -159,12 +160,12 @@ def _state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
         raise ModelError(
             f"the weights in {path.name} could not be read: {typed_line(error)}", "Save a state dict, not the module."
         ) from error
-    for wrapper in WRAPPERS:  # what training scripts put around a state dict
+    for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path.name} must hold a state dict of tensors, but got {type(state).__name__}", "Save model.state_dict().")
-    return {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix
+    return dict(state)
 
 
 def _demand_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:

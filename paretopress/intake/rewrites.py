@@ -1,40 +1,31 @@
 """Rewrite rules at intake: replace operators and modules by equivalents that later stages recognise.
 
-Before tracing: attention and encoders by plain layers. After it: channel shuffles as modules, layers that are called as functions (as
-subclasses of nn.Conv2d do) as layers, paddings in numbers. A rule leaves the outputs as they are, up to the order of float sums.
+Before tracing: attention and encoders by plain layers. After it: channel shuffles as modules, paddings in numbers. A rule leaves the
+outputs as they are, up to the order of float sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
 from paretopress.compress.explicit.attention import Attention, is_plain
 from paretopress.compress.explicit.bert_encoder import is_known_encoder, plain_encoder
 from paretopress.compress.explicit.swin_attention import WindowAttention, attends_in_windows
 from paretopress.compress.prune.channel_shuffle import ChannelShuffle
-from paretopress.core.layer_types import Conv, Weighted
+from paretopress.core.layer_types import Conv
 from paretopress.core.model_inputs import Inputs, tensors
 from paretopress.intake.groups.shapes import shape_of
+from paretopress.intake.recording.record import drop_unread
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})
 _TRANSPOSES = frozenset({"transpose", "permute", "swapaxes", torch.transpose, torch.permute})
 _COPIES = frozenset({"contiguous"})
-# functions that layers are called as -> the layer
-_FUNCTIONS: dict[object, type[Weighted]] = {
-    F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d, F.linear: nn.Linear,
-}  # fmt: skip
-# their arguments
-_DEFAULTS: dict[str, Any] = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-_OPTIONS = ("stride", "padding", "dilation", "groups")
-_WEIGHT = ".weight"
 
 
 @dataclass(slots=True)
@@ -108,7 +99,6 @@ def _belongs_to_torch(model: nn.Module, name: str) -> bool:
 def rewrite(module: fx.GraphModule, example: Inputs, rules: Rules | None = None) -> None:
     """Apply the rules for traced models in place; `example` is a batch of inputs."""
     rules = rules or Rules()
-    _layers_from_functions(module, rules)
     _paddings_in_numbers(module, rules)
     ShapeProp(module).propagate(*tensors(example))
     for found in list(_shuffles(module)):
@@ -122,100 +112,9 @@ def rewrite(module: fx.GraphModule, example: Inputs, rules: Rules | None = None)
 
 
 def drop_dead_code(module: fx.GraphModule) -> None:
-    """Remove the nodes that nothing reads, but for those that change a tensor in place, as `x.mul_(2)` on a line of its own does."""
-    module.graph.eliminate_dead_code(lambda node: node.is_impure() or _is_in_place(node))
+    """Remove the nodes that nothing reads, but for those that change a tensor in place."""
+    drop_unread(module.graph)
     module.recompile()
-
-
-def _is_in_place(node: fx.Node) -> bool:
-    return node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
-
-
-def _layers_from_functions(module: fx.GraphModule, rules: Rules) -> None:
-    """Put a layer in place of each function that multiplies by trained weights, if nothing else uses those."""
-    taken: list[str] = []
-    for node in list(module.graph.nodes):
-        kind = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
-        if kind is None:
-            continue
-        given = _DEFAULTS | dict(zip(_DEFAULTS, node.args, strict=False)) | dict(node.kwargs)
-        weight, bias = given["weight"], given["bias"]
-        if not _is_parameter(module, weight) or not (bias is None or _is_parameter(module, bias)) or len(weight.users) > 1:
-            continue
-        if any(isinstance(given[name], fx.Node) for name in _OPTIONS) or not rules.make(str(weight.target)):
-            continue
-        name = _layer_name(module, str(weight.target))
-        trained_bias = None if bias is None else module.get_parameter(str(bias.target))
-        module.add_submodule(name, _layer(kind, given, module.get_parameter(str(weight.target)), trained_bias))
-        with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.call_module(name, (given["input"],)))
-        module.graph.erase_node(node)
-        taken += [str(part.target) for part in (weight, bias) if part is not None]
-    drop_dead_code(module)
-    _remove_unused(module, taken)
-    module.recompile()
-
-
-def _remove_unused(module: fx.GraphModule, parameters: Sequence[str]) -> None:
-    """Take parameters away from where they were, unless something still reads them there: they would be counted and saved twice."""
-    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    called = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
-    for name in set(parameters) - read:
-        owner, _, key = name.rpartition(".")
-        if owner not in called:
-            delattr(module.get_submodule(owner), key)
-
-
-def _layer_name(module: fx.GraphModule, weight: str) -> str:
-    """Return the path of the module that holds the weight, or one beside it where something else of that module is called."""
-    owner = weight.removesuffix(_WEIGHT)
-    called = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
-    if owner == weight or any(target == owner or target.startswith(f"{owner}.") for target in called):
-        return f"{owner}_layer"
-    return owner
-
-
-def _is_parameter(module: fx.GraphModule, node: object) -> bool:
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
-        return False
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return isinstance(value, nn.Parameter)
-
-
-def _layer(kind: type[Weighted], given: dict[str, Any], weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Module:
-    """Return a layer that holds these very parameters."""
-    if kind is nn.Linear:
-        made: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    else:
-        groups, axes = int(given["groups"]), weight.ndim - 2
-        options = {name: _along(given[name], axes) for name in ("stride", "padding", "dilation")}
-        make: Callable[..., nn.Module] = kind
-        made = make(
-            weight.shape[1] * groups,
-            weight.shape[0],
-            tuple(weight.shape[2:]),
-            groups=groups,
-            bias=bias is not None,
-            device="meta",
-            **options,
-        )
-    made.weight = weight
-    if bias is not None:
-        made.bias = bias
-    return made.eval()
-
-
-def _along(value: object, axes: int) -> object:
-    """Return one value an axis; a padding in words as it is."""
-    if isinstance(value, str):
-        return value
-    return (
-        tuple(value)
-        if isinstance(value, list | tuple) and len(value) == axes
-        else (value[0] if isinstance(value, list | tuple) else value,) * axes
-    )
 
 
 def _paddings_in_numbers(module: fx.GraphModule, rules: Rules) -> None:

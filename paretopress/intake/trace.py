@@ -30,10 +30,11 @@ _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm |
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """A traced model in eval mode, and what was found in it."""
+    """A traced model in eval mode, and what was found in it; `notes` say in a sentence each what was changed before that."""
 
     module: fx.GraphModule
     graph: ModelGraph
+    notes: tuple[str, ...] = ()
 
 
 def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = None, *, items: Inputs | None = None) -> Intake:

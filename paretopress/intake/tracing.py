@@ -1,37 +1,19 @@
-"""Tracing a module with torch.fx: its inputs by position, its outputs as a tensor or a tuple of them."""
+"""Trace a module: its inputs by position, its outputs as a tensor or a tuple of them."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from paretopress.compress.explicit.swin_attention import HeadBias
 from paretopress.core.model_inputs import Inputs, like, tensors
-from paretopress.errors import ModelError, first_line
+from paretopress.errors import ModelError, typed_line
+from paretopress.intake.recording.record import NAMES, record
 from paretopress.intake.rewrites import Rules, drop_dead_code, explicit, rewrite
-
-# where the output's node keeps the names of several outputs
-_NAMES = "names"
-
-
-class _Tracer(fx.Tracer):
-    """Traces through modules that are made in a forward, as a slice of an nn.Sequential is: their children belong to the model."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, HeadBias) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            self.path_of_module(m)
-        except NameError:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
 
 
 def trace(model: nn.Module, names: Sequence[str] | None, example: Inputs, rules: Rules) -> fx.GraphModule:
@@ -46,12 +28,13 @@ def trace(model: nn.Module, names: Sequence[str] | None, example: Inputs, rules:
     copied = copy.deepcopy(model)
     try:
         root = explicit(copied, lambda: called(copied, names, example), rules)
-        with torch.random.fork_rng(devices=[]):
-            module = _traced(root, given, _fixed(root, given))
+        module = record(root, given, copies(example), lambda parts: called_with(root, names, parts, 0))
+        drop_dead_code(module)
         rewrite(module, like(example, copies(example)), rules)
-    except Exception as error:  # whatever the user's forward meets when it is run on proxies
-        hint = "Control flow that depends on tensor values cannot be traced: move it out of forward, or wrap it with torch.fx.wrap."
-        raise ModelError(f"the model must be traceable by torch.fx, but got: {first_line(error)}", hint) from error
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the user's forward meets
+        raise ModelError(f"the model must run when it is recorded, but got {typed_line(error)}", "Please report this.") from error
     return module
 
 
@@ -95,46 +78,9 @@ def _fixed(model: nn.Module, given: Sequence[str]) -> dict[str, Any]:
     return {name: each.default for name, each in plain.items() if name not in given}
 
 
-def _traced(root: nn.Module, given: Sequence[str], fixed: Mapping[str, Any]) -> fx.GraphModule:
-    graph = _Tracer().trace(root, concrete_args=dict(fixed) or None)
-    holders = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
-    for name, node in holders.items():
-        if name not in given:
-            _erase(graph, node)  # and the assertion that it has its default
-    for name in reversed(given):
-        first = next(iter(graph.nodes))
-        if holders[name] is not first:
-            first.prepend(holders[name])
-    _flatten_output(graph)
-    module = fx.GraphModule(root, graph, type(root).__name__)
-    drop_dead_code(module)
-    return module
-
-
-def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    for user in list(node.users):
-        _erase(graph, user)
-    graph.erase_node(node)
-
-
-def _flatten_output(graph: fx.Graph) -> None:
-    """Put out a tensor, or a tuple of them with their names beside it, instead of a dict, a list or a dataclass."""
-    (node,) = (node for node in graph.nodes if node.op == "output")
-    value = node.args[0]
-    if isinstance(value, fx.Node) and value.op == "call_function" and is_dataclass(value.target):
-        value = dict(zip((part.name for part in fields(value.target)), value.args, strict=False)) | dict(value.kwargs)
-    if isinstance(value, Mapping):
-        named = {str(name): part for name, part in value.items() if isinstance(part, fx.Node)}
-        node.meta[_NAMES] = list(named) if len(named) > 1 else None
-        parts = list(named.values())
-    else:
-        parts = [part for part in value if isinstance(part, fx.Node)] if isinstance(value, tuple | list) else [value]
-    node.args = (parts[0],) if len(parts) == 1 else (tuple(parts),)
-
-
 def output_names(module: fx.GraphModule) -> list[str] | None:
     """Return the names that a model gives its outputs, None where it puts out one, or does not name them."""
-    names: list[str] | None = _output(module).meta.get(_NAMES)
+    names: list[str] | None = _output(module).meta.get(NAMES)
     return names
 
 

@@ -23,9 +23,11 @@ from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.datasets.data import Data, argument_names, as_data, data_identity, stack
 from paretopress.intake.datasets.data_spec import load_data
 from paretopress.intake.faithful import evaluated_copy
+from paretopress.intake.labels import fit_labels
 from paretopress.intake.model_identity import model_parts
 from paretopress.intake.model_spec import load_model, onnx_file
 from paretopress.intake.onnx_module import OnnxGraph
+from paretopress.intake.plain_model import plain_model
 from paretopress.intake.trace import Intake, take_in
 from paretopress.lower.quantise import Formats
 from paretopress.run.compatibility import FORMAT, versions
@@ -86,11 +88,14 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
         model = load_model(config.model, trust=config.trust, base=base)
     check_model(model)
     assert model is not None
+    plain = plain_model(model)
+    model = plain.module
     split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
     split = replace(split, task=_task(config, base))
-    names = argument_names(split.train)
     if converted is not None:
-        model = _faithful(converted, model, split, names, config.seed)
+        model = _faithful(converted, model, split, config.seed)
+    split, about_labels = fit_labels(split, model)
+    names = argument_names(split.train)
     _check(split, model, names)
     if not has_class_axis(split.task):
         split = replace(split, classes=())  # they are no names of outputs
@@ -98,12 +103,13 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     compared = _COMPARED_ITEMS if sum(part.numel() for part in model.parameters()) < _LARGE else _EXAMPLE_ITEMS
     intake = take_in(model, example, names, items=comparison_items(split.val, compared, config.seed))
     check_layers(intake.module, config.recovery.features)
-    return intake, split
+    return replace(intake, notes=(*plain.notes, *about_labels)), split
 
 
-def _faithful(path: Path, model: nn.Module, data: Data, names: Sequence[str] | None, seed: int) -> nn.Module:
+def _faithful(path: Path, model: nn.Module, data: Data, seed: int) -> nn.Module:
     """Return a model that was converted from a file, or the file itself where that computes something else."""
     try:
+        names = argument_names(data.train)
         items = comparison_items(data.val, _COMPARED_ITEMS, seed)
     except Exception:  # `check_data` tells what is wrong with the data, and at which item
         return model

@@ -14,10 +14,12 @@ from torch import Tensor
 from paretopress.core.outcome import Metric
 from paretopress.core.registry import Registry
 from paretopress.errors import ConfigError
+from paretopress.tasks.agreement import Agreement
 from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
+from paretopress.tasks.binary import MaskSegmentation, YesOrNo
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
-from paretopress.tasks.metric_names import F1, MAP, MIOU, R2, SPEARMAN, TOP_1, TOP_5
+from paretopress.tasks.metric_names import AGREEMENT, AUROC, F1, MAP, MIOU, R2, SPEARMAN, SQNR, TOP_1, TOP_5
 from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 
@@ -25,14 +27,16 @@ from paretopress.tasks.segmentation import Segmentation
 TASKS = Registry[Callable[[], Task]](
     "task",
     {
-        **{name: partial(Classification, name) for name in (TOP_1, TOP_5, F1)},
+        **{name: partial(Classification, name) for name in (TOP_1, TOP_5, F1, AUROC)},
+        **{name: partial(Agreement, name) for name in (AGREEMENT, SQNR)},
         MIOU: Segmentation,
         MAP: Detection,
         **{name: partial(Regression, name) for name in (SPEARMAN, R2)},
     },
 )
 _KINDS: dict[str, Callable[[], Task]] = {
-    "classification": Classification, "segmentation": Segmentation, "detection": Detection, "regression": Regression,
+    "classification": Classification, "multi-label": YesOrNo, "segmentation": Segmentation, "mask": MaskSegmentation,
+    "detection": Detection, "regression": Regression,
 }  # fmt: skip
 # (outputs, targets) of all items -> the score
 Score = Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]

@@ -22,7 +22,7 @@ from paretopress.tasks.base import (
     sampled_nll_of_logits,
     sampled_nll_of_others,
 )
-from paretopress.tasks.metric_names import TOP_1, TOP_5
+from paretopress.tasks.metric_names import AUROC, TOP_1, TOP_5
 
 _TOP = {TOP_1: 1, TOP_5: 5}
 
@@ -66,9 +66,19 @@ def f1(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
     return 100.0 * float(multiclass_f1_score(predicted, wanted, num_classes=logits.shape[1], average="macro"))
 
 
+def auroc(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+    """Return 100 times the area under the ROC curve: of two classes that of the second, of more the mean of each against the others."""
+    from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
+
+    scores, wanted = torch.from_numpy(logits).softmax(dim=1), torch.from_numpy(labels)
+    if scores.shape[1] == 2:
+        return 100.0 * float(binary_auroc(scores[:, 1], wanted))
+    return 100.0 * float(multiclass_auroc(scores, wanted, num_classes=scores.shape[1], average="macro"))
+
+
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """Scored by "top-1", "top-5" or "F1" (the mean over the classes)."""
+    """Scored by "top-1", "top-5", "F1" or "AUROC" (the means over the classes)."""
 
     by: str = TOP_1
 
@@ -88,7 +98,7 @@ class Classification:
 
     def scorer(self) -> Scorer:
         """Return a new scorer."""
-        return TopK(_TOP[self.by]) if self.by in _TOP else Gathered(f1)
+        return TopK(_TOP[self.by]) if self.by in _TOP else Gathered(auroc if self.by == AUROC else f1)
 
     def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
         """Return the distillation loss of the logits, and what other outputs are off."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-TOP_1, TOP_5, F1 = "top-1", "top-5", "F1"
+TOP_1, TOP_5, F1, AUROC = "top-1", "top-5", "F1", "AUROC"
 SPEARMAN, R2 = "Spearman", "R2"
 MIOU, MAP = "mIoU", "mAP"
+# of data without labels
+AGREEMENT, SQNR = "agreement", "SQNR"
 # metric -> unit, where that is not percent
-UNITS = {SPEARMAN.lower(): "x 100"}
+UNITS = {SPEARMAN.lower(): "x 100", SQNR.lower(): "dB"}

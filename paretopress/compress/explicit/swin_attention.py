@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,11 +29,6 @@ class HeadBias(nn.Module):
     def forward(self) -> Tensor:
         """Return (heads, positions, positions)."""
         return self.table[self.get_buffer("index")].view(self.positions, self.positions, -1).permute(2, 0, 1)
-
-    def drop(self, heads: Sequence[int]) -> None:
-        """Remove some heads in place."""
-        left = [head for head in range(self.table.shape[1]) if head not in set(heads)]
-        self.table = nn.Parameter(self.table.detach()[:, left].clone())
 
 
 class WindowAttention(nn.Module):

@@ -1,26 +1,18 @@
-"""Prune channel groups through torch-pruning's dependency graph."""
+"""Prune channel groups: cut the blocks of least importance out of all that they couple."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
-import torch_pruning as tp
-from torch import Tensor, nn
+from torch import nn
 
-from paretopress.compress.prune.channel_shuffle import ChannelShuffle, ShuffleBarrier
-from paretopress.compress.prune.group_rules import rule_for
-from paretopress.compress.prune.recurrent_units import Recurrent
-from paretopress.core.layer_types import Conv
-from paretopress.core.model_graph import ChannelGroup
-from paretopress.core.model_inputs import Inputs, tensors
-from paretopress.errors import CompressError
-
-AVERAGED = {"group_reduction": "mean", "normalizer": "mean"}  # over what a channel couples, and scaled to a mean of 1 in each group
-L2_NORMS = tp.importance.GroupMagnitudeImportance(p=2, **AVERAGED)
+from paretopress.compress.prune.importance import magnitudes
+from paretopress.compress.prune.recurrent_units import Recurrent, columns_of_units, least_important_units, prune_units
+from paretopress.compress.prune.surgery import entries_of, keep_entries
+from paretopress.core.model_graph import ChannelGroup, Part, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +21,6 @@ class KeptChannels:
 
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-def dependency_graph(module: nn.Module, example: Inputs) -> tp.DependencyGraph:
-    """Return torch-pruning's dependency graph of a module; `example` is a batch of inputs, float32."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of parameters that it leaves alone; intake lists those itself
-        return tp.DependencyGraph().build_dependency(
-            module, example_inputs=tensors(example), customized_pruners={ChannelShuffle: ShuffleBarrier()}
-        )
-
-
-def pruning_function(layer: nn.Module) -> object:
-    """Return the function that prunes the output channels of a convolution or Linear."""
-    if isinstance(layer, nn.Linear):
-        return tp.prune_linear_out_channels
-    if isinstance(layer, Conv) and layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1:
-        return tp.prune_depthwise_conv_out_channels
-    if isinstance(layer, Conv):
-        return tp.prune_conv_out_channels
-    raise CompressError(f"only convolutions and Linear can be pruned, but got {type(layer).__name__}")
 
 
 def channels_of(layer: nn.Module) -> int:
@@ -62,98 +34,97 @@ def prune_groups(
     module: nn.Module,
     groups: Mapping[str, ChannelGroup],
     kept: Mapping[str, int],
-    example: Inputs,
     ranking: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> KeptChannels:
-    """Prune channel groups in place, the least important channels first, and return what is left.
+    """Prune channel groups in place, the least important blocks first, and return what is left.
 
-    Importance: mean L2 norm over everything that a channel couples, normalised per group (Fang et al. 2023, "DepGraph", section 3.3).
+    Importance: the mean magnitude of all that a block couples, see `importance.magnitudes`.
 
     Args:
         groups: name -> group; a group of which no layer is left in the module is passed over.
-        kept: group name -> output channels that remain, at least 1.
-        example: a batch of inputs, float32, to trace the dependencies.
-        ranking: group name -> its channels, the least important first, in place of that importance; not for heads and hidden units.
+        kept: group name -> output channels of its first layer that remain, at least one block.
+        ranking: group name -> its blocks, the least important first, in place of that importance; not for hidden units.
     """
-    wanted = {name: keep for name, keep in kept.items() if keep < groups[name].channels}
-    if not wanted:
-        return KeptChannels()
     layers = dict(module.named_modules())
-    present = {name: keep for name, keep in wanted.items() if any(layer in layers for layer in groups[name].layers)}
-    rules = {name: rule for name in present if (rule := rule_for(module, groups[name])) is not None}
-    plain = {name: keep for name, keep in present.items() if name not in rules}
-    outputs, inputs = _prune_plain(module, groups, plain, example, ranking) if plain else ({}, {})
-    for name, rule in rules.items():
+    present = {name for name, group in groups.items() if any(layer in layers for layer in group.layers)}
+    wanted = {name: keep for name, keep in kept.items() if name in present and keep < groups[name].channels}
+    outputs: dict[str, tuple[int, ...]] = {}
+    inputs: dict[str, tuple[int, ...]] = {}
+    dropped = {}
+    for name, keep in wanted.items():
         group = groups[name]
-        dropped = rule.least_important(module, group, present[name])
-        left = _without(tuple(range(group.channels)), dropped)
-        outputs |= dict.fromkeys(group.layers, left)
-        inputs |= dict.fromkeys(group.feeds, tuple(rule.columns(module, group, left)))
-        rule.prune(module, group, dropped)
+        if group.parts:
+            ranked = ranking.get(name)
+            count = group.blocks - keep // group.unit
+            dropped[name] = least_important(module, group, keep) if ranked is None else sorted(ranked[:count])
+        else:
+            units = least_important_units(module, group, keep)
+            left = _without(group.channels, units)
+            outputs |= dict.fromkeys(group.layers, left)
+            inputs |= dict.fromkeys(group.feeds, tuple(columns_of_units(module, group, left)))
+            prune_units(module, group, units)
+    for (path, role), left in cut_blocks(module, {name: groups[name] for name in dropped}, dropped).items():
+        if role is not Role.INPUTS:
+            outputs[path] = left
+        elif getattr(layers[path], "groups", 1) == 1:  # the weights of a grouped convolution have no column for each input
+            inputs[path] = left
     return KeptChannels(outputs, inputs)
 
 
-def _prune_plain(
-    module: nn.Module,
-    groups: Mapping[str, ChannelGroup],
-    kept: Mapping[str, int],
-    example: Inputs,
-    ranking: Mapping[str, Sequence[int]],
-) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Prune what torch-pruning can; return module path -> output and input channels that are left."""
-    layers = dict(module.named_modules())
-    graph = dependency_graph(module, example)
-    names = {id(layer): name for name, layer in layers.items()}
-    outputs: dict[str, tuple[int, ...]] = {}
-    inputs: dict[str, tuple[int, ...]] = {}
-    for name, keep in kept.items():
-        root = next(layers[layer] for layer in groups[name].layers if layer in layers)
-        ranked = ranking.get(name)
-        dropped = least_important(graph, root, name, keep) if ranked is None else sorted(ranked[: len(ranked) - keep])
-        coupled = graph.get_pruning_group(root, pruning_function(root), dropped)
-        for item, indices in coupled:
-            layer = item.target.module
-            if id(layer) not in names:  # an operation, not a module
-                continue
-            takes = item.handler.__name__ == "prune_in_channels"
-            side, count = (inputs, graph.get_in_channels(layer)) if takes else (outputs, graph.get_out_channels(layer))
-            side[names[id(layer)]] = _without(side.get(names[id(layer)], tuple(range(count))), indices)
-        coupled.prune()
-    return outputs, inputs
+def cut_blocks(
+    module: nn.Module, groups: Mapping[str, ChannelGroup], dropped: Mapping[str, Sequence[int]]
+) -> dict[tuple[str, Role], tuple[int, ...]]:
+    """Cut blocks of some groups out of a module, in place; return (path, role) -> the entries of the original that are left.
+
+    What several groups share, as a layer behind a concatenation, is cut once; parts that the module does not have any more are passed over.
+    """
+    gone: dict[tuple[str, Role], set[int]] = {}
+    axes: dict[tuple[str, Role], int] = {}
+    for name, blocks in dropped.items():
+        for part in groups[name].parts:
+            if _is_there(module, part):
+                gone.setdefault((part.path, part.role), set()).update(part.of_blocks(blocks, groups[name].blocks))
+                axes[part.path, part.role] = part.axis
+    left: dict[tuple[str, Role], tuple[int, ...]] = {}
+    for (path, role), entries in gone.items():
+        left[path, role] = _without(entries_of(module, path, role, axes[path, role]), entries)
+    for (path, role), keep in sorted(left.items(), key=lambda item: item[0][1] is Role.INPUTS):  # outputs first, see `keep_entries`
+        keep_entries(module, path, role, keep, axes[path, role])
+    return left
 
 
-def _without(channels: tuple[int, ...], positions: Sequence[int]) -> tuple[int, ...]:
-    gone = set(positions)
-    return tuple(channel for position, channel in enumerate(channels) if position not in gone)
-
-
-def scores_of(graph: tp.DependencyGraph, root: nn.Module, importance: tp.importance.Importance) -> Tensor | None:
-    """Return the importance (channels,) of the output channels of a group's first layer, or None where there is none for every channel."""
-    channels = channels_of(root)
-    scores: Tensor | None = importance(graph.get_pruning_group(root, pruning_function(root), list(range(channels))))
-    return scores if scores is not None and len(scores) == channels else None
-
-
-def least_important(graph: tp.DependencyGraph, root: nn.Module, name: str, keep: int) -> list[int]:
-    """Return the output channels of `root`, the first layer of the group `name`, that go when `keep` remain, in rising order."""
-    scores = scores_of(graph, root, L2_NORMS)
-    if scores is None:
-        raise CompressError(f"every channel must have an importance, but torch-pruning gave none at {name}")
-    dropped: list[int] = torch.argsort(scores, stable=True)[: len(scores) - keep].sort().values.tolist()
+def least_important(module: nn.Module, group: ChannelGroup, keep: int) -> list[int]:
+    """Return the blocks that go when `keep` channels of the first layer remain, in rising order."""
+    present = ChannelGroup(
+        group.name, group.channels, group.layers, group.feeds, group.unit, tuple(part for part in group.parts if _is_there(module, part))
+    )
+    order = torch.argsort(magnitudes(module, present), stable=True)
+    dropped: list[int] = order[: group.blocks - keep // group.unit].sort().values.tolist()
     return dropped
 
 
-def dropped_inputs(module: nn.Module, group: ChannelGroup, keeps: Sequence[int], example: Inputs) -> dict[int, dict[str, list[int]]]:
+def dropped_inputs(module: nn.Module, group: ChannelGroup, keeps: Sequence[int]) -> dict[int, dict[str, list[int]]]:
     """Return kept channels -> layer -> input channels that the layer loses when so many of the group remain; prunes nothing."""
-    rule = rule_for(module, group)
-    if rule is not None:
+    if not group.parts:
         readers = [name for name in group.feeds if isinstance(module.get_submodule(name), nn.Linear)]
-        return {keep: dict.fromkeys(readers, rule.columns(module, group, rule.least_important(module, group, keep))) for keep in keeps}
-    root = module.get_submodule(group.layers[0])
-    graph = dependency_graph(module, example)
-    names = {id(child): name for name, child in module.named_modules()}
-    lost: dict[int, dict[str, list[int]]] = {}
+        units = {keep: least_important_units(module, group, keep) for keep in keeps}
+        return {keep: dict.fromkeys(readers, columns_of_units(module, group, gone)) for keep, gone in units.items()}
+    read = [part for part in group.parts if part.role is Role.INPUTS and part.path in group.feeds]
+    found = {}
     for keep in keeps:
-        coupled = graph.get_pruning_group(root, pruning_function(root), least_important(graph, root, group.name, keep))
-        lost[keep] = {names[id(item.target.module)]: indices for item, indices in coupled if item.handler.__name__ == "prune_in_channels"}
-    return {keep: {name: indices for name, indices in by_layer.items() if name in group.feeds} for keep, by_layer in lost.items()}
+        gone = least_important(module, group, keep)
+        found[keep] = {part.path: part.of_blocks(gone, group.blocks) for part in read}
+    return found
+
+
+def _without(count: int, gone: Sequence[int] | set[int]) -> tuple[int, ...]:
+    lost = set(gone)
+    return tuple(entry for entry in range(count) if entry not in lost)
+
+
+def _is_there(module: nn.Module, part: Part) -> bool:
+    owner, _, name = part.path.rpartition(".")
+    try:
+        return hasattr(module.get_submodule(owner), name)
+    except AttributeError:
+        return False

@@ -104,7 +104,7 @@ class Recovery:
         self._bf16 = trains_faster_in_bf16(self.device)
         self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
         taught = OutputsAndFeatures(self._teacher, recipe.features)
-        self._lessons = DistillationBatches(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
+        self._batches = DistillationBatches(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
         self._reconstructions: dict[int, Reconstruction] = {}
 
     def at(self, learning_rate: float) -> Recovery:
@@ -129,7 +129,7 @@ class Recovery:
         with seeded(seed):
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
-            taught_batches = self._lessons.taught_batches(seed, start=self.recipe.calibration_batches)
+            taught_batches = self._batches.taught_batches(seed, start=self.recipe.calibration_batches)
             with held(sparsity_masks(self.recipe.zeros, student)):
                 while len(losses) < (whole := steps_in_time(steps, took_s, deadline)):
                     for group in optimizer.param_groups:
@@ -163,7 +163,7 @@ class Recovery:
 
     def _calibration_inputs(self, seed: int) -> Inputs:
         """Return up to 512 items, fewer where they are large."""
-        batches = itertools.islice(self._lessons.inputs(seed), self.recipe.calibration_batches)
+        batches = itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches)
         whole = joined([like(batch, (part.cpu() for part in tensors(batch))) for batch in batches])
         fewest, most = _RECONSTRUCTION_ITEMS
         return taken(whole, min(max(_RECONSTRUCTION_VALUES // values_of_an_item(whole), fewest), most))
@@ -173,7 +173,7 @@ class Recovery:
         if self.recipe.calibration_batches > 0 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules()):
             student.train()
             with torch.no_grad(), quiet_logger("fvcore.nn.precise_bn", logging.WARNING):  # a line a call
-                update_bn_stats(TakesBatch(student), self._lessons.inputs(seed), num_iters=self.recipe.calibration_batches)
+                update_bn_stats(TakesBatch(student), self._batches.inputs(seed), num_iters=self.recipe.calibration_batches)
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
         """Recalibrate batch norm alone, without a step of training; leaves `student` in eval mode on the CPU."""

@@ -10,55 +10,44 @@ et al. 2016, "Network trimming").
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, fx, nn
 
-from paretopress.compress.prune.channels import AVERAGED, L2_NORMS, dependency_graph, scores_of
-from paretopress.compress.prune.group_rules import rule_for
+from paretopress.compress.prune.importance import batch_norm_scales, magnitudes
 from paretopress.compress.recover.activation_recorder import RecordedCall, differentiable, record_calls
 from paretopress.core.layer_types import Weighted
-from paretopress.core.model_graph import ChannelGroup, ModelGraph
-from paretopress.core.model_inputs import Inputs, zeros
+from paretopress.core.model_graph import ChannelGroup, ModelGraph, Part, Role
+from paretopress.core.model_inputs import Inputs
 from paretopress.core.plan import Criterion
 from paretopress.tasks.base import Task
 
-_OF_WEIGHTS: dict[Criterion, tp.importance.Importance] = {
-    Criterion.L2: L2_NORMS,
-    Criterion.L1: tp.importance.GroupMagnitudeImportance(p=1, **AVERAGED),
-    Criterion.BN_SCALE: tp.importance.BNScaleImportance(**AVERAGED),
+_OF_WEIGHTS: dict[Criterion, Callable[[nn.Module, ChannelGroup], Tensor | None]] = {
+    Criterion.L2: magnitudes,
+    Criterion.L1: partial(magnitudes, power=1),
+    Criterion.BN_SCALE: batch_norm_scales,
 }
 Ranking = Mapping[str, tuple[int, ...]]
 
 
 def rank_channels(base: fx.GraphModule, graph: ModelGraph, inputs: Inputs, criterion: Criterion, *, task: Task, seed: int = 0) -> Ranking:
-    """Return group -> its channels, the least important first; the module is not changed.
+    """Return group -> its blocks, the least important first; the module is not changed.
 
-    Groups that the criterion cannot tell apart (no batch norm, no activation that is ever zero) are not named, nor are heads, hidden units
-    and the widths between two Linear layers: they go by the norms of their weights.
+    Groups that the criterion cannot tell apart (no batch norm, no activation that is ever zero) are not named, nor are hidden units: they
+    go by the norms of their weights.
 
     Args:
         inputs: items as the model was trained on.
     """
-    groups = [group for group in graph.channel_groups if rule_for(base, group) is None]
+    groups = [group for group in graph.channel_groups if group.parts]
     if criterion in _OF_WEIGHTS:
-        by_group = _of_weights(base, graph, groups, criterion)
+        scored = {group.name: _OF_WEIGHTS[criterion](base, group) for group in groups}
+        by_group = {name: scores for name, scores in scored.items() if scores is not None}
     else:
         by_group = _of_inputs(base, groups, inputs, criterion, task, seed)
     return {name: tuple(scores.argsort(stable=True).tolist()) for name, scores in by_group.items() if scores.max() > scores.min()}
-
-
-def _of_weights(base: fx.GraphModule, graph: ModelGraph, groups: list[ChannelGroup], criterion: Criterion) -> dict[str, Tensor]:
-    module = copy.deepcopy(base)
-    dependencies, found = dependency_graph(module, zeros(graph.inputs, 2)), {}
-    for group in groups:
-        scores = scores_of(dependencies, module.get_submodule(group.layers[0]), _OF_WEIGHTS[criterion])
-        if scores is not None:
-            found[group.name] = scores
-    return found
 
 
 def _of_inputs(
@@ -66,19 +55,25 @@ def _of_inputs(
 ) -> dict[str, Tensor]:
     module = differentiable(base)
     layers = dict(module.named_modules())
-    readers = {group.name: _reader(group, layers) for group in groups}
-    read = {name: layers[name] for name in readers.values() if name is not None}
+    groups_by_name = {group.name: group for group in groups}
+    readers = {group.name: reader for group in groups if (reader := _reader(group, layers)) is not None}
+    read = {reader.path: layers[reader.path] for reader in readers.values()}
     scores = {name: torch.zeros(_inputs_of(layer)) for name, layer in read.items()}
     for calls in record_calls(module, read, inputs, task, seed):
         for name, layer in read.items():
             scores[name] += sum((_SCORES[criterion](call, layer) for call in calls[name]), start=torch.zeros(1))
-    return {group: scores[reader] for group, reader in readers.items() if reader is not None}
+    return {name: _by_block(scores[reader.path], groups_by_name[name], reader) for name, reader in readers.items()}
 
 
-def _reader(group: ChannelGroup, layers: Mapping[str, nn.Module]) -> str | None:
-    """Return a layer that reads the group's channels and no others: not behind a concatenation, nor flattened with their positions."""
-    readers = (name for name in group.feeds if isinstance(layers[name], Weighted))
-    return next((name for name in readers if _inputs_of(layers[name]) == group.channels), None)
+def _by_block(scores: Tensor, group: ChannelGroup, reader: Part) -> Tensor:
+    """Return (blocks,) the sum of the scores (inputs,) of what a layer reads of each block."""
+    return scores[torch.tensor(reader.index)].reshape(group.blocks, -1).sum(dim=1)
+
+
+def _reader(group: ChannelGroup, layers: Mapping[str, nn.Module]) -> Part | None:
+    """Return the inputs of the first layer that reads the group's channels."""
+    reads = {part.path: part for part in group.parts if part.role is Role.INPUTS and isinstance(layers.get(part.path), Weighted)}
+    return next((reads[name] for name in group.feeds if name in reads), None)
 
 
 def _inputs_of(layer: nn.Module) -> int:

@@ -20,7 +20,7 @@ from paretopress.compress.prune.channels import dropped_inputs
 from paretopress.compress.recover.activation_recorder import BATCH, Calls, RecordedCall, differentiable, record_calls
 from paretopress.core.layer_types import Conv, Weighted
 from paretopress.core.model_graph import ModelGraph
-from paretopress.core.model_inputs import Inputs, size_of, zeros
+from paretopress.core.model_inputs import Inputs, size_of
 from paretopress.errors import CompressError
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.tasks.base import Task
@@ -139,7 +139,6 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, Sequence[int]]) -> dict[str, dict[int, _Product]]:
-    example = zeros(graph.inputs, 2)
     groups = {group.name: group for group in graph.channel_groups}
     layers = dict(module.named_modules())
 
@@ -149,8 +148,7 @@ def _pruning_products(module: nn.Module, graph: ModelGraph, asked: Mapping[str, 
         )
 
     return {
-        name: {keep: product(lost) for keep, lost in dropped_inputs(module, groups[name], keeps, example).items()}
-        for name, keeps in asked.items()
+        name: {keep: product(lost) for keep, lost in dropped_inputs(module, groups[name], keeps).items()} for name, keeps in asked.items()
     }
 
 

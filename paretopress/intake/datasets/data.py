@@ -128,7 +128,8 @@ def batch(split: Split, indices: Sequence[int]) -> tuple[Inputs, Tensor]:
 def argument_names(split: Split) -> tuple[str, ...] | None:
     """Return the names of the model's arguments where items are dicts, else None."""
     with seeded(0):
-        ((x, _),) = load_items(split, [0])
+        (item,) = load_items(split, [0])
+    x = item[0] if isinstance(item, tuple | list) and item else item
     return tuple(map(str, x)) if isinstance(x, Mapping) else None
 
 

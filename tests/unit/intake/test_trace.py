@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paretopress.core.model_graph import LayerKind
+from paretopress.core.model_graph import LayerKind, Role
 from paretopress.errors import ModelError
 from paretopress.intake.groups import channel_groups
 from paretopress.intake.trace import take_in
@@ -81,7 +81,7 @@ class Branching(nn.Module):
 
 
 def test_take_in_names_the_obstacle_when_control_flow_depends_on_values(images: Tensor) -> None:
-    with pytest.raises(ModelError, match="traceable"):
+    with pytest.raises(ModelError, match="must not depend on the values of its inputs"):
         take_in(Branching().eval(), images[:2])
 
 
@@ -124,10 +124,11 @@ class Grouped(nn.Module):
         return self.fc(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
 
 
-def test_take_in_freezes_what_feeds_a_grouped_convolution(images: Tensor) -> None:
+def test_take_in_prunes_a_grouped_convolution_by_whole_groups(images: Tensor) -> None:
     graph = take_in(Grouped().eval(), images[:2]).graph
-    assert {item.name for item in graph.frozen} == {"first", "second", "fc"}
-    assert graph.channel_groups == ()
+    assert [item.name for item in graph.frozen] == ["fc"]
+    (group,) = graph.channel_groups
+    assert (group.layers, group.feeds, group.channels, group.unit) == (("first", "second"), ("second", "fc"), 8, 4)
 
 
 class Sliced(nn.Module):
@@ -194,9 +195,10 @@ class Normalised(nn.Module):
         return self.fc((x + y.permute(0, 3, 1, 2)).mean((2, 3)))
 
 
-def test_take_in_freezes_channels_that_are_normalised_together(images: Tensor) -> None:
+def test_take_in_prunes_channels_under_a_layer_norm_with_its_scales(images: Tensor) -> None:
     graph = take_in(Normalised().eval(), images[:2]).graph
-    frozen = {item.name: item.reason for item in graph.frozen}
-    assert frozen["stem"] == "its channels are normalised together by norm"
-    assert {group.name for group in graph.channel_groups} == {"first"}
+    groups = {group.name: group for group in graph.channel_groups}
+    assert groups.keys() == {"stem", "first"}
+    assert groups["stem"].layers == ("stem", "depthwise", "second")
+    assert ("norm", Role.VALUES) in [(part.path, part.role) for part in groups["stem"].parts]
     assert [branch.layers for branch in graph.branches] == [("depthwise", "first", "second")]

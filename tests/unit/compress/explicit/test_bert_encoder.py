@@ -64,7 +64,8 @@ def test_explicit_encoder_computes_the_same(classifier: nn.Module, sentences: tu
 def test_take_in_offers_heads_widths_and_blocks_of_an_encoder(classifier: nn.Module, sentences: tuple[Tensor, Tensor]) -> None:
     intake = take_in(classifier, sentences, ("input_ids", "attention_mask"))
     names = {group.name: group.unit for group in intake.graph.channel_groups}
-    assert names == {f"encoder.layers.{index}.{part}": unit for index in range(2) for part, unit in (("query", 8), ("first", 1))}
+    widths = {"encoder.layers.0.out": 1}  # of what flows from layer to layer
+    assert names == widths | {f"encoder.layers.{index}.{part}": unit for index in range(2) for part, unit in (("query", 8), ("first", 1))}
     assert len(intake.graph.branches) == 4  # attention and the two Linear layers of each
     with torch.inference_mode():
         torch.testing.assert_close(intake.module(*sentences), classifier(*sentences), rtol=1e-4, atol=1e-5)
