@@ -70,14 +70,14 @@ class Bench:
             made = method.kind(self.intake.module, self.train, method.recipe)
             for (other, _), recovery in self.recoveries.items():
                 if (other.batch_size, other.features) == (method.recipe.batch_size, method.recipe.features):
-                    made._lessons, made._reconstructions = recovery._lessons, recovery._reconstructions
+                    made._batches, made._reconstructions = recovery._batches, recovery._reconstructions
             self.recoveries[key] = made
         return self.recoveries[key]
 
     def warm(self, method: Method, batches: int) -> None:
         """Draw the batches, compute what the teacher says to them, and what reconstruction needs of the teacher: a run's, not a trial's."""
         recovery = self.recovery(method)
-        for _ in itertools.islice(recovery._lessons.taught_batches(SEED, 0), batches):
+        for _ in itertools.islice(recovery._batches.taught_batches(SEED, 0), batches):
             pass
         recovery.reconstruct(compress_module(self.intake.module, self.intake.graph, Plan()), SEED)
 

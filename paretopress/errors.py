@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+
+# where the code of Python, of installed packages and of this one lies
+_NOT_USERS = tuple({*(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent)})
 
 
 def first_line(error: BaseException) -> str:
@@ -16,6 +22,12 @@ def typed_line(error: BaseException) -> str:
     """Return the error's type, and the first line of what was said if anything was."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
+
+
+def placed_line(error: BaseException) -> str:
+    """Return the error's type, what was said, and "at FILE:LINE" of the innermost line of the user's own code that it came through."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*_NOT_USERS, "<"))]
+    return typed_line(error) + (f" at {own[-1].filename}:{own[-1].lineno}" if own else "")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,32 +26,6 @@ class Difference:
 
     def __str__(self) -> str:
         return self.text
-
-
-def named_tensors(value: object) -> dict[str, Tensor]:
-    """Return the tensors that a model puts out: those of a dict or a dataclass by their names, others by their places.
-
-    One that lies deeper has the names on the way to it: "boxes_0" of {"boxes": [boxes]}.
-    """
-    return dict(_leaves(value, ())) if not isinstance(value, Tensor) else {"0": value}
-
-
-def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
-    if is_dataclass(value) and not isinstance(value, Mapping | type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Tensor):
-        yield "_".join(path), value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from _leaves(part, (*path, str(name)))
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for place, part in enumerate(value):
-            yield from _leaves(part, (*path, str(place)))
-
-
-def by_place(tensors: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Return tensors by their places, "0" for the first."""
-    return {str(place): part for place, part in enumerate(tensors)}
 
 
 def tolerance(model: nn.Module) -> float:

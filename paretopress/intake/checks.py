@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from paretopress.core.model_inputs import Inputs, size_of, tensors
-from paretopress.errors import DataError, ModelError, typed_line
+from paretopress.errors import DataError, ModelError, placed_line
 from paretopress.intake.datasets.data import Data, Split, labels_of, split_size
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.system.batch_loading import collate, inputs_of, load_items
@@ -119,7 +119,7 @@ def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
         try:
             items = load_items(split, indices)
         except Exception as error:
-            raise DataError(f"items must be readable, but got {typed_line(error)} at {name}[{start}:{indices.stop}]") from error
+            raise DataError(f"items must be readable, but got {placed_line(error)} at {name}[{start}:{indices.stop}]") from error
         yield from zip(indices, items, strict=True)
 
 
@@ -176,7 +176,7 @@ def _probed(outputs_of_model: Callable[..., Any], probe: Inputs) -> tuple[Tensor
     except Exception as error:
         shape = ", ".join(str(tuple(part.shape)) for part in tensors(probe))
         hint = "Do model and data belong together? x is (N, C, H, W) of images."
-        raise DataError(f"the model must accept x of shape {shape}, but it raised {typed_line(error)}", hint) from error
+        raise DataError(f"the model must accept x of shape {shape}, but it raised {placed_line(error)}", hint) from error
     parts = list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple | list) else [value]
     found = tuple(part for part in parts if isinstance(part, Tensor))
     if not found or any(part.ndim == 0 or len(part) != size_of(probe) for part in found):

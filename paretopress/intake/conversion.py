@@ -9,8 +9,9 @@ import onnx
 from torch import nn
 
 from paretopress.core.model_inputs import Inputs, split, taken
+from paretopress.core.model_outputs import by_place, named_tensors
 from paretopress.errors import typed_line
-from paretopress.intake.agreement import by_place, difference, named_tensors
+from paretopress.intake.agreement import difference
 from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.tracing import called

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from paretopress.core.model_inputs import Inputs, like, size_of, split, taken, tensors
-from paretopress.errors import ModelError, RewriteError, typed_line
-from paretopress.intake.agreement import EXACT, Difference, by_place, coarsest, difference, named_tensors, tolerance
+from paretopress.core.model_outputs import by_place, named_tensors
+from paretopress.errors import ModelError, RewriteError, placed_line, typed_line
+from paretopress.intake.agreement import EXACT, Difference, coarsest, difference, tolerance
 from paretopress.intake.plain_model import copied
 from paretopress.intake.rewrites import Rules, in_plain_layers
 from paretopress.intake.tracing import arguments, called, called_with, copies, output_names, trace
@@ -117,7 +118,7 @@ class Original:
             self._wanted = self._run(self.model, self.names)
             again = named_tensors(called_with(self.model, self.names, parts, _OTHER_SEED))
         except Exception as error:  # whatever the user's forward raises
-            raise ModelError(f"the model must take its inputs, but it raised {typed_line(error)}", "Do model and data fit?") from error
+            raise ModelError(f"the model must take its inputs, but it raised {placed_line(error)}", "Do model and data fit?") from error
         if not all(map(torch.equal, parts, tensors(given))):
             raise ModelError("the model must not change its inputs in place, but it does", "Write x = x - mean instead of x -= mean.")
         varies = difference(self._wanted[0], again, tolerance(self.model))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.core.model_inputs import Inputs, taken, tensors
-from paretopress.intake.agreement import named_tensors
+from paretopress.core.model_outputs import named_tensors
 from paretopress.intake.datasets.data import Data, split_size
 from paretopress.intake.datasets.unlabelled import has_label, with_outputs_as_targets
 from paretopress.intake.faithful import evaluated_copy

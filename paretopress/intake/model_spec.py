@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from paretopress.errors import ConfigError, ModelError, TrustError, nearest, typed_line
 from paretopress.intake.onnx_module import OnnxGraph
+from paretopress.intake.onnx_simplify import inputs_of, simplified
 from paretopress.intake.plain_model import without_prefix
 from paretopress.system.object_spec import Spec, parse_spec, resolve
 from paretopress.system.user_factory import call_factory, is_factory
@@ -27,14 +28,16 @@ MODEL_FORMS = (
 # what training scripts put around a state dict
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema", "ema")
 NAMED = 3
+Shapes = Mapping[str, tuple[int, ...]] | Sequence[tuple[int, ...]]
 
 
-def load_model(spec: str, *, trust: bool = False, base: Path | None = None) -> nn.Module:
+def load_model(spec: str, *, trust: bool = False, base: Path | None = None, shapes: Shapes | None = None) -> nn.Module:
     """Return the model that `spec` names, in eval mode; its forms are MODEL_FORMS. Nothing is downloaded.
 
     Args:
         trust: whether pickles may be read. A .pt file of weights is read with weights_only=True even then.
         base: the folder that relative paths start from; default: the working folder.
+        shapes: of one item of the data, by the names of the inputs or in their order; an ONNX file is converted for these.
     Raises: ConfigError: an unknown form, name or option. TrustError: a pickle without `trust`. ModelError: the file is missing or
         damaged, does not hold a module, or its weights do not fit the architecture; or a factory raised.
     """
@@ -44,7 +47,7 @@ def load_model(spec: str, *, trust: bool = False, base: Path | None = None) -> n
         return _pickled_model(resolve(spec, base), trust).eval()
     file = onnx_file(spec, base)
     if file is not None:
-        return _onnx_model(file).eval()
+        return _onnx_model(file, shapes).eval()
     parsed = parse_spec(spec, base)
     if parsed.kind == "torchvision":
         return _torchvision_model(parsed, trust).eval()
@@ -71,7 +74,8 @@ def _demand_trust(path: Path, trust: bool) -> None:
         )
 
 
-def _existing(path: Path) -> None:
+def demand_file(path: Path) -> None:
+    """Raise ModelError unless a model's file is there."""
     if not path.is_file():
         raise ModelError(
             f"the model file must exist, but got {path}", "Relative paths start from the config's folder, else the working folder."
@@ -80,7 +84,7 @@ def _existing(path: Path) -> None:
 
 def _pickled_model(path: Path, trust: bool) -> nn.Module:
     _demand_trust(path, trust)
-    _existing(path)
+    demand_file(path)
     try:
         value: object = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # a damaged or foreign pickle can raise anything
@@ -111,14 +115,16 @@ def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
     return model
 
 
-def _onnx_model(path: Path) -> nn.Module:
-    _existing(path)
+def _onnx_model(path: Path, shapes: Shapes | None) -> nn.Module:
+    demand_file(path)
     try:
         from onnx2torch import convert
     except ImportError as error:
         raise ModelError(f"an ONNX model needs onnx2torch, but got: {error}", "pip install 'paretopress[onnx]'.") from error
     try:
-        module: fx.GraphModule = convert(str(path))
+        file = onnx.load(path)
+        named = dict(zip(inputs_of(file), shapes, strict=False)) if isinstance(shapes, Sequence) else dict(shapes or {})
+        module: fx.GraphModule = convert(simplified(file, named))
     except Exception as error:  # a damaged file, or an operator that it does not know: its errors share no base class
         try:
             return OnnxGraph(onnx.load(path), typed_line(error))
@@ -153,7 +159,7 @@ def _state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
         raise ModelError(f"weights must be .safetensors, .pt or .pth, but got {path.name}", "Save them with safetensors.torch.save_file.")
     if path.suffix in PICKLES:
         _demand_trust(path, trust)
-    _existing(path)
+    demand_file(path)
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True) if path.suffix in PICKLES else load_file(path)
     except Exception as error:  # a damaged pickle can raise anything, IndexError for one

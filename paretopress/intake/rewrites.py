@@ -20,7 +20,7 @@ from paretopress.compress.explicit.swin_attention import WindowAttention, attend
 from paretopress.compress.prune.channel_shuffle import ChannelShuffle
 from paretopress.core.layer_types import Conv
 from paretopress.core.model_inputs import Inputs, tensors
-from paretopress.intake.groups.shapes import shape_of
+from paretopress.intake.flow.shapes import shape_of
 from paretopress.intake.recording.record import drop_unread
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})

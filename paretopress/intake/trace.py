@@ -18,10 +18,10 @@ from paretopress.core.model_graph import INPUT, OUTPUT, BitGroup, Frozen, Layer,
 from paretopress.core.model_inputs import Inputs, outputs_of, size_of, tensors
 from paretopress.errors import ModelError
 from paretopress.intake.faithful import faithful
+from paretopress.intake.flow.shapes import shape_of
 from paretopress.intake.groups.bit_groups import bits_of, find_bit_groups
 from paretopress.intake.groups.channel_groups import find_channel_groups
 from paretopress.intake.groups.residual_branches import find_branches
-from paretopress.intake.groups.shapes import shape_of
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.tracing import output_names, output_nodes
 

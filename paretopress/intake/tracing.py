@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from paretopress.core.model_inputs import Inputs, like, tensors
-from paretopress.errors import ModelError, typed_line
+from paretopress.core.model_inputs import Inputs, like, taken, tensors
+from paretopress.errors import ModelError, placed_line
 from paretopress.intake.recording.record import NAMES, record
 from paretopress.intake.rewrites import Rules, drop_dead_code, explicit, rewrite
+
+# all that a forward computes for them is kept until it ends
+_RECORDED_ITEMS = 2
 
 
 def trace(model: nn.Module, names: Sequence[str] | None, example: Inputs, rules: Rules) -> fx.GraphModule:
@@ -28,13 +31,13 @@ def trace(model: nn.Module, names: Sequence[str] | None, example: Inputs, rules:
     copied = copy.deepcopy(model)
     try:
         root = explicit(copied, lambda: called(copied, names, example), rules)
-        module = record(root, given, copies(example), lambda parts: called_with(root, names, parts, 0))
+        module = record(root, given, copies(taken(example, _RECORDED_ITEMS)), lambda parts: called_with(root, names, parts, 0))
         drop_dead_code(module)
         rewrite(module, like(example, copies(example)), rules)
     except ModelError:
         raise
     except Exception as error:  # whatever the user's forward meets
-        raise ModelError(f"the model must run when it is recorded, but got {typed_line(error)}", "Please report this.") from error
+        raise ModelError(f"the model must run when it is recorded, but got {placed_line(error)}", "Please report this.") from error
     return module
 
 

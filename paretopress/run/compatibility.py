@@ -13,7 +13,7 @@ from paretopress.errors import RunFolderError
 # raised when the same parts are named in another way
 FORMAT = 2
 _FORMAT = "format"
-_PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "numpy", "scipy", "torch-pruning", "fvcore")
+_PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "numpy", "scipy", "fvcore")
 _LONGEST_SHOWN = 80
 _HEX_SHOWN = 12
 _HINTS = {

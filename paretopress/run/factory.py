@@ -20,12 +20,12 @@ from paretopress.errors import ConfigError
 from paretopress.intake.checks import check_data, check_model, has_class_axis
 from paretopress.intake.comparison_items import comparison_items
 from paretopress.intake.conversion import faithful_conversion
-from paretopress.intake.datasets.data import Data, argument_names, as_data, data_identity, stack
+from paretopress.intake.datasets.data import Data, argument_names, as_data, data_identity, item_shapes, stack
 from paretopress.intake.datasets.data_spec import load_data
 from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.labels import fit_labels
 from paretopress.intake.model_identity import model_parts
-from paretopress.intake.model_spec import load_model, onnx_file
+from paretopress.intake.model_spec import demand_file, load_model, onnx_file
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.plain_model import plain_model
 from paretopress.intake.trace import Intake, take_in
@@ -85,13 +85,20 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     converted = None
     if model is None and config.model is not None:
         converted = onnx_file(config.model, base)
-        model = load_model(config.model, trust=config.trust, base=base)
-    check_model(model)
+        if converted is None:
+            model = load_model(config.model, trust=config.trust, base=base)
+        else:
+            demand_file(converted)
+    if converted is None:
+        check_model(model)
+    split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
+    split = replace(split, task=_task(config, base))
+    if converted is not None and config.model is not None:
+        model = load_model(config.model, base=base, shapes=item_shapes(split.train))
+        check_model(model)
     assert model is not None
     plain = plain_model(model)
     model = plain.module
-    split = load_data(config.data, base=base, seed=config.seed) if data is None and config.data is not None else as_data(data, config.seed)
-    split = replace(split, task=_task(config, base))
     if converted is not None:
         model = _faithful(converted, model, split, config.seed)
     split, about_labels = fit_labels(split, model)

@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runtimes",),
     ("targets", "search.fidelity", "compress.prune", "deploy"),
     ("targets.probe", "search.storage", "search.samplers", "compress"),
-    ("search.study", "compress.recover"),
+    ("search.study", "compress.recover", "intake.recording", "intake.flow"),
     ("compress.sensitivity", "intake.datasets", "intake.groups", "report", "config"),
     ("intake",),
     ("lower", "evaluators"),
@@ -31,9 +31,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # these know a module's tensors; the other values do not
-WITH_TORCH = {"core/model_inputs.py", "core/layer_types.py"}
+WITH_TORCH = {"core/model_inputs.py", "core/model_outputs.py", "core/layer_types.py"}
 NO_TORCH = ("core", "search", "spaces", "deploy", "report", "runtimes", "targets")
-TORCH = {"torch", "torchvision", "torch_pruning"}
+TORCH = {"torch", "torchvision"}
 WHOLE_CONFIG = {"__init__", "commands", "api", "run", "distributed", "config"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

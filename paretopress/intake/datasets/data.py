@@ -133,6 +133,18 @@ def argument_names(split: Split) -> tuple[str, ...] | None:
     return tuple(map(str, x)) if isinstance(x, Mapping) else None
 
 
+def item_shapes(split: Split) -> dict[str, tuple[int, ...]] | list[tuple[int, ...]] | None:
+    """Return the shape of each input of an item, by the names of the model's arguments or in their order; None where it cannot be read."""
+    try:
+        with seeded(0):
+            (item,) = load_items(split, [0])
+        x = item[0] if isinstance(item, tuple | list) else item
+        shapes = [tuple(part.shape) for part in inputs_of(x)]
+    except Exception:  # whatever the user's data set raises: the check of the data tells it
+        return None
+    return dict(zip(map(str, x), shapes, strict=True)) if isinstance(x, Mapping) else shapes
+
+
 def stack(split: Split, count: int, seed: int | None = None) -> tuple[Inputs, Tensor]:
     """Return (x, labels (N, ...)) of N = min(count, size) items.
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from paretopress.compress.prune.channel_shuffle import ChannelShuffle
 from paretopress.compress.prune.recurrent_units import Recurrent
 from paretopress.core.model_inputs import Inputs, taken, tensors
-from paretopress.intake.flow.labels import NONE, Labels, along, shrunk
+from paretopress.intake.flow.labels import NONE, Labels, along, compact, shrunk
 
 OUT, IN, VALUE = "out", "in", "value"
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -213,11 +213,9 @@ class ChannelFlow(fx.Interpreter):
             if _is_gate_of(whole, parts[0], other):
                 whole = other
                 continue
-            if strict and part.numel() > 1:
-                self.labels.join(whole, other)
-            else:
-                self.labels.join(*_where_both(whole, other))
-            whole = torch.where(whole == NONE, other, whole)
+            mine, theirs = compact(whole, other)
+            self.labels.join(*((mine, theirs) if strict and part.numel() > 1 else _where_both(mine, theirs)))
+            whole = torch.where(mine == NONE, theirs, mine).expand(shape)
         return shrunk(whole)
 
     # -- layers and parameters

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from paretopress.intake.flow.channel_flow import ChannelFlow
 from paretopress.intake.flow.labels import NONE
-from paretopress.intake.groups.shapes import shape_of
+from paretopress.intake.flow.shapes import shape_of
 
 _RESHAPES = frozenset({"view", "reshape", torch.reshape})
 _INFERRED = -1

@@ -36,7 +36,7 @@ class Labels:
 
     def join(self, first: Tensor, second: Tensor) -> None:
         """Let each label of one tensor be in the class of its counterpart in another of that shape; what meets no channel is pinned."""
-        pairs = torch.stack([part.flatten() for part in _compact(first, second)]).numpy()
+        pairs = torch.stack([part.flatten() for part in compact(first, second)]).numpy()
         pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
         alone = (pairs == NONE).any(axis=0)
         self._pin(pairs[:, alone].max(axis=0), "its output is combined with something that keeps all its channels")
@@ -73,7 +73,7 @@ class Labels:
         return found
 
 
-def _compact(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def compact(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return two tensors of a shape without the axes along which both merely repeat."""
     for axis in range(first.dim()):
         if first.shape[axis] > 1 and first.stride(axis) == 0 and second.stride(axis) == 0:

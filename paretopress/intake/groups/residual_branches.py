@@ -9,7 +9,7 @@ from torch import fx
 from paretopress.compress.prune.branches import is_add
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import ChannelGroup, ResidualBranch
-from paretopress.intake.groups.shapes import shape_of
+from paretopress.intake.flow.shapes import shape_of
 
 
 def find_branches(module: fx.GraphModule, groups: tuple[ChannelGroup, ...]) -> tuple[ResidualBranch, ...]:

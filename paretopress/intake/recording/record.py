@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from paretopress.core.model_outputs import named_tensors
 from paretopress.errors import ModelError
-from paretopress.intake.agreement import named_tensors
 from paretopress.intake.recording.calls import is_in_place
 from paretopress.intake.recording.constants import fold_constants
 from paretopress.intake.recording.raise_layers import raise_layers
@@ -32,7 +33,7 @@ def record(root: nn.Module, names: Sequence[str], batch: Sequence[Tensor], call:
     recorder = Recorder(root)
     for name, part in zip(names, longer, strict=True):
         recorder.add_input(name, part)
-    with recorder.layers(), recorder:
+    with recorder.layers(), _as_if_traced(), recorder:
         output = call(longer)
     if recorder.value_reads:
         places = ", ".join(dict.fromkeys(recorder.value_reads))
@@ -51,6 +52,17 @@ def record(root: nn.Module, names: Sequence[str], batch: Sequence[Tensor], call:
     fold_constants(root, graph, (longer, tuple(batch)))
     drop_unread(graph)
     return fx.GraphModule(root, graph, type(root).__name__)
+
+
+@contextmanager
+def _as_if_traced() -> Iterator[None]:
+    """Let libraries know that they are traced: those of transformers then do without looking into a mask to see whether they need it."""
+    before = torch.jit.is_tracing
+    torch.jit.is_tracing = lambda: True
+    try:
+        yield
+    finally:
+        torch.jit.is_tracing = before
 
 
 def drop_unread(graph: fx.Graph) -> None:

@@ -49,6 +49,7 @@ class Recorder(TorchFunctionMode):
         self._nodes: dict[int, fx.Node] = {}
         self._parts: dict[int, tuple[fx.Node, tuple[Any, ...]]] = {}  # tensors of one result of several, until they are used
         self._made: dict[tuple[fx.Node, Any], fx.Node] = {}  # the nodes of such parts, and of sizes
+        self._of_sizes: set[fx.Node] = set()  # what is computed from sizes alone
         self._sharing: dict[int, int] = {}  # memory -> tensors of the graph that lie in it
         self._copies: set[int] = set()  # copies that share the node of what they are copies of
         self._constants = 0
@@ -86,7 +87,7 @@ class Recorder(TorchFunctionMode):
             return self._size(name, args, named)
         if name == "__iter__":
             return iter(self.__torch_function__(torch.unbind, types, (args[0], 0)))
-        if name in VALUE_READS:
+        if name in VALUE_READS and not self._is_of_sizes(args[0]):
             self.value_reads.append(_users_line())
         return self._function(func, name, tuple(args), named)
 
@@ -178,7 +179,19 @@ class Recorder(TorchFunctionMode):
     def _create(self, call: Call) -> fx.Node:
         node = self.graph.create_node(call.op, call.target, call.args, call.kwargs)
         node.meta[MODULE] = self._stack[-1]
+        self._note_sizes(node)
         return node
+
+    def _note_sizes(self, node: fx.Node) -> None:
+        """Note a node that is computed from sizes alone, as the shape of a reshape is."""
+        sources = node.all_input_nodes
+        if node.target == "size" or (
+            self._of_sizes.intersection(sources) and all(s in self._of_sizes or s.op == "get_attr" for s in sources)
+        ):
+            self._of_sizes.add(node)
+
+    def _is_of_sizes(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and self._depends(value) and self._node_of(value) in self._of_sizes
 
     def _depends(self, value: Any) -> bool:
         """Return whether a value holds a tensor of the graph, or a size of one."""
@@ -242,6 +255,7 @@ class Recorder(TorchFunctionMode):
             with self.graph.inserting_after(node):
                 made = make()
             made.meta[MODULE] = node.meta.get(MODULE, "")
+            self._note_sizes(made)
             self._made[node, key] = made
         return self._made[node, key]
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.compress.explicit.attention import Attention
+from paretopress.core.model_outputs import by_place
 from paretopress.errors import ModelError
 from paretopress.intake import faithful as faithful_module
-from paretopress.intake.agreement import by_place, difference, tolerance
+from paretopress.intake.agreement import difference, tolerance
 from paretopress.intake.comparison_items import comparison_items
 from paretopress.intake.trace import take_in
 

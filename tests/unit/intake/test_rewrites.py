@@ -68,7 +68,7 @@ def test_channel_shuffle_raises_when_groups_do_not_divide_the_channels() -> None
 
 
 class TwoUnits(nn.Module):
-    """ShuffleNet V2 units in a row: torch-pruning alone divides by zero on them."""
+    """ShuffleNet V2 units in a row."""
 
     def __init__(self) -> None:
         super().__init__()

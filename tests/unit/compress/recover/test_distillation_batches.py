@@ -45,7 +45,7 @@ def first(taught_batches: DistillationBatches, count: int, seed: int = 0, start:
     return [(x, y, outputs[0]) for x, y, outputs in itertools.islice(taught_batches.taught_batches(seed, start), count)]
 
 
-def test_lessons_are_the_same_when_asked_again_whatever_was_drawn_between() -> None:
+def test_taught_batches_are_the_same_when_asked_again_whatever_was_drawn_between() -> None:
     one = first(made(Augmented(), Counting()), 5)
     torch.rand(7)
     two = first(made(Augmented(), Counting()), 5)
@@ -70,14 +70,14 @@ def test_distillation_batches_repeat_when_augmentation_draws_elsewhere() -> None
     assert not torch.equal(one[0][0], one[1][0])
 
 
-def test_lessons_read_and_teach_once_when_two_students_learn() -> None:
+def test_taught_batches_read_and_teach_once_when_two_students_learn() -> None:
     train, teacher = Augmented(), Counting()
     taught_batches = made(train, teacher)
     first(taught_batches, 5), first(taught_batches, 5)
     assert (train.reads, teacher.calls) == (20, 5)
 
 
-def test_lessons_read_a_batch_in_one_call_when_the_data_set_takes_one() -> None:
+def test_taught_batches_read_a_batch_in_one_call_when_the_data_set_takes_one() -> None:
     class Together(Augmented):
         def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
             self.reads += 1
@@ -90,12 +90,12 @@ def test_lessons_read_a_batch_in_one_call_when_the_data_set_takes_one() -> None:
     assert len(set(x[:, 0, 0, 0].tolist())) == 4
 
 
-def test_lessons_hold_every_image_once_when_an_epoch_ends() -> None:
+def test_taught_batches_hold_every_image_once_when_an_epoch_ends() -> None:
     values = torch.cat([x.flatten(1)[:, 0] for x, _, _ in first(made(Augmented(), Counting()), 2)]).floor()
     assert len(set(values.tolist())) == 8  # two batches of four out of ten; the last two are dropped
 
 
-def test_lessons_differ_when_the_seed_or_the_epoch_does() -> None:
+def test_taught_batches_differ_when_the_seed_or_the_epoch_does() -> None:
     taught_batches = made(Augmented(), Counting())
     batches = [first(taught_batches, 1)[0][0], first(taught_batches, 1, seed=1)[0][0], first(taught_batches, 1, start=2)[0][0]]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(batches, 2))
@@ -106,7 +106,7 @@ def test_lessons_differ_when_the_seed_or_the_epoch_does() -> None:
     [(100, 4 + 2 * 8, 6), (0, 2 * 12, 6), (400, 12, 4)],  # a batch: 4 images of 4 floats and 4 labels, 96 bytes; its logits 48
     ids=["one batch", "nothing", "all batches and two batches' logits"],
 )
-def test_lessons_are_drawn_again_alike_when_memory_is_full(kept_bytes: int, reads: int, calls: int) -> None:
+def test_taught_batches_are_drawn_again_alike_when_memory_is_full(kept_bytes: int, reads: int, calls: int) -> None:
     train, teacher = Augmented(), Counting()
     taught_batches = DistillationBatches(teacher, train, 4, torch.device("cpu"), bf16=False, kept_bytes=kept_bytes)
     once, twice = first(taught_batches, 3), first(taught_batches, 3)
@@ -114,13 +114,13 @@ def test_lessons_are_drawn_again_alike_when_memory_is_full(kept_bytes: int, read
     assert all(torch.equal(a[0], b[0]) for a, b in zip(once, twice, strict=True))
 
 
-def test_lessons_leave_the_process_s_random_state_as_it_was() -> None:
+def test_taught_batches_leave_the_process_s_random_state_as_it_was() -> None:
     before = torch.get_rng_state()
     first(made(Augmented(), Counting()), 3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_lessons_name_the_cause_when_the_data_set_fails() -> None:
+def test_taught_batches_name_the_cause_when_the_data_set_fails() -> None:
     class Broken(Augmented):
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             raise OSError("the disk is gone")
