@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -124,7 +125,23 @@ class Original:
         varies = difference(self._wanted[0], again, tolerance(self.model))
         if varies is not None:
             hint = "Is there a dropout that stays on, F.dropout without training=self.training, or a state that its forward changes?"
-            raise ModelError(f"the model must put out the same twice for the same inputs in eval mode, but got {varies}", hint)
+            where = self._varying_part() or "its own forward"
+            raise ModelError(f"the model must put out the same twice for the same inputs in eval mode, but got {varies}, at {where}", hint)
+
+    def _varying_part(self) -> str:
+        """Return the innermost part that puts out something else for the same inputs, "" if it is the whole model."""
+        batch = taken(self.batches[0], _LAYER_ITEMS)
+        names = [name for name, _ in self.model.named_modules() if name]
+        runs = [_calls(self.model, names, partial(called, self.model, self.names, batch, seed)) for seed in (0, _OTHER_SEED)]
+        varying = []
+        for name in names:
+            for mine, theirs in zip(*(run[name] for run in runs), strict=False):
+                inputs = [by_place(part for part in call[0] if isinstance(part, Tensor)) for call in (mine, theirs)]
+                same = inputs[0].keys() == inputs[1].keys() and difference(*inputs, EXACT) is None
+                if same and difference(mine[2], theirs[2], EXACT) is not None:
+                    varying.append(name)
+                    break
+        return max(varying, key=lambda name: name.count("."), default="")
 
     def attempt(self, example: Inputs, left_out: frozenset[str]) -> Attempt:
         """Return the model traced without some rewrites, compared with the original."""

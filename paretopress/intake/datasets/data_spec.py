@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paretopress.errors import ConfigError, DataError
+from paretopress.intake.datasets.boxes import coco, yolo
 from paretopress.intake.datasets.data import Data, as_data
 from paretopress.intake.datasets.digits import digits
 from paretopress.intake.datasets.fashion_mnist import fashion_mnist
@@ -18,6 +19,8 @@ SOURCES: dict[str, Callable[[Spec, int], Data]] = {
     "fashion-mnist": fashion_mnist,
     "folder": folder,
     "torchvision": torchvision_dataset,
+    "coco": coco,
+    "yolo": yolo,
 }
 DATA_FORMS = (
     "FILE.py:FACTORY",
@@ -25,6 +28,8 @@ DATA_FORMS = (
     "fashion-mnist?root=PATH",
     "folder:PATH?size=224",
     "torchvision:CIFAR10?root=PATH&download=0",
+    "coco:IMAGES,ANNOTATIONS.json?size=320",
+    "yolo:data.yaml?size=320",
 )
 
 

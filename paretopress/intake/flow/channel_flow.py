@@ -8,7 +8,7 @@ of one class: such channels are removed together. A layer gives its outputs labe
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,9 +118,13 @@ class ChannelFlow(fx.Interpreter):
     def _moved(self, node: fx.Node, first: Any, args: Sequence[Any], kwargs: Mapping[str, Any], value: Any) -> Any:
         """Labels of a function that moves values about: of its first argument it moves the labels, the others are as they are."""
         name = _name_of(node)
+
+        def move(labels: Any) -> Any:
+            return getattr(labels, name)(*args, **kwargs) if node.op == "call_method" else node.target(labels, *args, **kwargs)  # type: ignore[operator]
+
         try:
-            moved = getattr(first, name)(*args, **kwargs) if node.op == "call_method" else node.target(first, *args, **kwargs)  # type: ignore[operator]
-        except (RuntimeError, TypeError, ValueError):  # a kernel that knows no whole numbers
+            moved = _moved_by(move, first)
+        except (RuntimeError, TypeError, ValueError):  # a function that moves more than values
             return self._elementwise_or_spatial(_flat(first), value)
         if name in _SPLITS:
             self._tie_parts(moved)
@@ -224,7 +228,7 @@ class ChannelFlow(fx.Interpreter):
         if isinstance(layer, ChannelShuffle):
             self.labels.pin(given[0], "its channels are shuffled with others")
         if isinstance(layer, _MOVING_MODULES):
-            return layer(given[0])
+            return _moved_by(layer, given[0])
         if isinstance(layer, nn.Linear):
             return self._weighted(path, given[0], -1, layer.out_features, value)
         if isinstance(layer, Convolution):
@@ -310,6 +314,28 @@ class ChannelFlow(fx.Interpreter):
             known = Slot(path, VALUE, -1, self.labels.fresh(value.numel()))
             self.slots[path, VALUE] = known
         return known.labels.reshape(value.shape)
+
+
+def _moved_by(move: Callable[[Any], Any], labels: Any) -> Any:
+    """Return moved labels, by a kernel that may know no whole numbers; those up to 2**53 are the same as floats."""
+    try:
+        return move(labels)
+    except RuntimeError:
+        return _whole(move(_in_floats(labels)))
+
+
+def _in_floats(labels: Any) -> Any:
+    return (
+        labels.double()
+        if isinstance(labels, Tensor)
+        else type(labels)(map(_in_floats, labels))
+        if isinstance(labels, tuple | list)
+        else labels
+    )
+
+
+def _whole(labels: Any) -> Any:
+    return labels.long() if isinstance(labels, Tensor) else tuple(map(_whole, labels)) if isinstance(labels, tuple | list) else labels
 
 
 def _name_of(node: fx.Node) -> str:

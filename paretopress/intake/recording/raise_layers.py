@@ -230,11 +230,12 @@ def _weight_of(node: fx.Node, kind: _Kind) -> fx.Node | None:
 
 
 def _free_path(node: fx.Node, weight: str, called: Iterable[str]) -> str:
-    """Return the path of the module in whose forward the call was, or one beside it where something of that module is called itself.
+    """Return the path of the module that holds the weight, else of the one in whose forward the call was.
 
-    In the forward of the whole model the path is that of the weight.
+    It is one beside that where something of that module is called itself.
     """
-    owner, taken = str(node.meta.get(MODULE, "")), set(called)
+    holder = weight.removesuffix(".weight")
+    owner, taken = holder if holder != weight else str(node.meta.get(MODULE, "")), set(called)
     holds_others = any(target == owner or target.startswith(f"{owner}.") for target in taken)
     if owner and not holds_others:
         return owner

@@ -10,15 +10,19 @@ from torch import fx
 from paretopress.intake.recording.recorder import SHAPE
 
 _RESHAPES = frozenset({"view", "reshape", torch.reshape})
+_SPLITS = frozenset({"split", "split_with_sizes", torch.split})
 Axes = tuple[int, ...]
 
 
 def free_reshapes(graph: fx.Graph) -> None:
     """Spell reshapes so that they name no size that another batch, or a pruned width, changes; a network may name them as numbers.
 
-    x.view(-1, 400) of (N, 16, 5, 5) is x.flatten(1); x.reshape(8, 4, 16) of (8, 64), where 8 is the batch, begins with x.size(0).
+    x.view(-1, 400) of (N, 16, 5, 5) is x.flatten(1); x.reshape(8, 4, 16) of (8, 64), where 8 is the batch, begins with x.size(0); and
+    x.split(16, 1) of 48 channels is x.chunk(3, 1).
     """
     for node in list(graph.nodes):
+        if node.op in ("call_method", "call_function") and node.target in _SPLITS:
+            _free_split(node)
         if node.op not in ("call_method", "call_function") or node.target not in _RESHAPES:
             continue
         source = node.args[0]
@@ -36,6 +40,19 @@ def free_reshapes(graph: fx.Graph) -> None:
                 sizes = _sizes(node)
                 if sizes and isinstance(sizes[0], int) and sizes[0] != -1:
                     node.args = (source, (graph.call_method("size", (source, 0)), *sizes[1:]))
+
+
+def _free_split(node: fx.Node) -> None:
+    """Spell a split into parts of one size as a chunk, which names their number alone."""
+    given = dict(zip(("source", "sizes", "dim"), node.args, strict=False)) | dict(node.kwargs)
+    sizes, axis = given.get("sizes", given.get("split_size_or_sections", given.get("split_size"))), given.get("dim", 0)
+    shape = node.args[0].meta.get(SHAPE) if isinstance(node.args[0], fx.Node) else None
+    if shape is None or not isinstance(axis, int):
+        return
+    whole = shape[axis]
+    parts = list(sizes) if isinstance(sizes, tuple | list) else [sizes] * (whole // sizes) if isinstance(sizes, int) and sizes else []
+    if len(parts) > 1 and set(parts) == {whole / len(parts)}:
+        node.op, node.target, node.args, node.kwargs = "call_function", torch.chunk, (node.args[0], len(parts), axis), {}
 
 
 def _sizes(node: fx.Node) -> Sequence[object]:
