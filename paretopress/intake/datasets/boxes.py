@@ -106,9 +106,7 @@ def _coco_photos(folder: Path, path: Path) -> tuple[list[Photo], tuple[str, ...]
             if not note.get("iscrowd") and width > 0.0 and height > 0.0:
                 boxes.setdefault(note["image_id"], []).append((left, top, left + width, top + height, label_of[note["category_id"]]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} must be a file of COCO annotations, but got {type(error).__name__}: {first_line(error)}", _COCO_HINT
-        ) from error
+        raise DataError(f"{path} must be a file of COCO annotations, but got {typed_line(error)}", _COCO_HINT) from error
     return [Photo(folder / name, tuple(boxes.get(key, ()))) for key, name in images.items()], tuple(str(kind["name"]) for kind in kinds)
 
 
