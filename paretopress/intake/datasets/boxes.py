@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from paretopress.core.box_decoding import letterboxed
 from paretopress.errors import DataError, typed_line
 from paretopress.intake.datasets.data import Data, Sample, Split
 from paretopress.system.object_spec import Spec, resolve
@@ -53,7 +54,7 @@ class BoxPhotos(Dataset[Sample]):
         photo = self.photos[index]
         with Image.open(photo.path) as opened:
             image = opened.convert("RGB")
-        scale, left, top = letterbox(image.width, image.height, self.size)
+        scale, left, top = letterboxed(image.width, image.height, self.size)
         resized = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)), Image.Resampling.BILINEAR)
         x = torch.full((3, self.size, self.size), float(_FILL))
         x[:, top : top + resized.height, left : left + resized.width] = pil_to_tensor(resized).float()
@@ -63,12 +64,6 @@ class BoxPhotos(Dataset[Sample]):
             rows[place] = torch.cat([shifted, torch.tensor([float(label)])])
         x = x / 255.0
         return _mirrored(x, rows) if self.flips and torch.rand(()) < 0.5 else (x, rows)
-
-
-def letterbox(width: int, height: int, size: int) -> tuple[float, int, int]:
-    """Return the scale of a photo in a square of `size`, and the pixels left of it and above it."""
-    scale = min(size / width, size / height)
-    return scale, (size - max(round(width * scale), 1)) // 2, (size - max(round(height * scale), 1)) // 2
 
 
 def _mirrored(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

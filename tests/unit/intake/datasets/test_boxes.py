@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from paretopress.core.box_decoding import letterboxed
 from paretopress.errors import DataError
-from paretopress.intake.datasets.boxes import letterbox
 from paretopress.intake.datasets.data_spec import load_data
 
 # a photo of 64x32 with a box from (16, 8) to (48, 24), and one of 20x40 without
@@ -39,8 +39,8 @@ def coco_file(folder: Path, numbers: range, name: str) -> Path:
 
 
 def test_letterbox_centres_a_photo_in_a_square() -> None:
-    assert letterbox(64, 32, 128) == (2.0, 0, 32)
-    assert letterbox(20, 40, 80) == (2.0, 20, 0)
+    assert letterboxed(64, 32, 128) == (2.0, 0, 32)
+    assert letterboxed(20, 40, 80) == (2.0, 20, 0)
 
 
 def test_coco_reads_boxes_into_the_square(photos: Path) -> None:
