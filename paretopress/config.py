@@ -38,10 +38,12 @@ class MetricSection(_Section):
     """How outputs are scored: by a metric's name, see `tasks.choose.TASKS`, or by a function of the user's, FILE.py:FUNCTION.
 
     A function takes (outputs, targets) of all items as arrays; `learnt_as` is the task whose loss students learn by, `unit` what the
-    score is measured in. The bound on the drop is in that unit.
+    score is measured in. The bound on the drop is in that unit. `decoder` reads the boxes of a detector's raw outputs, see
+    `core.box_decoding.DECODERS`; it may be FILE.py:FUNCTION too.
     """
 
     name: str = TOP_1
+    decoder: str | None = None
     learnt_as: str = "classification"
     unit: str = "%"
     lower_is_better: bool = False

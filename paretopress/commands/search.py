@@ -31,7 +31,8 @@ class WhatOptions:
 
     model: ModelOption = None
     data: DataOption = None
-    metric: Annotated[str | None, typer.Option(help="top-1, top-5, F1, mIoU, mAP, Spearman, R2 or FILE.py:FUNCTION.")] = None
+    metric: Annotated[str | None, typer.Option(help="top-1, F1, AUROC, mIoU, mAP, R2, agreement, ... or FILE.py:FUNCTION.")] = None
+    decoder: Annotated[str | None, typer.Option(help="How boxes are read from raw heads: yolo, yolox or FILE.py:FUNCTION.")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def search(
         "seed": run.seed,
         "sampler": run.sampler,
         "trust": run.trust or None,
-        "metric": {"name": what.metric},
+        "metric": {"name": what.metric, "decoder": what.decoder},
         "budget": asdict(budget),
         "time": time.section(),
         "target": target.section(),

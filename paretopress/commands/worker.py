@@ -20,6 +20,7 @@ def worker(
     model: ModelOption = None,
     data: DataOption = None,
     metric: Annotated[str | None, typer.Option(help="As for search; needed where the study's is FILE.py:FUNCTION.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="As for search; needed where the study's is FILE.py:FUNCTION.")] = None,
     target: Annotated[str | None, typer.Option(help="As for search; needed where the study's is not local.")] = None,
     artifacts: Annotated[str | None, typer.Option(help="Where this host reaches the run's artifacts.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Accept what the study names for options not given here, and pickles.")] = False,
@@ -28,6 +29,6 @@ def worker(
 
     A study is data: what it names is loaded where an option here names it too, or with --trust.
     """
-    flags = WorkerFlags(model, data, metric, target, artifacts, base=str(Path.cwd()), trust=trust)
+    flags = WorkerFlags(model, data, metric, target, artifacts, decoder, base=str(Path.cwd()), trust=trust)
     with LiveView(out) as view:
         run_worker(url, view, flags)

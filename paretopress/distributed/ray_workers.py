@@ -34,6 +34,7 @@ def flags_of(config: RunConfig) -> WorkerFlags:
         config.metric.name,
         config.target.spec,
         config.workers.artifacts,
+        config.metric.decoder,
         base=config.base,
         trust=config.trust,
     )

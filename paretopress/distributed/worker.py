@@ -36,7 +36,7 @@ class WorkerFlags:
     """The options of a worker's own user, as this host reaches what they name; None is not given.
 
     Attributes:
-        base: the folder that relative paths in `model`, `data` and `metric` start from.
+        base: the folder that relative paths in `model`, `data`, `metric` and `decoder` start from.
         trust: accept what the study names for the others, and read pickles.
     """
 
@@ -45,6 +45,7 @@ class WorkerFlags:
     metric: str | None = None
     target: str | None = None
     artifacts: str | None = None
+    decoder: str | None = None
     base: str | None = None
     trust: bool = False
 
@@ -52,8 +53,8 @@ class WorkerFlags:
 def own_config(published: Mapping[str, Any], place: StudyPlace, flags: WorkerFlags) -> RunConfig:
     """Return the configuration of a worker: the study's, with what `flags` name in its place.
 
-    A study is data. The specs in it (model, data, a metric that is a function, a target over SSH, the place of the artifacts) would have
-    this host run code, connect or write where whoever writes to the database says; they are taken with `trust` alone.
+    A study is data. The specs in it (model, data, a metric or a decoder that is a function, a target over SSH, the place of the artifacts)
+    would have this host run code, connect or write where whoever writes to the database says; they are taken with `trust` alone.
     Raises: TrustError: the study names what `flags` do not. ConfigError: it holds no valid configuration.
     """
     study = parse_config({**published, "replay": None, "trust": flags.trust}, f"the study {place}")
@@ -61,6 +62,7 @@ def own_config(published: Mapping[str, Any], place: StudyPlace, flags: WorkerFla
         "model": study.model,
         "data": study.data,
         "metric": study.metric.name if is_factory(study.metric.name) else None,
+        "decoder": study.metric.decoder if study.metric.decoder is not None and is_factory(study.metric.decoder) else None,
         "target": study.target.spec if study.target.spec != _LOCAL else None,
         "artifacts": study.workers.artifacts,
     }
@@ -72,11 +74,12 @@ def own_config(published: Mapping[str, Any], place: StudyPlace, flags: WorkerFla
             "that database.",
         )
     ours = {name: getattr(flags, name) for name in ("model", "data") if getattr(flags, name) is not None}
-    if ours or flags.metric is not None:
+    scoring = {"name": flags.metric, "decoder": flags.decoder}
+    if ours or any(spec is not None for spec in scoring.values()):
         ours["base"] = flags.base
     artifacts = flags.artifacts if flags.artifacts is not None else study.workers.artifacts
     sections: dict[str, dict[str, Any]] = {
-        "metric": {} if flags.metric is None else {"name": flags.metric},
+        "metric": {name: spec for name, spec in scoring.items() if spec is not None},
         "target": {} if flags.target is None else {"spec": flags.target},
         "workers": {"storage": place.url, "study": place.name, "artifacts": artifacts, "ray": None},
     }

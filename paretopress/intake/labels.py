@@ -19,6 +19,7 @@ from paretopress.tasks.agreement import Agreement
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.label_forms import task_for_labels
 from paretopress.tasks.metric_names import AGREEMENT, SQNR
+from paretopress.tasks.raw_heads import RawDetection
 
 _JUDGED_ITEMS, _PROBE_ITEMS = 64, 2
 
@@ -41,6 +42,9 @@ def fit_labels(data: Data, model: nn.Module) -> tuple[Data, tuple[str, ...]]:
         return data, ()
     if not labelled or isinstance(data.task, Agreement):
         return _unlabelled(data, outputs[0], evaluated, names, labelled=labelled)
+    if isinstance(data.task, RawDetection):
+        rows, columns = tensors(x)[0].shape[-2:]
+        return replace(data, task=replace(data.task, size=(int(rows), int(columns)))), ()
     task, note = task_for_labels(data.task, outputs, targets)
     return replace(data, task=task), (note,) if note else ()
 

@@ -47,7 +47,8 @@ from paretopress.targets.probe.probing import opener
 from paretopress.targets.replay import ReplayTarget
 from paretopress.targets.target import Target
 from paretopress.tasks.base import Task
-from paretopress.tasks.choose import task_by, task_scored_by
+from paretopress.tasks.choose import task_by, task_by_decoder, task_scored_by
+from paretopress.tasks.metric_names import MAP, TOP_1
 from paretopress.trial.evaluator import PlanEvaluator
 from paretopress.trial.pipeline import Pipeline, PipelineSettings
 
@@ -132,6 +133,9 @@ def _check(data: Data, model: nn.Module, names: Sequence[str] | None) -> None:
 def _task(config: RunConfig, base: Path | None) -> Task:
     """Return the task that a configuration names; raises ConfigError."""
     asked = config.metric
+    if asked.decoder is not None:
+        decode = load_function(asked.decoder, base, ConfigError) if is_factory(asked.decoder) else None
+        return task_by_decoder(asked.decoder, decode, MAP if asked.name == TOP_1 else asked.name)  # what a metric is by default
     if not is_factory(asked.name):
         return task_by(asked.name)
     return task_scored_by(load_function(asked.name, base, ConfigError), asked.learnt_as, asked.metric())

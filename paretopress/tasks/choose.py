@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from paretopress.core.box_decoding import DECODERS, Decoder
 from paretopress.core.outcome import Metric
 from paretopress.core.registry import Registry
 from paretopress.errors import ConfigError
@@ -19,7 +20,8 @@ from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
 from paretopress.tasks.binary import MaskSegmentation, YesOrNo
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
-from paretopress.tasks.metric_names import AGREEMENT, AUROC, F1, MAP, MIOU, R2, SPEARMAN, SQNR, TOP_1, TOP_5
+from paretopress.tasks.metric_names import AGREEMENT, AUROC, F1, MAP, MAP_50, MIOU, R2, SPEARMAN, SQNR, TOP_1, TOP_5
+from paretopress.tasks.raw_heads import RawDetection
 from paretopress.tasks.regression import Regression
 from paretopress.tasks.segmentation import Segmentation
 
@@ -30,7 +32,7 @@ TASKS = Registry[Callable[[], Task]](
         **{name: partial(Classification, name) for name in (TOP_1, TOP_5, F1, AUROC)},
         **{name: partial(Agreement, name) for name in (AGREEMENT, SQNR)},
         MIOU: Segmentation,
-        MAP: Detection,
+        **{name: partial(Detection, name) for name in (MAP, MAP_50)},
         **{name: partial(Regression, name) for name in (SPEARMAN, R2)},
     },
 )
@@ -86,6 +88,19 @@ def task_by(metric: str) -> Task:
             "A function takes (outputs, targets) of all items as arrays and returns the score.",
         )
     return made()
+
+
+def task_by_decoder(decoder: str, decode: Decoder | None, metric: str) -> Task:
+    """Return the task of a detector whose raw outputs are read by a decoder; raises ConfigError with the valid names.
+
+    Args:
+        decode: the function, if it is one of the user's: (outputs, (rows, columns)) -> (boxes, scores), see `core.box_decoding`.
+    """
+    if decode is None and decoder not in DECODERS:
+        raise ConfigError(f"the decoder must be one of {', '.join(DECODERS)}, or FILE.py:FUNCTION, but got {decoder!r}")
+    if metric not in (MAP, MAP_50):
+        raise ConfigError(f"a detector is scored by {MAP} or {MAP_50}, but got the metric {metric!r} beside the decoder {decoder!r}")
+    return RawDetection(decoder, by=metric, decode=decode)
 
 
 def task_scored_by(score: Score, kind: str, metric: Metric) -> Task:

@@ -31,12 +31,14 @@ _LEAST_SCORE, _OVERLAP, _MOST, _MATCH = 0.05, 0.5, 100, 0.5
 
 
 class MeanAveragePrecision:
-    """Percent: average precision at overlaps of 0.5 to 0.95, the mean over the classes (Lin et al. 2014, "COCO"), by torchmetrics.
+    """Percent: average precision, the mean over the classes (Lin et al. 2014, "COCO"), by torchmetrics.
 
-    Of each photo the 100 best candidates above 5 % count, after those were left out that overlap a better one of their class by half.
+    By "mAP" at overlaps of 0.5 to 0.95, by "mAP50" at 0.5. Of each photo the 100 best candidates above 5 % count, after those were left out
+    that overlap a better one of their class by half.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, by: str = MAP) -> None:
+        self._key = "map" if by == MAP else "map_50"
         try:
             from torchmetrics.detection import MeanAveragePrecision as Metric  # needs a package that only detection needs
         except ImportError as error:
@@ -55,7 +57,10 @@ class MeanAveragePrecision:
         wrong = _wrong(logits, boxes, torch.from_numpy(targets))
         if wrong:
             raise ValueError(wrong)
-        found = [_best(one.softmax(dim=1), places) for one, places in zip(logits, boxes, strict=True)]
+        self.take([_best(one.softmax(dim=1), places) for one, places in zip(logits, boxes, strict=True)], targets)
+
+    def take(self, found: list[dict[str, Tensor]], targets: npt.NDArray[Any]) -> None:
+        """Take what was found in a batch of photos: "boxes", "scores" and "labels" of each."""
         there = [_there(torch.from_numpy(one)) for one in targets]
         self._metric.update(found, there)
         self._found += found
@@ -65,7 +70,7 @@ class MeanAveragePrecision:
         """Return the percentage."""
         if not self._there:
             raise ValueError("at least one item is needed")
-        return _percentage(self._metric)
+        return self._percentage(self._metric)
 
     @property
     def items(self) -> int:
@@ -76,11 +81,10 @@ class MeanAveragePrecision:
         """Return the percentage of the photos at `picks` (M,), which may repeat."""
         metric = self._new()
         metric.update([self._found[i] for i in picks], [self._there[i] for i in picks])
-        return _percentage(metric)
+        return self._percentage(metric)
 
-
-def _percentage(metric: Any) -> float:
-    return 100.0 * max(float(metric.compute()["map"]), 0.0)  # -1 where no photo has an object
+    def _percentage(self, metric: Any) -> float:
+        return 100.0 * max(float(metric.compute()[self._key]), 0.0)  # -1 where no photo has an object
 
 
 def _best(probabilities: Tensor, boxes: Tensor) -> dict[str, Tensor]:
@@ -112,16 +116,18 @@ def _wrong(logits: Tensor, boxes: Tensor, targets: Tensor) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Scored by the mean average precision.
+    """Scored by the mean average precision, "mAP" or "mAP50".
 
     The first output is logits (N, candidates, classes), class 0 the background; the second boxes (N, candidates, 4), (x1, y1, x2, y2) in
     the units of the targets. Targets are (N, objects, 5): a box and its label; rows with label 0 or less fill up.
     """
 
+    by: str = MAP
+
     @property
     def metric(self) -> Metric:
         """What the scores are."""
-        return Metric(MAP)
+        return Metric(self.by)
 
     def check(self, outputs: Outputs, targets: Tensor) -> str:
         """Return "" for logits, boxes and rows of box and label, else what is wrong."""
@@ -131,7 +137,7 @@ class Detection:
 
     def scorer(self) -> Scorer:
         """Return a new scorer."""
-        return MeanAveragePrecision()
+        return MeanAveragePrecision(self.by)
 
     def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
         """Return the distillation loss of every candidate's logits, and how far boxes of objects are off; per object seen.
