@@ -21,16 +21,33 @@ def decode_yolo(outputs: Sequence[Array], size: tuple[int, int]) -> tuple[Array,
     """Return the boxes and scores of an anchor-free YOLO head (YOLOv8 and later).
 
     Args:
-        outputs: the maps of the levels, each (N, 4 * bins + classes, rows, columns), finest first; or what the model decoded itself,
+        outputs: the maps of the levels, each (N, 4 * bins + classes, rows, columns), finest first; or two outputs for the cells of all
+            levels, boxes (N, 4 * bins, cells) and class logits (N, classes, cells); or what the model decoded itself,
             (N, 4 + classes, candidates): centre and size in pixels, then probabilities.
     Source: Li et al. 2020, "Generalized focal loss", section 3.2: a side's distance is the mean of a softmax over the bins.
     """
+    if len(outputs) == 2 and all(output.ndim == 3 for output in outputs):
+        return _decode_levels(_levels_of(outputs, size), size, outputs[0].shape[1] // 4)
     if outputs[0].ndim == 3:
         decoded = outputs[0].transpose(0, 2, 1)
         return _corners(decoded[..., :4]), decoded[..., 4:]
-    bins = bins_of(outputs)
+    return _decode_levels(outputs, size, bins_of(outputs))
+
+
+def _levels_of(outputs: Sequence[Array], size: tuple[int, int]) -> list[Array]:
+    """Return boxes and class logits of the cells of all levels as the maps of the levels; the finest has a cell for 8 pixels."""
+    cells = np.concatenate(outputs, axis=1)
+    maps, start, stride = [], 0, _FINEST
+    while start < cells.shape[2]:
+        rows, columns = size[0] // stride, size[1] // stride
+        maps.append(cells[:, :, start : start + rows * columns].reshape(*cells.shape[:2], rows, columns))
+        start, stride = start + rows * columns, 2 * stride
+    return maps
+
+
+def _decode_levels(levels: Sequence[Array], size: tuple[int, int], bins: int) -> tuple[Array, Array]:
     boxes, scores = [], []
-    for level in outputs:
+    for level in levels:
         count, _, rows, columns = level.shape
         stride = size[0] / rows
         sides = level[:, : 4 * bins].reshape(count, 4, bins, rows * columns)

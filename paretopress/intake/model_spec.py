@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from paretopress.errors import ConfigError, ModelError, TrustError, nearest, typ
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.onnx_simplify import inputs_of, simplified
 from paretopress.intake.plain_model import without_prefix
+from paretopress.intake.raw_heads import RawHeads
 from paretopress.system.object_spec import Spec, parse_spec, resolve
 from paretopress.system.user_factory import call_factory, is_factory
 
@@ -22,6 +24,8 @@ PICKLES = (".pt", ".pth")
 MODEL_FORMS = (
     "FILE.py:FACTORY",
     "torchvision:resnet18?weights=FILE.safetensors&num_classes=10",
+    "ultralytics:best.pt (with --trust)",
+    "keras:MODEL.keras",
     "MODEL.onnx",
     "MODEL.pt (with --trust)",
 )
@@ -51,6 +55,10 @@ def load_model(spec: str, *, trust: bool = False, base: Path | None = None, shap
     parsed = parse_spec(spec, base)
     if parsed.kind == "torchvision":
         return _torchvision_model(parsed, trust).eval()
+    if parsed.kind == "ultralytics":
+        return _ultralytics_model(parsed, trust).eval()
+    if parsed.kind == "keras":
+        return _keras_model(parsed, trust).eval()
     raise ConfigError(f"a model spec must have a known form, but got {spec!r}", f"Valid forms: {', '.join(MODEL_FORMS)}.")
 
 
@@ -113,6 +121,45 @@ def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
         _demand_fit(model.state_dict(), state, f"{weights.name} for {spec.argument}")
         model.load_state_dict(state)
     return model
+
+
+def _ultralytics_model(spec: Spec, trust: bool) -> nn.Module:
+    """Return a detector of the user's own ultralytics package, which puts out its raw heads."""
+    spec.allow(argument="best.pt")
+    path = resolve(spec.argument, spec.base)
+    _demand_trust(path, trust)
+    demand_file(path)
+    try:
+        from ultralytics import YOLO
+    except ImportError as error:
+        raise ModelError(f"{spec.text!r} needs the package ultralytics, but got: {error}", "pip install ultralytics (AGPL-3.0).") from error
+    try:
+        model = YOLO(str(path)).model
+    except Exception as error:  # a damaged or foreign pickle can raise anything
+        raise ModelError(f"{path.name} could not be read: {typed_line(error)}", "Is it a checkpoint of ultralytics?") from error
+    return RawHeads(_module(model, path.name).float())
+
+
+def _keras_model(spec: Spec, trust: bool) -> nn.Module:
+    """Return a Keras 3 model, which is a module where Keras runs on torch."""
+    spec.allow(argument="MODEL.keras")
+    path = resolve(spec.argument, spec.base)
+    demand_file(path)
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    try:
+        import keras
+    except ImportError as error:
+        raise ModelError(f"{spec.text!r} needs Keras 3, but got: {error}", "pip install keras") from error
+    if keras.backend.backend() != "torch":
+        found = keras.backend.backend()
+        raise ModelError(
+            f"a Keras model must run on torch, but got the backend {found}", "Set KERAS_BACKEND=torch before keras is imported."
+        )
+    try:
+        return _module(keras.saving.load_model(path, compile=False, safe_mode=not trust), path.name)
+    except Exception as error:  # a damaged file, or a class of the user's that is not registered
+        hint = "A model with layers of your own is handed over as FILE.py:FACTORY."
+        raise ModelError(f"{path.name} could not be read: {typed_line(error)}", hint) from error
 
 
 def _onnx_model(path: Path, shapes: Shapes | None) -> nn.Module:

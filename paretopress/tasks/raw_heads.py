@@ -126,6 +126,9 @@ class Heads:
 
 def heads(decoder: str, outputs: Sequence[Tensor]) -> Heads | None:
     """Return the parts of outputs that a known decoder reads; None for another decoder, or for boxes that are decoded already."""
+    if decoder == YOLO and len(outputs) == 2 and all(output.ndim == 3 for output in outputs):
+        boxes, scores = (output.transpose(1, 2) for output in outputs)
+        return Heads(scores, None, boxes.unflatten(2, (4, boxes.shape[2] // 4)))  # type: ignore[no-untyped-call]  # untyped in torch
     if decoder not in (YOLO, YOLOX) or any(output.ndim != 4 for output in outputs):
         return None
     rows = torch.cat([output.flatten(2) for output in outputs], dim=2).transpose(1, 2)

@@ -66,8 +66,12 @@ class ChannelFlow(fx.Interpreter):
         self.labels = Labels()
         self.slots: dict[tuple[str, str], Slot] = {}
         self.values: dict[fx.Node, Any] = {}
+        self._cuts: list[tuple[Tensor, int]] = []  # labels that are cut at fixed places, and the axis
         with torch.no_grad():
             self.run(*(part.clone() for part in tensors(taken(example, 1))))
+        for labels, axis in self._cuts:
+            if not _same_along(self.labels.roots(labels), axis):  # whole heads go: what is cut inside of them stays as wide as it is
+                self.labels.pin(labels, _CUT)
         for value in _flat(self.values[next(node for node in self.graph.nodes if node.op == "output")]):
             self.labels.pin(value, "its output channels are the model's outputs")
 
@@ -127,12 +131,12 @@ class ChannelFlow(fx.Interpreter):
         except (RuntimeError, TypeError, ValueError):  # a function that moves more than values
             return self._elementwise_or_spatial(_flat(first), value)
         if name in _SPLITS:
-            self._tie_parts(moved)
+            self._tie_parts(first, moved)
         elif name == "getitem" and isinstance(first, Tensor) and isinstance(moved, Tensor):
-            self._pin_cut(first, moved)
+            self._cut_by_slice(first, moved)
         return moved
 
-    def _tie_parts(self, parts: Sequence[Tensor]) -> None:
+    def _tie_parts(self, whole: Tensor, parts: Sequence[Tensor]) -> None:
         """Channels that are split into parts of one size go together, so that these stay so; other parts are cut at fixed places."""
         if all(_label_set(part) == _label_set(parts[0]) for part in parts):
             return  # positions are split, not channels
@@ -140,14 +144,16 @@ class ChannelFlow(fx.Interpreter):
             for other in parts[1:]:
                 self.labels.join(parts[0], other)
         else:
-            for part in parts:
-                self.labels.pin(part, _CUT)
+            self._note_cut(whole, parts[0])
 
-    def _pin_cut(self, whole: Tensor, part: Tensor) -> None:
-        """Pin the channels of a tensor of which a slice takes some, for it names where it begins and ends."""
+    def _note_cut(self, whole: Tensor, part: Tensor) -> None:
+        self._cuts += [(whole, axis) for axis in range(whole.dim()) if part.shape[axis] != whole.shape[axis]]
+
+    def _cut_by_slice(self, whole: Tensor, part: Tensor) -> None:
+        """Note the channels of a tensor of which a slice takes some, for it names where it begins and ends."""
         left = _label_set(part)
         if left and left != _label_set(whole) and part.dim() == whole.dim():
-            self.labels.pin(whole, _CUT)
+            self._note_cut(whole, part)
 
     def _product(self, first: Tensor, second: Tensor, value: Tensor) -> Tensor:
         """Labels of `first @ second`: an element belongs to the channels of its row and of its column, which are then of one class."""
