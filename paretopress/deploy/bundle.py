@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from paretopress.deploy import bundle_run
 from paretopress.deploy.card import model_card
-from paretopress.deploy.verify import broken_as_bundle_error, runner_bytes, verify_bundle
+from paretopress.deploy.verify import broken_as_bundle_error, runner_bytes, shipped_bytes, verify_bundle
 from paretopress.errors import BundleError, ConfigError, DataError, RunFolderError
 
 # On one CPU and runtime version reruns are bit-identical; 0.001 leaves room for another order of float sums across threads and stays
@@ -49,6 +49,7 @@ class BundleFacts:
         conditions: under which they were measured: machine, versions, protocol; "batch" is the batch that `run.py --time` uses.
         plan: `Plan.to_json`.
         session_options: onnxruntime's, at least the two thread counts; the measured session's, and used by run.py.
+        detection: of a detector whose boxes a known decoder reads: {"decoder", "size": [rows, columns], "classes"}; else {}.
     """
 
     title: str
@@ -58,6 +59,7 @@ class BundleFacts:
     conditions: Mapping[str, object]
     plan: Mapping[str, object]
     session_options: Mapping[str, int]
+    detection: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("intra_op_num_threads", "inter_op_num_threads"):
@@ -68,11 +70,11 @@ class BundleFacts:
     def to_json(self) -> dict[str, Any]:
         """Return the facts as plain JSON objects; raises BundleError: a value that JSON does not have, NaN included."""
         result = {}
-        for field in fields(self):
+        for part in fields(self):
             try:
-                result[field.name] = json.loads(json.dumps(getattr(self, field.name), allow_nan=False, default=_plain))
+                result[part.name] = json.loads(json.dumps(getattr(self, part.name), allow_nan=False, default=_plain))
             except (TypeError, ValueError) as error:
-                raise BundleError(f"{field.name} must be JSON, but got {bundle_run.one_line(error)}", "Leave out what is NaN.") from error
+                raise BundleError(f"{part.name} must be JSON, but got {bundle_run.one_line(error)}", "Leave out what is NaN.") from error
         return result
 
 
@@ -194,9 +196,12 @@ def _fill(folder: Path, sha256: str, facts: BundleFacts, samples: Samples | np.n
         "onnxruntime": ort.__version__,
     }
     (folder / "run.py").write_bytes(runner_bytes())
+    for name in set(bundle_run.files_of(manifest)) - set(bundle_run.FILES):
+        (folder / name).write_bytes(shipped_bytes(name))
     (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
     manifest["files"] = {
-        name: {"sha256": bundle_run.file_sha256(folder / name), "size_bytes": (folder / name).stat().st_size} for name in bundle_run.FILES
+        name: {"sha256": bundle_run.file_sha256(folder / name), "size_bytes": (folder / name).stat().st_size}
+        for name in bundle_run.files_of(manifest)
     }
     manifest["manifest_sha256"] = bundle_run.manifest_digest(manifest)
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)

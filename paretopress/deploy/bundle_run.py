@@ -3,6 +3,7 @@
     python run.py --check                 hash of every file, session, self-check
     python run.py --time --runs 200       p50 and p90 of one batch on this machine
     python run.py --predict inputs.npy    classes and probabilities, or shares of the pixels
+    python run.py --predict photo.jpg --draw out.png    objects in a photo, where this is a detector
 
 From Python: `import run; outputs = run.predict(array)`. paretopress copies this file verbatim into every bundle and verifies
 bundles with the same functions.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import importlib
 import io
 import json
 import platform
@@ -36,6 +38,9 @@ Array = np.ndarray[Any, Any]
 HERE = Path(__file__).resolve().parent
 MANIFEST, MODEL, SELFCHECK = "manifest.json", "model.onnx", "selfcheck.npz"
 FILES = ("README.md", MODEL, "run.py", SELFCHECK)
+# what the bundle of a detector holds beside them: how boxes are read from its outputs, and how photos become its input
+BOXES, PHOTO = "boxes.py", "photo.py"
+DETECTOR_FILES = (BOXES, PHOTO)
 SCHEMA, FORMAT_VERSION = 1, 2
 PROVIDER = "CPUExecutionProvider"
 AGAIN = "The folder was altered or only half copied: copy or export the bundle again."
@@ -45,7 +50,7 @@ LOOSE_DIFFERENCE = 0.05
 # What decides which kernels the runtime picks: x86 flags, then Arm features.
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
 # What a bundle may hold at most: it comes from elsewhere, and is read before anything of it is believed. 2 GiB is protobuf's own limit.
-MOST_BYTES = {MANIFEST: 2**24, "README.md": 2**24, "run.py": 2**20, MODEL: 2**31, SELFCHECK: 2**32}
+MOST_BYTES = {MANIFEST: 2**24, "README.md": 2**24, "run.py": 2**20, BOXES: 2**20, PHOTO: 2**20, MODEL: 2**31, SELFCHECK: 2**32}
 MOST_SAMPLES, MOST_NAMES, LONGEST_NAME, MOST_THREADS = 65_536, 256, 1_024, 1_024
 # The session options that a manifest may set, with their values; others have onnxruntime write files, or read some from elsewhere.
 SWITCH = range(2)
@@ -177,7 +182,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Raise BrokenBundleError unless all that is used of a manifest is of its type and within its bounds: it is data from elsewhere."""
     names = manifest["files"]
-    demand(set(names) <= set(FILES) and all(isinstance(facts, dict) for facts in names.values()), "files", names)
+    demand(set(names) <= {*FILES, *DETECTOR_FILES} and all(isinstance(facts, dict) for facts in names.values()), "files", names)
+    detection = manifest.get("detection")
+    if detection:
+        sizes = detection.get("size") if isinstance(detection, dict) else None
+        demand(isinstance(sizes, list) and len(sizes) == 2 and all(is_count(size, 2**16) for size in sizes), "detection.size", sizes)
+        demand(is_text(detection.get("decoder")), "detection.decoder", detection.get("decoder"))
     for kind in ("inputs", "outputs"):
         specs = manifest[kind]
         demand(1 <= len(specs) <= MOST_NAMES, kind, specs)
@@ -225,6 +235,11 @@ def inside(folder: Path, name: str) -> Path:
     if path.stat().st_size > MOST_BYTES[name]:
         raise BrokenBundleError(f"{name} must have at most {MOST_BYTES[name]} bytes, but got {path.stat().st_size}")
     return path
+
+
+def files_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files that a bundle holds beside its manifest."""
+    return (*FILES, *DETECTOR_FILES) if manifest.get("detection") else FILES
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -> None:
@@ -473,7 +488,7 @@ def judge(worst: float, same: float, limits: Mapping[str, Any], here: tuple[str,
 def check(folder: Path = HERE) -> tuple[Bundle, SelfCheck]:
     """Check manifest, every file's hash, session and self-check; raises BrokenBundleError: the first of them that fails."""
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
+    check_files(folder, manifest, files_of(manifest))
     bundle = Bundle(folder, manifest, open_session(folder / MODEL, manifest["session_options"]))
     return bundle, self_check(bundle)
 
@@ -532,6 +547,28 @@ def describe_predictions(bundle: Bundle, path: Path, top: int = 3) -> list[str]:
     return lines
 
 
+def describe_objects(bundle: Bundle, path: Path, draw: Path | None) -> list[str]:
+    """Return one line per object that a detector finds in a photo, which is drawn into another file if that is named.
+
+    Raises: WrongInputError: it is no photo. BrokenBundleError: the bundle is none of a detector, or a file of it was altered.
+    """
+    if not bundle.manifest.get("detection"):
+        raise WrongInputError(f"a photo is for the bundle of a detector, but got {path}; others take arrays, a .npy or .npz file.")
+    check_files(bundle.folder, bundle.manifest, DETECTOR_FILES)
+    sys.path.insert(0, str(bundle.folder))
+    try:
+        boxes, photo = (importlib.import_module(Path(name).stem) for name in DETECTOR_FILES)
+        found = photo.find_objects(boxes, bundle.manifest, lambda x: predict(x, bundle), path)
+        if draw is not None:
+            photo.draw_objects(path, found, draw)
+    except (OSError, ValueError) as error:
+        raise WrongInputError(f"{path} must be a photo, but got {one_line(error)}.") from error
+    finally:
+        sys.path.remove(str(bundle.folder))
+    lines: list[str] = photo.described(found)
+    return lines
+
+
 def shares_of_pixels(scores: Array) -> Array:
     """Return (N, classes) float64: the share of the pixels of each item in which a class of (N, classes, H, W) scores highest."""
     highest = scores.argmax(axis=1).reshape(len(scores), -1)
@@ -546,10 +583,11 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
     mode.add_argument("--time", action="store_true", help="p50 and p90 of one batch on this machine")
     mode.add_argument(
         "--predict",
-        metavar="FILE.npy",
+        metavar="FILE",
         type=Path,
-        help="classes and probabilities of preprocessed inputs; FILE.npz where the model takes several",
+        help="classes and probabilities of preprocessed inputs in a .npy file, .npz where the model takes several; a photo for a detector",
     )
+    parser.add_argument("--draw", metavar="OUT.png", type=Path, help="where --predict draws the objects of a photo")
     parser.add_argument("--runs", type=int, default=200, help="timed runs of --time")
     options = parser.parse_args(arguments)
     if options.runs < 1:
@@ -565,8 +603,10 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
             )
         elif options.time:
             print(time_runs(load(folder), options.runs))
-        else:
+        elif options.predict.suffix.lower() in (".npy", ".npz"):
             print("\n".join(describe_predictions(load(folder), options.predict)))
+        else:
+            print("\n".join(describe_objects(load(folder), options.predict, options.draw)))
     except (BrokenBundleError, WrongInputError, OSError) as error:
         print(f"{'self-check failed' if options.check else 'error'}: {one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 1)

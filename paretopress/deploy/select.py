@@ -92,6 +92,7 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
         conditions=conditions,
         plan=point["plan"],
         session_options={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
+        detection=state.get("detection", {}),
     )
     with np.load(folder.samples, allow_pickle=False) as kept:
         samples = dict(kept)

@@ -12,7 +12,8 @@ from paretopress.deploy import bundle_run
 from paretopress.errors import BundleError
 
 RUNNER_SOURCE = "bundle_run.py"
-_FILES = {*bundle_run.FILES, bundle_run.MANIFEST}
+# file of a detector's bundle -> the module of this package that it is
+_SHIPPED = {bundle_run.BOXES: ("paretopress.core", "box_decoding.py"), bundle_run.PHOTO: ("paretopress.deploy", "bundle_photo.py")}
 # what Python imports from the folder of a script that it runs
 _IMPORTED = {".py", ".pyc", ".so", ".pyd", ".dll", ".pth"}
 
@@ -39,6 +40,12 @@ def runner_bytes() -> bytes:
     return resources.files("paretopress.deploy").joinpath(RUNNER_SOURCE).read_bytes()
 
 
+def shipped_bytes(name: str) -> bytes:
+    """Return a file that the bundle of a detector holds beside run.py."""
+    package, source = _SHIPPED[name]
+    return resources.files(package).joinpath(source).read_bytes()
+
+
 @contextmanager
 def broken_as_bundle_error() -> Iterator[None]:
     """Turn the shipped module's BrokenBundleError into BundleError."""
@@ -63,12 +70,17 @@ def verify_bundle(path: Path) -> Verification:
         runner = (path / "run.py").read_bytes()
     except OSError as error:
         raise BundleError(f"every file of a bundle must be readable, but got {error}", "Check the folder's permissions.") from error
-    code = sorted(entry.name for entry in path.iterdir() if entry.name not in _FILES and (entry.is_dir() or entry.suffix in _IMPORTED))
+    names = bundle_run.files_of(bundle.manifest)
+    known = {*names, bundle_run.MANIFEST}
+    code = sorted(entry.name for entry in path.iterdir() if entry.name not in known and (entry.is_dir() or entry.suffix in _IMPORTED))
     if code:
         raise BundleError(
             f"a bundle must hold no code beside run.py, but got {', '.join(code)[:200]} in {path}",
             "Python would import it in the place of a library when run.py runs: remove it.",
         )
+    altered = [name for name in names if name in _SHIPPED and (path / name).read_bytes() != shipped_bytes(name)]
+    if altered:
+        raise BundleError(f"{altered[0]} must be the one of this paretopress, but got another", "Another version wrote it: export again.")
     if runner != runner_bytes():
         raise BundleError(
             "run.py must be the one of this paretopress, but got another",

@@ -44,7 +44,7 @@ def fit_labels(data: Data, model: nn.Module) -> tuple[Data, tuple[str, ...]]:
         return _unlabelled(data, outputs[0], evaluated, names, labelled=labelled)
     if isinstance(data.task, RawDetection):
         rows, columns = tensors(x)[0].shape[-2:]
-        return replace(data, task=replace(data.task, size=(int(rows), int(columns)))), ()
+        return replace(data, task=replace(data.task, size=(int(rows), int(columns)), classes=data.classes)), ()
     task, note = task_for_labels(data.task, outputs, targets)
     return replace(data, task=task), (note,) if note else ()
 

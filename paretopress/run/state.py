@@ -21,7 +21,8 @@ STATE_SCHEMA = 1
 class RunState:
     """What the set-up of a run found; a resumed run reads it back.
 
-    `quickest_threads` train quicker than all that there are, 0 where these do; `cut` is what the set-up left out for lack of time.
+    `quickest_threads` train quicker than all that there are, 0 where these do; `cut` is what the set-up left out for lack of time;
+    `detection` is how a bundle reads boxes from a detector's outputs, see `BundleFacts`.
     """
 
     model_sha256: str
@@ -40,6 +41,7 @@ class RunState:
     identity: Mapping[str, Any] = field(default_factory=dict)
     quickest_threads: int = 0
     cut: tuple[str, ...] = ()
+    detection: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -64,6 +66,7 @@ class RunState:
             "identity": dict(self.identity),
             "quickest_threads": self.quickest_threads,
             "cut": list(self.cut),
+            "detection": dict(self.detection),
         }
 
     @classmethod
@@ -88,6 +91,7 @@ class RunState:
             value.get("identity", {}),
             value.get("quickest_threads", 0),
             tuple(value.get("cut", ())),
+            value.get("detection", {}),
         )
 
     def demand_same(self, ours: Mapping[str, Any], who: str) -> None:

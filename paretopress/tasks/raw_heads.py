@@ -55,13 +55,14 @@ class RawDetection:
     Attributes:
         decoder: "yolo", "yolox", or the name of a function of the user's, which is `decode` then.
         size: (rows, columns) of the model's input.
-        by: "mAP" (the mean over overlaps of 0.5 to 0.95) or "mAP50".
+        by: "mAP" (the mean over overlaps of 0.5 to 0.95) or "mAP50". classes: names by label, less 1.
     """
 
     decoder: str = YOLO
     size: tuple[int, int] = (0, 0)
     by: str = MAP
     decode: Decoder | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def metric(self) -> Metric:
@@ -105,6 +106,10 @@ class RawDetection:
         """Return minus the log-likelihood of outputs drawn around the model's own, so weighted that a change costs its divergence."""
         terms = [sampled_nll_of_values(output, generator, cost=1.0) for output in outputs if output.is_floating_point()]
         return torch.stack(terms).sum()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how a bundle reads boxes from the outputs as a JSON object; {} where a function of the user's does."""
+        return {} if self.decode is not None else {"decoder": self.decoder, "size": list(self.size), "classes": list(self.classes)}
 
     def _decoder(self) -> Decoder:
         return self.decode or DECODERS[self.decoder]
