@@ -54,7 +54,8 @@ def check_model(model: object) -> None:
 def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
     """Return if the model takes the data, and its outputs fit their labels for the task.
 
-    Reads the first 16 items of each split and all labels that it tells through `.targets` or `.labels`; else the first 512 items.
+    Reads the first 16 items of each split and all labels that it tells through `.targets` or `.labels`; else the first 512 items. Of 64
+    others the inputs are looked at: photos of another camera may come later.
     The global random generators are left as they were.
 
     Args:
@@ -76,6 +77,8 @@ def check_data(data: Data, outputs_of_model: Callable[..., Any]) -> None:
                 _check_inputs(x, shapes, name, index)
                 if classes:
                     seen[name].append(_class_label(label, name, index))
+            for index, item in _random_items(name, split):
+                _check_inputs(_inputs_and_label(item, name, index)[0], shapes, name, index)
         probe, targets = collate(load_items(data.val, [0] * PROBE_BATCH))
     outputs = _probed(outputs_of_model, probe)
     wrong = data.task.check(outputs, targets)
@@ -121,6 +124,16 @@ def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
         except Exception as error:
             raise DataError(f"items must be readable, but got {placed_line(error)} at {name}[{start}:{indices.stop}]") from error
         yield from zip(indices, items, strict=True)
+
+
+def _random_items(name: str, split: Split) -> Iterator[tuple[int, object]]:
+    size = split_size(split, name)
+    for index in torch.randperm(size, generator=torch.Generator().manual_seed(0))[:CHUNK].tolist():
+        try:
+            (item,) = load_items(split, [index])
+        except Exception as error:
+            raise DataError(f"items must be readable, but got {placed_line(error)} at {name}[{index}]") from error
+        yield index, item
 
 
 def _inputs_and_label(item: object, name: str, index: int) -> tuple[tuple[Tensor, ...], object]:

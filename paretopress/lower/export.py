@@ -85,11 +85,28 @@ def export_onnx(
 
 
 def _fused(module: nn.Module) -> fx.GraphModule:
-    traced = fx.symbolic_trace(module)
+    traced = _with_factors(module) if isinstance(module, fx.GraphModule) else fx.symbolic_trace(module)
     _unshare(traced)
     fused = fuse(traced, no_trace=True).eval()
     assert isinstance(fused, fx.GraphModule)
     return fused
+
+
+def _with_factors(module: fx.GraphModule) -> fx.GraphModule:
+    """Return a module with a call of each layer of an nn.Sequential, as a layer that was factorised is, in place of one of the whole."""
+    made = fx.GraphModule(module, copy.deepcopy(module.graph))
+    for node in list(made.graph.nodes):
+        part = made.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(part, nn.Sequential):
+            continue
+        with made.graph.inserting_before(node):
+            value = node.args[0]
+            for name, _ in part.named_children():
+                value = made.graph.call_module(f"{node.target}.{name}", (value,))
+        node.replace_all_uses_with(value)
+        made.graph.erase_node(node)
+    made.recompile()
+    return made
 
 
 def _unshare(module: fx.GraphModule) -> None:
