@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from paretopress.errors import ConfigError, DataError, first_line, nearest, typed_line
-from paretopress.intake.datasets.data import Data, Split, as_data, cut, labels_of, shuffled, split_size, stratified
+from paretopress.intake.datasets.data import Data, Sample, Split, as_data, cut, labels_of, shuffled, split_size, stratified
 from paretopress.system.object_spec import Spec, resolve
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,14 +21,15 @@ RESIZE_TO_CROP = 256 / 224
 FLAT_SHARES = (0.70, 0.15, 0.15)
 VAL_SHARE = 10  # one in ten of train becomes val where there is none
 VAL_NAMES = ("val", "valid", "validation")
-FOLDER_HINT = "Give PATH/train/CLASS/..., PATH/val/CLASS/... and PATH/test/CLASS/..., or PATH/CLASS/... alone."
+FOLDER_HINT = "Give PATH/train/CLASS/..., PATH/val/CLASS/... and PATH/test/CLASS/..., PATH/CLASS/... alone, or images without labels."
 
 
 def folder(spec: Spec, seed: int) -> Data:
     """Return the data of `folder:PATH?size=224`: x (3, size, size) with ImageNet's mean and std.
 
     PATH has train, val and test; or two of them, the third is cut off (test off val, val off train); or class folders alone, which
-    are split 70/15/15 within each class. Training images are cropped at random and flipped; val and test come in a seeded order.
+    are split 70/15/15 within each class; or images alone, which have no labels. Training images are cropped at random and flipped; val and
+    test come in a seeded order.
     Raises: ConfigError: an unknown option. DataError: not such a folder, or no images in it.
     """
     spec.allow("size", argument="PATH")
@@ -36,7 +37,10 @@ def folder(spec: Spec, seed: int) -> Data:
     root = resolve(spec.argument, spec.base)
     if not root.is_dir():
         raise DataError(f"the folder must exist, but got {root} in the spec {spec.text!r}", FOLDER_HINT)
-    splits = _parted(root, size, seed) if (root / "train").is_dir() else _flat(root, size, seed)
+    if not any(entry.is_dir() for entry in root.iterdir()):
+        splits = _unlabelled(root, size, seed)
+    else:
+        splits = _parted(root, size, seed) if (root / "train").is_dir() else _flat(root, size, seed)
     steps = {
         "color": "RGB",
         "resize": round(size * RESIZE_TO_CROP),
@@ -67,6 +71,34 @@ def _flat(root: Path, size: int, seed: int) -> tuple[Split, ...]:
     assert labels is not None
     train, val, test = stratified(labels, FLAT_SHARES, seed)
     return Subset(_images(root, _augmented(size)), train), Subset(plain, val), Subset(plain, test)
+
+
+class Photos(Dataset[Sample]):
+    """Photos without labels: an item is x alone."""
+
+    def __init__(self, files: Sequence[Path], transform: Callable[[Any], torch.Tensor]) -> None:
+        self.files, self.transform = tuple(files), transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Any:
+        from PIL import Image
+
+        with Image.open(self.files[index]) as opened:
+            return self.transform(opened.convert("RGB"))
+
+
+def _unlabelled(root: Path, size: int, seed: int) -> tuple[Split, ...]:
+    import torchvision  # two seconds that only those wait for who name it
+
+    suffixes = tuple(torchvision.datasets.folder.IMG_EXTENSIONS)
+    files = sorted(file for file in root.iterdir() if file.suffix.lower() in suffixes)
+    if len(files) < 3:
+        raise DataError(f"{root} must hold one folder of images for each class, or at least 3 images, but got {len(files)}", FOLDER_HINT)
+    train, val, test = stratified(torch.zeros(len(files), dtype=torch.int64), FLAT_SHARES, seed)
+    parts = ((train, _augmented(size)), (val, _centred(size)), (test, _centred(size)))
+    return tuple(Photos([files[index] for index in indices], transform) for indices, transform in parts)
 
 
 def _images(root: Path, transform: Callable[[Any], torch.Tensor]) -> Split:
