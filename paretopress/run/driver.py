@@ -231,7 +231,7 @@ def _known(run: PreparedRun) -> PriorKnowledge | None:
     if run.config.sampler not in OURS:
         return None
     predictor = Predictor(run.space, CostTables.from_json(run.folder.read(run.folder.tables)))
-    return PriorKnowledge(predictor, run.bounds.limit_ms, run.bounds.baseline_accuracy, run.bounds.worst_drop)
+    return PriorKnowledge(predictor, run.bounds.limit_ms, run.bounds.baseline_accuracy, run.bounds.worst_drop, run.bounds.budget.max_drop)
 
 
 def _progress(search: Search, line: str) -> Progress:

@@ -25,6 +25,8 @@ _RANDOM_SHARE = 0.1
 _SOLVED_SHARE = 0.3
 # the same share while most trials are over the budget, and too few were trained to fit the drop
 _STARVED_SHARE = 0.5
+# proposals that are taken by the least predicted drop while every trained plan loses too much
+_LEAST_DROP_SHARE = 0.5
 _MIN_TRIALS_TO_FIT = 12
 # how far a latency's interval reaches above it is taken from so many trials, the newest
 _WIDTHS_FROM = 50
@@ -80,6 +82,9 @@ class GuidedSampler(BaseSampler):
     `solves` three plans in ten are the solution of the refitted programme at a budget drawn between the fastest feasible trial and the
     limit, or a mutant of it if it was tried before.
 
+    While every trained plan loses more than the user's bound allows, half of the proposals are taken by the least predicted drop among
+    those that are predicted to be within the budget: the front's fast end has no use then.
+
     While too few trials were trained to fit the drop, because most are over the budget, half of the plans are such solutions, and of other
     proposals the one of least damage by the tables is taken among those that are predicted to be within the budget, else the fastest.
 
@@ -127,7 +132,16 @@ class GuidedSampler(BaseSampler):
             return proposals[0][0]
         plans_proposed, seen_trials, aim_ms = [plan for _, plan in proposals], self._seen(done), self._aim_ms(done)
         judge = self._screen.least_damage_within if starved else self._screen.expected_improvement
+        if not starved and self._loses_too_much(done) and rng.random() < _LEAST_DROP_SHARE:
+            judge = self._screen.least_drop_within
         return proposals[int(np.argmax(judge(plans_proposed, seen_trials, aim_ms)))][0]
+
+    def _loses_too_much(self, done: Sequence[_CompletedTrial]) -> bool:
+        """Return whether every plan that was trained so far lost more than the user's bound allows."""
+        if self._known is None or self._known.max_drop is None:
+            return False
+        least = self._known.baseline_accuracy - self._known.max_drop
+        return all(t.accuracy is None or t.accuracy < least for t in done if t.trained and t.violation <= 0.0)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         """Return a uniform draw of a parameter outside the space."""

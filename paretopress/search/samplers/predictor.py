@@ -36,13 +36,15 @@ class MeasuredTrial:
 class PriorKnowledge:
     """What a sampler knows before the first trial: the predictor, the latency limit, and the baseline's score.
 
-    `worst_drop` is the drop that hypervolumes are measured from, see `Bounds.worst_drop`; 10 points of a score in percent.
+    `worst_drop` is the drop that hypervolumes are measured from, see `Bounds.worst_drop`; 10 points of a score in percent. `max_drop` is
+    the user's bound on the drop, None where there is none.
     """
 
     predictor: Predictor
     limit_ms: float
     baseline_accuracy: float
     worst_drop: float = 10.0
+    max_drop: float | None = None
 
 
 class Predictor:

@@ -64,20 +64,14 @@ class Surrogate:
         The hypervolume is that of (drop, latency), from the known scale's worst drop (or just below the best known one, if that is more)
         and the latency `aim_ms`, by default the limit, or 1.05 times the slowest where none is known; as a share of both.
         """
-        self._proposed = {}  # most of them are never tried: their features are kept for this call alone
         judged = [s for s in seen if s.drop is not None]
-        newest, newest_judged = seen[-_MOST_FITTED:], judged[-_MOST_FITTED:]
-        self._features |= {s.plan: self._of(s.plan) for s in [*newest, *newest_judged] if s.plan not in self._features}
         points = [(s.drop or 0.0, s.latency_ms) for s in judged if s.feasible] or [(s.drop or 0.0, s.latency_ms) for s in judged]
         slowest_ms = 1.05 * max(ms for _, ms in points)
         limit_ms = aim_ms or (self._known.limit_ms if self._known is not None else slowest_ms)
         most = self._known.worst_drop if self._known is not None else _BEYOND_WORST * max(drop for drop, _ in points)
         most = most if most > 0.0 else 1.0  # nothing lost anything
         unit = _UNIT_SHARE * most
-        lost = np.log1p(np.maximum([(s.drop or 0.0) / unit for s in newest_judged], 0.0))
-        with self._pools.limit(limits=1, user_api="blas"):  # beside a training worker, BLAS's threads would wait for one another
-            latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))
-            drops = unit * np.expm1(self._ridge(1, [s.plan for s in newest_judged], lost, proposals))
+        latencies, drops = self._predictions(proposals, seen, unit)
         worst = (max(most, min(drop for drop, _ in points) + unit), limit_ms)
         best, all_points = [points[i] for i in non_dominated(points)], np.asarray(points)
         base = hypervolume_2d(best, worst)
@@ -87,6 +81,28 @@ class Surrogate:
             behind = int(((all_points <= point).all(axis=1) & (all_points < point).any(axis=1)).sum())
             promises.append(gain if gain > 0.0 else -float(behind) - 5.0 * max(0.0, point[1] / limit_ms - 1.0))
         return np.asarray(promises)
+
+    def least_drop_within(self, proposals: Sequence[Plan], seen: Sequence[Observation], aim_ms: float | None = None) -> Floats:
+        """Return scores of the proposals (P,), the highest the best, while no plan has lost as little as the bound on the drop allows.
+
+        A proposal that is predicted to take at most `aim_ms`, by default the limit, scores above 0, the more the less it is predicted to
+        lose; another scores below 0, the less the slower it is.
+        """
+        assert self._known is not None
+        limit_ms, unit = aim_ms or self._known.limit_ms, _UNIT_SHARE * (self._known.worst_drop or 1.0)
+        latencies, drops = self._predictions(proposals, seen, unit)
+        return np.where(latencies <= limit_ms, 1.0 / (1.0 + np.maximum(drops + unit, 0.0) / unit), -latencies / limit_ms)
+
+    def _predictions(self, proposals: Sequence[Plan], seen: Sequence[Observation], unit: float) -> tuple[Floats, Floats]:
+        """Return the predicted latencies (P,) in milliseconds and drops (P,) of the proposals; `unit` is one unit of the drop."""
+        self._proposed = {}  # most of them are never tried: their features are kept for this call alone
+        newest, judged = seen[-_MOST_FITTED:], [s for s in seen if s.drop is not None][-_MOST_FITTED:]
+        self._features |= {s.plan: self._of(s.plan) for s in [*newest, *judged] if s.plan not in self._features}
+        lost = np.log1p(np.maximum([(s.drop or 0.0) / unit for s in judged], 0.0))
+        with self._pools.limit(limits=1, user_api="blas"):  # beside a training worker, BLAS's threads would wait for one another
+            latencies = np.exp(self._ridge(0, [s.plan for s in newest], np.log([s.latency_ms for s in newest]), proposals))
+            drops = unit * np.expm1(self._ridge(1, [s.plan for s in judged], lost, proposals))
+        return latencies, drops
 
     def least_damage_within(self, proposals: Sequence[Plan], seen: Sequence[Observation], aim_ms: float | None = None) -> Floats:
         """Return scores of the proposals (P,), the highest the best, where too few trials were trained to predict the drop from.
