@@ -24,10 +24,10 @@ def typed_line(error: BaseException) -> str:
     return kind if line == kind else f"{kind}: {line}"
 
 
-def placed_line(error: BaseException) -> str:
-    """Return the error's type, what was said, and "at FILE:LINE" of the innermost line of the user's own code that it came through."""
+def users_line(error: BaseException) -> str:
+    """Return " (FILE:LINE)" of the innermost line of the user's own code that an error came through, "" if there is none."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*_NOT_USERS, "<"))]
-    return typed_line(error) + (f" at {own[-1].filename}:{own[-1].lineno}" if own else "")
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

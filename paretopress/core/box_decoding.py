@@ -114,7 +114,7 @@ def overlaps(boxes: Array, others: Array) -> Array:
     near, far = np.maximum(boxes[:, None, :2], others[None, :, :2]), np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.prod(np.clip(far - near, 0.0, None), axis=-1)
     areas = [np.prod(np.clip(part[:, 2:] - part[:, :2], 0.0, None), axis=-1) for part in (boxes, others)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
+    return np.asarray(shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9))
 
 
 def letterboxed(width: int, height: int, size: int) -> tuple[float, int, int]:
@@ -132,7 +132,7 @@ def sigmoid(values: Array) -> Array:
 def softmax(values: Array, axis: int) -> Array:
     """Return exp(x) over its sum along an axis."""
     raised = np.exp(values - values.max(axis=axis, keepdims=True))
-    return raised / raised.sum(axis=axis, keepdims=True)
+    return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
 
 
 def _centres(rows: int, columns: int) -> Array:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from paretopress.core.model_inputs import Inputs, size_of, tensors
-from paretopress.errors import DataError, ModelError, placed_line
+from paretopress.errors import DataError, ModelError, typed_line, users_line
 from paretopress.intake.datasets.data import Data, Split, labels_of, split_size
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.system.batch_loading import collate, inputs_of, load_items
@@ -122,7 +122,9 @@ def _items(name: str, split: Split, count: int) -> Iterator[tuple[int, object]]:
         try:
             items = load_items(split, indices)
         except Exception as error:
-            raise DataError(f"items must be readable, but got {placed_line(error)} at {name}[{start}:{indices.stop}]") from error
+            raise DataError(
+                f"items must be readable, but got {typed_line(error)} at {name}[{start}:{indices.stop}]{users_line(error)}"
+            ) from error
         yield from zip(indices, items, strict=True)
 
 
@@ -132,16 +134,16 @@ def _random_items(name: str, split: Split) -> Iterator[tuple[int, object]]:
         try:
             (item,) = load_items(split, [index])
         except Exception as error:
-            raise DataError(f"items must be readable, but got {placed_line(error)} at {name}[{index}]") from error
+            raise DataError(f"items must be readable, but got {typed_line(error)} at {name}[{index}]{users_line(error)}") from error
         yield index, item
 
 
 def _inputs_and_label(item: object, name: str, index: int) -> tuple[tuple[Tensor, ...], object]:
     if isinstance(item, tuple | list) and len(item) > 2:
-        parts = ", ".join(f"x{number}" for number in range(1, len(item)))
+        named = ", ".join(f"x{number}" for number in range(1, len(item)))
         raise DataError(
             f"an item must be (x, label), but got {len(item)} parts at {name}[{index}]",
-            f"Return (({parts}), label): the inputs of the model as one tuple, or as a dict by the names of its arguments.",
+            f"Return (({named}), label): the inputs of the model as one tuple, or as a dict by the names of its arguments.",
         )
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(f"an item must be (x, label), but got {type(item).__name__} at {name}[{index}]")
@@ -189,7 +191,7 @@ def _probed(outputs_of_model: Callable[..., Any], probe: Inputs) -> tuple[Tensor
     except Exception as error:
         shape = ", ".join(str(tuple(part.shape)) for part in tensors(probe))
         hint = "Do model and data belong together? x is (N, C, H, W) of images."
-        raise DataError(f"the model must accept x of shape {shape}, but it raised {placed_line(error)}", hint) from error
+        raise DataError(f"the model must accept x of shape {shape}, but it raised {typed_line(error)}{users_line(error)}", hint) from error
     parts = list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple | list) else [value]
     found = tuple(part for part in parts if isinstance(part, Tensor))
     if not found or any(part.ndim == 0 or len(part) != size_of(probe) for part in found):

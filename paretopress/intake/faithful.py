@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from paretopress.core.model_inputs import Inputs, like, size_of, split, taken, tensors
 from paretopress.core.model_outputs import by_place, named_tensors
-from paretopress.errors import ModelError, RewriteError, placed_line, typed_line
+from paretopress.errors import ModelError, RewriteError, typed_line, users_line
 from paretopress.intake.agreement import EXACT, Difference, coarsest, difference, tolerance
 from paretopress.intake.plain_model import copied
 from paretopress.intake.rewrites import Rules, in_plain_layers
@@ -119,7 +119,9 @@ class Original:
             self._wanted = self._run(self.model, self.names)
             again = named_tensors(called_with(self.model, self.names, parts, _OTHER_SEED))
         except Exception as error:  # whatever the user's forward raises
-            raise ModelError(f"the model must take its inputs, but it raised {placed_line(error)}", "Do model and data fit?") from error
+            raise ModelError(
+                f"the model must take its inputs, but it raised {typed_line(error)}{users_line(error)}", "Do model and data fit?"
+            ) from error
         if not all(map(torch.equal, parts, tensors(given))):
             raise ModelError("the model must not change its inputs in place, but it does", "Write x = x - mean instead of x -= mean.")
         varies = difference(self._wanted[0], again, tolerance(self.model))
@@ -137,7 +139,7 @@ class Original:
         for name in names:
             for mine, theirs in zip(*(run[name] for run in runs), strict=False):
                 inputs = [by_place(part for part in call[0] if isinstance(part, Tensor)) for call in (mine, theirs)]
-                same = inputs[0].keys() == inputs[1].keys() and difference(*inputs, EXACT) is None
+                same = inputs[0].keys() == inputs[1].keys() and difference(inputs[0], inputs[1], EXACT) is None
                 if same and difference(mine[2], theirs[2], EXACT) is not None:
                     varying.append(name)
                     break

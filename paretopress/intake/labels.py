@@ -16,6 +16,7 @@ from paretopress.intake.faithful import evaluated_copy
 from paretopress.system.batch_loading import collate, load_items
 from paretopress.system.seeding import seeded
 from paretopress.tasks.agreement import Agreement
+from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.label_forms import task_for_labels
 from paretopress.tasks.metric_names import AGREEMENT, SQNR
@@ -52,7 +53,8 @@ def fit_labels(data: Data, model: nn.Module) -> tuple[Data, tuple[str, ...]]:
 def _unlabelled(
     data: Data, output: Tensor, model: nn.Module, names: Sequence[str] | None, *, labelled: bool
 ) -> tuple[Data, tuple[str, ...]]:
-    task, notes = data.task, ()
+    task: Task = data.task
+    notes: tuple[str, ...] = ()
     if not isinstance(task, Agreement):
         if not isinstance(task, Classification) or labelled:
             return data, ()

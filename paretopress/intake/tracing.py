@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from paretopress.core.model_inputs import Inputs, like, taken, tensors
-from paretopress.errors import ModelError, placed_line
+from paretopress.errors import ModelError, typed_line, users_line
 from paretopress.intake.recording.record import NAMES, record
 from paretopress.intake.rewrites import Rules, drop_dead_code, explicit, rewrite
 
@@ -37,7 +37,9 @@ def trace(model: nn.Module, names: Sequence[str] | None, example: Inputs, rules:
     except ModelError:
         raise
     except Exception as error:  # whatever the user's forward meets
-        raise ModelError(f"the model must run when it is recorded, but got {placed_line(error)}", "Please report this.") from error
+        raise ModelError(
+            f"the model must run when it is recorded, but got {typed_line(error)}{users_line(error)}", "Please report this."
+        ) from error
     return module
 
 

@@ -29,16 +29,18 @@ from paretopress.tasks.segmentation import Segmentation
 TASKS = Registry[Callable[[], Task]](
     "task",
     {
-        **{name: partial(Classification, name) for name in (TOP_1, TOP_5, F1, AUROC)},
-        **{name: partial(Agreement, name) for name in (AGREEMENT, SQNR)},
+        **{name: partial(Classification, name) for name in (TOP_1, TOP_5, F1)},
         MIOU: Segmentation,
-        **{name: partial(Detection, name) for name in (MAP, MAP_50)},
+        MAP: Detection,
         **{name: partial(Regression, name) for name in (SPEARMAN, R2)},
+        AUROC: partial(Classification, AUROC),
+        MAP_50: partial(Detection, MAP_50),
+        **{name: partial(Agreement, name) for name in (AGREEMENT, SQNR)},
     },
 )
 _KINDS: dict[str, Callable[[], Task]] = {
-    "classification": Classification, "multi-label": YesOrNo, "segmentation": Segmentation, "mask": MaskSegmentation,
-    "detection": Detection, "regression": Regression,
+    "classification": Classification, "segmentation": Segmentation, "detection": Detection, "regression": Regression,
+    "multi-label": YesOrNo, "mask": MaskSegmentation,
 }  # fmt: skip
 # (outputs, targets) of all items -> the score
 Score = Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]

@@ -91,7 +91,7 @@ def _keep_values(norm: nn.Module, keep: Sequence[int]) -> None:
         norm.num_groups, norm.num_channels = norm.num_groups * len(keep) // count, len(keep)
     elif isinstance(norm, nn.PReLU):
         norm.num_parameters = len(keep)
-    else:
+    elif isinstance(norm, _Norm):
         norm.num_features = len(keep)
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from paretopress.compress.recover.memory_format import channels_last
 from paretopress.core.model_inputs import Inputs, like, outputs_of, tensors
-from paretopress.errors import RecoveryError, placed_line
+from paretopress.errors import RecoveryError, typed_line, users_line
 from paretopress.system.batch_loading import Item, collate, load_items
 from paretopress.system.seeding import seeded
 
@@ -64,7 +64,7 @@ class DistillationBatches:
             with seeded(seed * _BATCH_SEED + k):
                 x, y = collate(load_items(self._train, indices))
         except (RuntimeError, OSError, ValueError, TypeError) as error:
-            raise RecoveryError(f"the training data must load, but got {placed_line(error)}") from error
+            raise RecoveryError(f"the training data must load, but got {typed_line(error)}{users_line(error)}") from error
         made = like(x, (channels_last(part.to(self._device)) for part in tensors(x))), y.to(self._device)
         size_bytes = sum(part.nbytes for part in (*tensors(made[0]), made[1]))
         if size_bytes <= self._left_bytes:

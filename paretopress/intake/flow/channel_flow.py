@@ -87,7 +87,8 @@ class ChannelFlow(fx.Interpreter):
         return value
 
     def _labels_of(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any], value: Any) -> Any:
-        given, named = (fx.map_arg(part, self._given) for part in (node.args, dict(node.kwargs)))
+        given: Any = fx.map_arg(node.args, self._given)
+        named: Any = fx.map_arg(dict(node.kwargs), self._given)
         if node.op == "output":
             return given[0]
         if node.op == "get_attr":
@@ -264,25 +265,22 @@ class ChannelFlow(fx.Interpreter):
         self.labels.join(known.labels, labels)
         return known.labels
 
-    def _columns(self, path: str, given: Tensor, axis: int) -> bool:
-        columns = along(given, axis)
-        if columns is None:
-            self.labels.pin(given, _MIXED)
-            columns = torch.zeros(given.shape[axis], dtype=torch.int64)
-        self._slot(path, IN, columns)
-        return bool((columns != NONE).any())
-
     def _rows(self, path: str, count: int) -> Tensor:
         known = self.slots.get((path, OUT))
         return self._slot(path, OUT, self.labels.fresh(count)) if known is None else known.labels
 
     def _weighted(self, path: str, given: Tensor, axis: int, outputs: int, value: Tensor) -> Tensor:
-        columns = along(given, axis)
-        if columns is None:
-            self.labels.pin(given, _MIXED)
-            columns = torch.zeros(given.shape[axis], dtype=torch.int64)
-        self._slot(path, IN, columns)
+        self._slot(path, IN, self._along(given, axis))
         return _spread(self._rows(path, outputs), axis, value.shape)
+
+    def _along(self, given: Tensor, axis: int) -> Tensor:
+        """Return the labels (size,) of an axis; those that differ along others, as where pixels are shuffled, are made one class."""
+        found = along(given, axis)
+        if found is None:
+            rows = given.movedim(axis, 0).reshape(given.shape[axis], -1)
+            self.labels.join(rows[:, :1].expand(rows.shape), rows)
+            found = self.labels.roots(rows[:, 0].clone())
+        return found
 
     def _convolution(self, path: str, layer: Convolution, given: Tensor, value: Tensor) -> Tensor:
         axis = given.dim() - len(layer.kernel_size) - 1
@@ -294,18 +292,12 @@ class ChannelFlow(fx.Interpreter):
         return found
 
     def _channelwise(self, path: str, given: Tensor, axis: int) -> Tensor:
-        channels = along(given, axis)
-        if channels is not None:
-            self._slot(path, VALUE, channels)
-        elif not _varies_elsewhere(given, axis):
-            self.labels.pin(given, _MIXED)
+        if axis > 0 or along(given, axis) is not None:  # a norm over the width of a head has the same values for all heads
+            self._slot(path, VALUE, self._along(given, axis))
         return given
 
     def _group_norm(self, path: str, layer: nn.GroupNorm, given: Tensor) -> Tensor:
-        channels = along(given, 1)
-        if channels is None:
-            self.labels.pin(given, _MIXED)
-            return given
+        channels = self._along(given, 1)
         self._slot(path, VALUE, channels)
         blocks = channels.reshape(layer.num_groups, -1)
         self.labels.join(blocks[:, :1].expand(blocks.shape), blocks)
@@ -381,7 +373,7 @@ def _spread(labels: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
 
 def _broadcasts(parts: Sequence[Tensor], shape: Sequence[int]) -> bool:
     try:
-        return torch.broadcast_shapes(*(part.shape for part in parts)) == tuple(shape)
+        return bool(torch.broadcast_shapes(*(part.shape for part in parts)) == tuple(shape))  # type: ignore[no-untyped-call]  # untyped in torch
     except RuntimeError:
         return False
 
@@ -398,11 +390,6 @@ def _is_gate_of(whole: Tensor, original: Tensor, other: Tensor) -> bool:
 
 def _same_along(labels: Tensor, axis: int) -> bool:
     return labels.stride(axis) == 0 or bool((labels == labels.narrow(axis, 0, 1)).all())
-
-
-def _varies_elsewhere(labels: Tensor, axis: int) -> bool:
-    """Return whether labels differ along another axis too, as heads do beside the width of a head."""
-    return any(not _same_along(labels, other) for other in range(labels.dim()) if other != axis % labels.dim())
 
 
 def _where_both(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

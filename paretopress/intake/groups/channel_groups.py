@@ -10,6 +10,7 @@ import copy
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -59,7 +60,7 @@ def _free(module: fx.GraphModule, flow: ChannelFlow, prunable: set[int], example
         module.graph = before
 
 
-def _run(module: fx.GraphModule, example: Inputs) -> object:
+def _run(module: fx.GraphModule, example: Inputs) -> Any:
     with torch.inference_mode():
         return module(*tensors(example))
 
@@ -102,8 +103,8 @@ def _propose(flow: ChannelFlow, layers: tuple[Layer, ...]) -> tuple[list[Channel
         if leads and root not in reasons and root != NONE:
             kinds.setdefault(tuple(parts), []).append(root)
     found: dict[str, ChannelGroup] = {}
-    for parts, roots in kinds.items():
-        group = _group([slots[place] for place, _ in parts], roots, order)
+    for kind, roots in kinds.items():
+        group = _group([slots[place] for place, _ in kind], roots, order)
         if group is not None and group.blocks > 1:
             found[group.name] = group
     named = {name for group in found.values() for name in group.layers}

@@ -14,6 +14,8 @@ _BY_SHAPE = frozenset({
     "size", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor",
     torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like,
 })  # fmt: skip
+# methods that take the type or the shape of the others
+_BY_TYPE = frozenset({"type_as", "expand_as", "view_as", "reshape_as"})
 
 
 def fold_constants(root: nn.Module, graph: fx.Graph, batches: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> None:
@@ -46,7 +48,7 @@ def _without_inputs(root: nn.Module, graph: fx.Graph) -> tuple[set[fx.Node], set
     for node in graph.nodes:
         if node.op in ("placeholder", "output"):
             continue
-        sources = [] if node.target in _BY_SHAPE else node.all_input_nodes
+        sources = [] if node.target in _BY_SHAPE else node.all_input_nodes[:1] if node.target in _BY_TYPE else node.all_input_nodes
         changed = any(str(getattr(user.target, "__name__", user.target)).endswith(("_", "setitem")) for user in node.users)
         if all(source in free for source in sources) and not changed:
             free.add(node)

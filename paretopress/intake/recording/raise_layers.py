@@ -158,7 +158,7 @@ def _products_to_linear(root: nn.Module, graph: fx.Graph) -> None:
         if node.op not in ("call_function", "call_method"):
             continue
         if node.target is torch.matmul and len(node.args) == 2 and not node.kwargs:
-            x, weight, bias = (*node.args, None)
+            (x, weight), bias = node.args, None
         elif node.target in (torch.addmm, "addmm") and len(node.args) == 3 and not node.kwargs:
             bias, x, weight = node.args
         else:

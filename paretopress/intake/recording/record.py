@@ -56,13 +56,22 @@ def record(root: nn.Module, names: Sequence[str], batch: Sequence[Tensor], call:
 
 @contextmanager
 def _as_if_traced() -> Iterator[None]:
-    """Let libraries know that they are traced: those of transformers then do without looking into a mask to see whether they need it."""
-    before = torch.jit.is_tracing
-    torch.jit.is_tracing = lambda: True
+    """Let libraries know that they are traced, and call the Python of functions that were compiled by torch.jit.script.
+
+    Those of transformers then do without looking into a mask to see whether they need it.
+    """
+    jit: Any = torch.jit
+    is_tracing, call = jit.is_tracing, jit.ScriptFunction.__call__
+
+    def original(function: Any, *args: Any, **kwargs: Any) -> Any:
+        python = getattr(function, "_torchdynamo_inline", None)
+        return call(function, *args, **kwargs) if python is None else python(*args, **kwargs)
+
+    jit.is_tracing, jit.ScriptFunction.__call__ = lambda: True, original
     try:
         yield
     finally:
-        torch.jit.is_tracing = before
+        jit.is_tracing, jit.ScriptFunction.__call__ = is_tracing, call
 
 
 def drop_unread(graph: fx.Graph) -> None:

@@ -66,8 +66,9 @@ class Recorder(TorchFunctionMode):
         """End the graph with one tensor, or a tuple of them."""
         nodes = tuple(map(self._node_of, values))
         for layer, needless in self._in_place.items():
-            layer.inplace = not needless
-        return self.graph.output(nodes[0] if len(nodes) == 1 else nodes)
+            setattr(layer, IN_PLACE, not needless)
+        end: fx.Node = self.graph.output(nodes[0] if len(nodes) == 1 else nodes)
+        return end
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """Carry out a call of a torch function, and record it."""
@@ -76,10 +77,6 @@ class Recorder(TorchFunctionMode):
             return func(*args, **named)
         if not self._depends((args, named)):
             return self._without_inputs(func(*args, **named), (args, named))
-        original = getattr(func, "_torchdynamo_inline", None) if isinstance(func, torch.jit.ScriptFunction) else None
-        if original is not None:  # the Python that was compiled
-            with self:
-                return original(*args, **named)
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args)
@@ -100,7 +97,7 @@ class Recorder(TorchFunctionMode):
             self._track(first, self._create(canonical(Tensor.clone, "clone", (self._node_of(first),), {})))
         result = function(*args, **kwargs)
         if plain is None and computes_nothing(name, args, result, shape, dtype):
-            if result is not first:
+            if first is not None and result is not first:
                 self._alias(result, first, is_copy=name in _COPIES)
             return result
         if name != "__setitem__" and next(_tensors_in(result), None) is None:

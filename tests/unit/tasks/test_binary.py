@@ -41,7 +41,7 @@ def test_ranking_metrics_are_scikit_learn_s(name: str, other: object) -> None:
 
 
 def test_one_logit_an_item_is_scored_whatever_its_shape() -> None:
-    labels = torch.tensor([1, 0, 1, 0])
+    labels = torch.tensor([1, 1, 0, 0])
     assert score(YesOrNo("top-1"), LOGITS[:, :1], labels) == 50.0
     assert score(YesOrNo("top-1"), LOGITS[:, 0], labels) == 50.0
 

@@ -73,7 +73,7 @@ def test_keep_entries_keeps_whole_groups_of_a_group_norm() -> None:
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)])
-def test_silence_entries_leaves_features_out_of_the_statistics_of_a_layer_norm(norm: nn.Module) -> None:
+def test_silence_entries_leaves_features_out_of_a_layer_norm_s_statistics(norm: nn.Module) -> None:
     held, x = Held(norm), X.movedim(1, -1)
     wanted = type(norm)(4)(x[..., KEEP])
     silence_entries(held, "part", Role.VALUES, [1, 2, 5, 6])

@@ -45,7 +45,7 @@ def first(taught_batches: DistillationBatches, count: int, seed: int = 0, start:
     return [(x, y, outputs[0]) for x, y, outputs in itertools.islice(taught_batches.taught_batches(seed, start), count)]
 
 
-def test_taught_batches_are_the_same_when_asked_again_whatever_was_drawn_between() -> None:
+def test_taught_batches_are_the_same_whatever_was_drawn_between() -> None:
     one = first(made(Augmented(), Counting()), 5)
     torch.rand(7)
     two = first(made(Augmented(), Counting()), 5)
@@ -77,7 +77,7 @@ def test_taught_batches_read_and_teach_once_when_two_students_learn() -> None:
     assert (train.reads, teacher.calls) == (20, 5)
 
 
-def test_taught_batches_read_a_batch_in_one_call_when_the_data_set_takes_one() -> None:
+def test_taught_batches_read_a_batch_in_one_call_where_they_can() -> None:
     class Together(Augmented):
         def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
             self.reads += 1

@@ -47,4 +47,5 @@ def test_aligned_tells_which_axes_become_which() -> None:
     assert aligned((2, 3, 4, 5), (2, 12, 5)) == [(range(0, 1), range(0, 1)), (range(1, 3), range(1, 2)), (range(3, 4), range(2, 3))]
     assert aligned((2, 6), (2, 3, 2)) == [(range(0, 1), range(0, 1)), (range(1, 2), range(1, 3))]
     assert aligned((2, 5, 1, 1), (2, 5)) == [(range(0, 1), range(0, 1)), (range(1, 4), range(1, 2))]
-    assert aligned((2, 3), (3, 2)) == []
+    assert aligned((2, 3), (3, 2)) == [(range(0, 2), range(0, 2))]
+    assert aligned((2, 3), (5,)) == []
