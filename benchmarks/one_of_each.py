@@ -18,6 +18,7 @@ def plans(space: SearchSpace) -> dict[str, Plan]:
     bits = next(({group.name: INT8_BITS} for group in bit_groups if space.offers(group, INT8_BITS)), {})
     ranks = {variable.name.removeprefix("rank/"): variable for variable in space.variables if variable.name.startswith("rank/")}
     pruned = {name for group in groups if group.name in kept for name in (*group.layers, *group.feeds)}
-    rank = next(({name: int(ranks[name].values[-1])} for name in names if name in ranks and name not in pruned), {})
+    able = [name for name in names if name in ranks]
+    rank = next(({name: int(ranks[name].values[-1])} for name in (*(n for n in able if n not in pruned), *able)), {})
     made = {"pruned": Plan(kept=kept), "quantised": Plan(bits=bits), "factorised": Plan(rank=rank)}
     return {word: plan for word, plan in made.items() if plan != Plan()} | {ALL: Plan(kept=kept, bits=bits, rank=rank)}

@@ -10,6 +10,8 @@ from typing import Any
 from paretopress.errors import RunFolderError
 
 GRAPH_SCHEMA = 3
+# of runs of before, which can be read: their groups name no parts
+_WITHOUT_PARTS = 2
 # names in the exported file where there is one input, or one output
 INPUT, OUTPUT = "input", "output"
 
@@ -176,7 +178,7 @@ class ModelGraph:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelGraph:
         """Return what `to_json` wrote; raises RunFolderError for another schema."""
-        if value.get("schema") != GRAPH_SCHEMA:
+        if value.get("schema") not in (GRAPH_SCHEMA, _WITHOUT_PARTS):
             raise RunFolderError(f"a model graph must have schema {GRAPH_SCHEMA}, but got schema={value.get('schema')}")
         parts = {
             "inputs": TensorSpec,

@@ -94,19 +94,18 @@ def _fused(module: nn.Module) -> fx.GraphModule:
 
 def _with_factors(module: fx.GraphModule) -> fx.GraphModule:
     """Return a module with a call of each layer of an nn.Sequential, as a layer that was factorised is, in place of one of the whole."""
-    made = fx.GraphModule(module, copy.deepcopy(module.graph))
-    for node in list(made.graph.nodes):
-        part = made.get_submodule(str(node.target)) if node.op == "call_module" else None
+    graph = copy.deepcopy(module.graph)
+    for node in list(graph.nodes):
+        part = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if not isinstance(part, nn.Sequential):
             continue
-        with made.graph.inserting_before(node):
+        with graph.inserting_before(node):
             value = node.args[0]
             for name, _ in part.named_children():
-                value = made.graph.call_module(f"{node.target}.{name}", (value,))
+                value = graph.call_module(f"{node.target}.{name}", (value,))
         node.replace_all_uses_with(value)
-        made.graph.erase_node(node)
-    made.recompile()
-    return made
+        graph.erase_node(node)
+    return fx.GraphModule(module, graph)  # of what lies between only the layers that are called are shared
 
 
 def _unshare(module: fx.GraphModule) -> None:

@@ -107,7 +107,7 @@ def test_profile_shows_every_layer_when_asked(workplace: Path) -> None:
     ("arguments", "code", "says"),
     [
         (["--model", "user.py:broken"], 2, "NaN"),
-        (["--model", "user.py:untraceable"], 2, "traceable"),
+        (["--model", "user.py:untraceable"], 2, "must not depend on the values of its inputs"),
         (["--model", "user.py:recurrent"], 2, "GRU"),
         (["--model", "user.py:nothing"], 2, "nothing"),
         (["--model", "weights.pt"], 2, "--trust"),
