@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paretopress.core.model_graph import TensorSpec
 
@@ -87,16 +87,3 @@ def fixed_batch(shape: Sequence[object]) -> int | None:
 def outputs_of(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return what a traced model puts out as a tuple."""
     return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-class TakesBatch(nn.Module):
-    """A module that takes a whole batch of inputs as one argument."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Inputs) -> Tensor | Sequence[Tensor]:
-        """Return what the inner module puts out."""
-        value: Tensor | Sequence[Tensor] = self.inner(*tensors(x))
-        return value

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from paretopress.core.model_graph import INPUT, OUTPUT
 from paretopress.core.model_inputs import Inputs, feeds, outputs_of, tensors
 from paretopress.errors import LoweringError, ParityError, typed_line
 from paretopress.intake.onnx_module import OPSET, onnx_graph_in
+from paretopress.lower.window_pooling import write_out_poolings
 from paretopress.system.atomic_files import write_bytes
 
 # stands between the name of a layer and the number of a further call of it
@@ -57,12 +59,13 @@ def export_onnx(
     if file is not None:
         write_bytes(path, file.bytes())
         return
-    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, warnings.catch_warnings(), _without_dump():
         scratch = Path(folder, "exported.onnx")
         warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement; `dynamo=True` takes 15 times as long
         try:
             plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
             fused = _fused(plain)
+            write_out_poolings(fused, example)
             torch.onnx.export(
                 fused,
                 tensors(example),
@@ -82,6 +85,17 @@ def export_onnx(
     write_bytes(path, model.SerializeToString())
     if checked:
         check_parity(plain, path, example)
+
+
+@contextmanager
+def _without_dump() -> Iterator[None]:
+    """Keep the exporter from printing its whole graph at an error; its own switch for that is always on (torch 2.14)."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_parts: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def _fused(module: nn.Module) -> fx.GraphModule:

@@ -1,4 +1,4 @@
-"""The two functions of fvcore in use, imported without the deprecation warnings of torch.jit.script."""
+"""The counter of fvcore, imported without the deprecation warnings of torch.jit.script."""
 
 import warnings
 
@@ -6,6 +6,5 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
     from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.precise_bn import update_bn_stats
 
-__all__ = ["FlopCountAnalysis", "update_bn_stats"]
+__all__ = ["FlopCountAnalysis"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from paretopress.core.box_decoding import DECODERS, Decoder
 from paretopress.core.outcome import Metric
 from paretopress.core.registry import Registry
-from paretopress.errors import ConfigError
+from paretopress.errors import ConfigError, typed_line, users_line
 from paretopress.tasks.agreement import Agreement
 from paretopress.tasks.base import Gathered, Outputs, Scorer, Task
 from paretopress.tasks.binary import MaskSegmentation, YesOrNo
@@ -60,8 +60,17 @@ class Scored:
 
     def scorer(self) -> Scorer:
         """Return a new scorer."""
-        sign = 1.0 if self.metric.higher_is_better else -1.0
-        return Gathered(lambda outputs, targets: sign * float(self.score(outputs, targets)))
+        return Gathered(self._signed_score)
+
+    def _signed_score(self, outputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
+        try:
+            score = float(self.score(outputs, targets))
+        except Exception as error:  # whatever a function of the user's raises
+            raise ConfigError(
+                f"the metric {self.metric.name} must return a number, but it raised {typed_line(error)}{users_line(error)}",
+                "It gets (outputs, targets) of all items as numpy arrays.",
+            ) from error
+        return score if self.metric.higher_is_better else -score
 
     def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
         """As the other task."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,18 +16,17 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
+from paretopress.compress.recover.batch_statistics import recompute_batch_statistics
 from paretopress.compress.recover.distillation_batches import KEPT_BYTES, DistillationBatches
 from paretopress.compress.recover.features import OutputsAndFeatures, feature_loss, outputs_and_features
 from paretopress.compress.recover.memory_format import placed
 from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule
 from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.compress.recover.sparsity import held, sparsity_masks
-from paretopress.core.model_inputs import Inputs, TakesBatch, joined, like, taken, tensors, values_of_an_item
+from paretopress.core.model_inputs import Inputs, joined, like, taken, tensors, values_of_an_item
 from paretopress.errors import RecoveryError
 from paretopress.system.batch_loading import Item
 from paretopress.system.deadline import NO_DEADLINE, Deadline
-from paretopress.system.fvcore_import import update_bn_stats
-from paretopress.system.quiet_logger import quiet_logger
 from paretopress.system.seeding import seeded
 from paretopress.system.thread_pace import ThreadPace, threads_as_before
 from paretopress.tasks.base import Task
@@ -169,11 +167,9 @@ class Recovery:
         return taken(whole, min(max(_RECONSTRUCTION_VALUES // values_of_an_item(whole), fewest), most))
 
     def _recalibrate(self, student: nn.Module, seed: int) -> None:
-        """Replace the batch-norm statistics by true averages over a few training batches (fvcore's precise BN)."""
-        if self.recipe.calibration_batches > 0 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules()):
-            student.train()
-            with torch.no_grad(), quiet_logger("fvcore.nn.precise_bn", logging.WARNING):  # a line a call
-                update_bn_stats(TakesBatch(student), self._batches.inputs(seed), num_iters=self.recipe.calibration_batches)
+        """Replace the batch-norm statistics by those of a few training batches."""
+        if self.recipe.calibration_batches > 0:
+            recompute_batch_statistics(student, itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches))
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
         """Recalibrate batch norm alone, without a step of training; leaves `student` in eval mode on the CPU."""

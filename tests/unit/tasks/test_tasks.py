@@ -119,6 +119,15 @@ def test_task_by_knows_every_metric_by_name_in_any_case() -> None:
         task_by("speed")
 
 
+def test_task_scored_by_names_the_function_and_its_line_when_it_raises() -> None:
+    def of_tensors(outputs: np.ndarray, targets: np.ndarray) -> float:
+        return float(torch.log10(np.float32(outputs.mean() - targets.mean())))
+
+    task = task_scored_by(of_tensors, "regression", Metric("psnr", "dB"))
+    with pytest.raises(ConfigError, match=r"metric psnr must return a number, but it raised TypeError.*test_tasks.py:\d+"):
+        score(task, torch.ones(3, 1), torch.zeros(3, 1))
+
+
 def test_task_scored_by_keeps_the_negative_where_lower_is_better() -> None:
     metric = Metric("error", "mm", higher_is_better=False)
     task = task_scored_by(lambda found, wanted: float(np.abs(found[:, 0] - wanted).mean()), "regression", metric)
