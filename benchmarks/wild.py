@@ -1,9 +1,10 @@
 """Models that people have: what of each can be changed, whether a pruned and a quantised file agree with torch, and in what time.
 
-    python benchmarks/wild.py [--list benchmarks/wild_list.json] [--only TEXT] [--name wild] [--go-on]
+    python benchmarks/wild.py [--list benchmarks/wild_list.json] [--only TEXT] [--name wild] [--go-on] [--jobs 2]
 
 Each model of the list runs in a process of its own, with two minutes and 8 GB; its row is written when it ends, to results/NAME.json.
-Beside it, in another process, torch-pruning alone prunes the same model at 50 %. Needs benchmarks/wild_requirements.txt.
+Beside it, in processes of their own, torch-pruning alone prunes the same model at 50 %, and torch.export (non-strict, any batch size) takes
+it. Needs benchmarks/wild_requirements.txt.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,9 @@ from paretopress.spaces.space import SearchSpace, SpaceOptions
 
 HERE = Path(__file__).resolve().parent
 SECONDS, MEMORY_GB = 120.0, 8.0
-AGREES, AGREES_INT8 = 1e-3, 0.1
-OURS, THEIRS = "ours", "torch-pruning"
+AGREES = 1e-3
+LEAST_DEVIATION = 1e-4  # an output that hardly moves is compared with this
+OURS, THEIRS, EXPORT = "ours", "torch-pruning", "torch.export"
 Row = dict[str, Any]
 
 
@@ -103,7 +107,7 @@ def one_in_int8(intake: Intake, example: Inputs, folder: Path) -> Row:
     source, path = folder / "float.onnx", folder / "int8.onnx"
     names, outputs = _names(intake)
     export_onnx(intake.module, example, source, names, outputs, checked=False)
-    quantise_onnx(source, path, {largest.name: 8}, list(feeds(names, [example])))
+    quantise_onnx(source, path, {largest.name: 8}, list(feeds(names, [example])), reduce_range=False)
     return {"float_difference": difference(intake.module, source, example), "int8_difference": difference(intake.module, path, example)}
 
 
@@ -118,7 +122,7 @@ def difference(module: torch.nn.Module, path: Path, example: Inputs) -> float:
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = session.run(None, next(feeds([node.name for node in session.get_inputs()], [example])))
     shares = [
-        float(np.sqrt(np.mean(np.square(mine.astype(np.float64) - theirs))) / max(float(np.std(theirs)), 1e-6))
+        float(np.sqrt(np.mean(np.square(mine.astype(np.float64) - theirs))) / max(float(np.std(theirs)), LEAST_DEVIATION))
         for mine, theirs in zip(found, wanted, strict=True)
     ]
     return round(max(shares), 6)
@@ -148,6 +152,25 @@ def by_torch_pruning(spec: str) -> Row:
     return row | {"duration_s": round(time.monotonic() - started, 1)}
 
 
+def by_torch_export(spec: str) -> Row:
+    """Return whether torch.export takes a model for any batch size: its program puts out for another batch what the model does."""
+    started = time.monotonic()
+    try:
+        model, inputs = load(spec)
+        named = inputs if isinstance(inputs, dict) else {}
+        parts = () if named else as_tensors(inputs)
+        any_batch = {0: torch.export.Dim.DYNAMIC}
+        shapes = dict.fromkeys(named, any_batch) if named else tuple(any_batch for _ in parts)
+        program = torch.export.export(model, parts, named, dynamic_shapes=shapes, strict=False).module()
+        row: Row = {"runs": True, "export_s": round(time.monotonic() - started, 1)}
+        fewer = {name: part[:3] for name, part in named.items()} if named else tuple(part[:3] for part in parts)
+        pairs = zip(_outputs(model, fewer), _outputs(program, fewer), strict=True)
+        row["any_batch"] = all(torch.allclose(wanted, found, rtol=1e-3, atol=1e-4) for wanted, found in pairs)
+    except Exception as error:  # whatever it meets
+        row = {"runs": False, "any_batch": False, "error": f"{type(error).__name__}: {error}"[:200]}
+    return row | {"duration_s": round(time.monotonic() - started, 1)}
+
+
 def _outputs(model: torch.nn.Module, inputs: Any) -> list[torch.Tensor]:
     from paretopress.core.model_outputs import named_tensors
 
@@ -156,12 +179,20 @@ def _outputs(model: torch.nn.Module, inputs: Any) -> list[torch.Tensor]:
     return list(named_tensors(value).values())
 
 
-def in_a_process(spec: str, by: str) -> Row:
-    """Return the row of one model, from a process of its own that has so much time and memory."""
+BY: dict[str, Callable[[str], Row]] = {OURS: taken_in, THEIRS: by_torch_pruning, EXPORT: by_torch_export}
+
+
+def of_a_model(spec: str, threads: int) -> Row:
+    """Return the rows of one model, ours and theirs."""
+    return {"model": spec} | {by: in_a_process(spec, by, threads) for by in BY}
+
+
+def in_a_process(spec: str, by: str, threads: int) -> Row:
+    """Return the row of one model, from a process of its own that has so much time and so many threads."""
     command = [sys.executable, __file__, "--one", spec, "--by", by]
-    threads = {"OMP_NUM_THREADS": str(os.cpu_count() or 1), "PYTHONWARNINGS": "ignore", "YOLO_VERBOSE": "False"}
+    settings = {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "YOLO_VERBOSE": "False"}
     try:
-        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=SECONDS, check=False)
         return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {"error": f"exit code {done.returncode}"}
     except subprocess.TimeoutExpired:
         return {"error": f"over {SECONDS:.0f} s"}
@@ -177,6 +208,8 @@ def headlines(rows: list[Row]) -> list[Headline]:
     traced = [row for row in rows if "error" in row[OURS] and not row[OURS].get("ours")]
     wrong = [row for row in inside if max(row[OURS].get("half_difference") or 0.0, row[OURS].get("float_difference") or 0.0) > AGREES]
     ours = [row for row in inside if row[OURS].get("half_macs", 1.0) < 1.0 and row not in wrong]
+    exported = [row for row in rows if row[EXPORT].get("any_batch")]
+    large = [row for row in rows if row[OURS].get("peak_gb", 0.0) > MEMORY_GB]
     theirs = [row for row in rows if row[THEIRS].get("same_shapes") and row[THEIRS].get("macs", 1.0) < 1.0]
     return [
         Headline("models taken in", round(100.0 * len(inside) / count, 1), "%", 95.0, len(inside) / count >= 0.95),
@@ -185,6 +218,8 @@ def headlines(rows: list[Row]) -> list[Headline]:
         Headline("models whose file computes something else", len(wrong), f"of {count}", 0, not wrong),
         Headline("models that can be pruned to half of their widths", len(ours), f"of {count}", len(theirs), len(ours) > len(theirs)),
         Headline("the same by torch-pruning alone", len(theirs), f"of {count}"),
+        Headline("models that torch.export takes for any batch size", len(exported), f"of {count}"),
+        Headline("models that needed more than 8 GB", len(large), f"of {count}"),
     ]
 
 
@@ -193,24 +228,27 @@ def main() -> None:
     parser.add_argument("--list", type=Path, default=HERE / "wild_list.json")
     parser.add_argument("--only", help="models whose spec holds this text")
     parser.add_argument("--name", default="wild")
+    parser.add_argument("--jobs", type=int, default=2, help="models at a time")
     parser.add_argument("--go-on", action="store_true", help="models that the result has are not run again")
     parser.add_argument("--one")
-    parser.add_argument("--by", choices=[OURS, THEIRS], default=OURS)
+    parser.add_argument("--by", choices=list(BY), default=OURS)
     args = parser.parse_args()
     if args.one:
         warnings.simplefilter("ignore")
-        print(json.dumps(taken_in(args.one) if args.by == OURS else by_torch_pruning(args.one)))
+        print(json.dumps(BY[args.by](args.one)))
         return
     rows = recorded_rows(args.name) if args.go_on else []
     done = {row["model"] for row in rows}
-    for spec in json.loads(args.list.read_text()):
-        if spec in done or (args.only and args.only not in spec):
-            continue
-        row = {"model": spec, OURS: in_a_process(spec, OURS), THEIRS: in_a_process(spec, THEIRS)}
-        found = row[OURS]
-        print(spec, found.get("changeable"), found.get("half_difference"), found.get("int8_difference"), found.get("error", ""), flush=True)
-        rows.append(row)
-        write_result(args.name, headlines(rows), rows, seconds=SECONDS, memory_gb=MEMORY_GB, weights="random")
+    listed = [spec for spec in json.loads(args.list.read_text()) if spec not in done and (args.only or "") in spec]
+    threads = max((os.cpu_count() or 1) // args.jobs, 1)
+    with ThreadPoolExecutor(args.jobs) as jobs:
+        for job in as_completed([jobs.submit(of_a_model, spec, threads) for spec in listed]):
+            row = job.result()
+            found = row[OURS]
+            shown = (found.get(key) for key in ("changeable", "half_difference", "int8_difference", "error"))
+            print(row["model"], *shown, flush=True)
+            rows.append(row)
+            write_result(args.name, headlines(rows), sorted(rows, key=lambda row: row["model"]), seconds=SECONDS, threads=threads)
 
 
 if __name__ == "__main__":

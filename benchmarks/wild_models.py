@@ -3,7 +3,8 @@
     python benchmarks/wild_models.py > benchmarks/wild_list.json       the list, which is fixed before anything is tuned to it
     python benchmarks/wild_models.py --draw 40 --seed 7                names of timm that are drawn, for a list that nothing was tuned to
 
-All weights are random (seed 0) but for those of the ONNX files: structure, parity and time are what is looked at.
+All weights are random (seed 0) but for those of the ONNX files: structure, parity and time are what is looked at. So that a wrong file
+shows, no signal dies out: batch norms hold the statistics of the inputs, and scales that begin at nearly zero do not.
 """
 
 from __future__ import annotations
@@ -97,7 +98,26 @@ def load(spec: str) -> Loaded:
     torch.manual_seed(SEED)
     kind, _, name = spec.partition(":")
     model, inputs = _LOADERS[kind](name)
+    if kind != "onnx":
+        _keep_signals(model.eval(), inputs)
     return model.eval(), inputs
+
+
+@torch.no_grad()
+def _keep_signals(model: nn.Module, inputs: Any) -> None:
+    """Give scales that begin at nearly zero (of layers' outputs, of a block's last norm) values in [0.5, 1], and batch norms statistics."""
+    for name, part in model.named_parameters():
+        if not name.endswith("bias") and part.numel() > 1 and max(part.shape) == part.numel() and float(part.abs().max()) < 0.01:
+            part.uniform_(0.5, 1.0)
+    norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        model(**inputs) if isinstance(inputs, dict) else model(*as_tensors(inputs))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def _load_torchvision(name: str) -> Loaded:
@@ -151,6 +171,7 @@ def _load_transformers(name: str) -> Loaded:
 def _load_onnx(name: str) -> Loaded:
     import onnx
 
+    from paretopress.intake.conversion import faithful_conversion
     from paretopress.intake.model_spec import load_model
 
     package, _, path = name.partition("/")
@@ -167,7 +188,8 @@ def _load_onnx(name: str) -> Loaded:
         wanted = [ITEMS, 3, 320, 320]
     if "_cls_" in path:
         wanted = [ITEMS, 3, 48, 192]
-    return load_model(str(file)), torch.rand(wanted)
+    inputs = torch.rand(wanted)
+    return faithful_conversion(load_model(str(file)), file, None, inputs), inputs
 
 
 _LOADERS: dict[str, Callable[[str], Loaded]] = {

@@ -7,13 +7,18 @@ from dataclasses import fields, is_dataclass
 
 from torch import Tensor
 
+from paretopress.core.model_graph import OUTPUT
+
 
 def named_tensors(value: object) -> dict[str, Tensor]:
     """Return the tensors that a model puts out: those of a dict or a dataclass by their names, others by their places.
 
-    One that lies deeper has the names on the way to it: "boxes_0" of {"boxes": [boxes]}.
+    One that lies deeper has the names on the way to it: "boxes_0" of {"boxes": [boxes]}, "output_1_boxes" of (tensor, {"boxes": boxes}).
     """
-    return {"0": value} if isinstance(value, Tensor) else dict(_leaves(value, ()))
+    found = {"0": value} if isinstance(value, Tensor) else dict(_leaves(value, ()))
+    if all(map(str.isdecimal, found)):
+        return found
+    return {f"{OUTPUT}_{name}" if name[:1].isdecimal() else name: part for name, part in found.items()}
 
 
 def by_place(tensors: Iterable[Tensor]) -> dict[str, Tensor]:

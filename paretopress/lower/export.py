@@ -151,15 +151,26 @@ def _keep_inputs(graph: onnx.GraphProto, names: Sequence[str], example: Inputs) 
 
 
 def _inline_identities(graph: onnx.GraphProto) -> None:
-    """The exporter shares equal initialisers through Identity nodes; the quantiser wants each bias to be an initialiser."""
+    """The exporter shares equal initialisers through Identity nodes; the quantiser wants each bias to be an initialiser.
+
+    Matrices stay shared: a layer that is called twelve times is in the file once.
+    """
     initialisers = {tensor.name: tensor for tensor in graph.initializer}
+    shared: dict[str, str] = {}
     for node in [n for n in graph.node if n.op_type == "Identity" and n.input[0] in initialisers]:
-        twin = onnx.TensorProto()
-        twin.CopyFrom(initialisers[node.input[0]])
-        twin.name = node.output[0]
-        graph.initializer.append(twin)
+        source = initialisers[node.input[0]]
+        if len(source.dims) > 1 and node.output[0] not in {value.name for value in graph.output}:
+            shared[node.output[0]] = source.name
+        else:
+            twin = onnx.TensorProto()
+            twin.CopyFrom(source)
+            twin.name = node.output[0]
+            graph.initializer.append(twin)
         graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = shared.get(name, name)
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     for tensor in [t for t in graph.initializer if t.name not in used]:
         graph.initializer.remove(tensor)
 

@@ -67,6 +67,8 @@ def canonical(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str,
             return Call(_FUNCTION, _REFLECTED[name], (args[1], args[0]), kwargs)
     if name == "__setitem__":
         return Call(_FUNCTION, operator.setitem, args, kwargs)
+    if name == "view" and not isinstance(args[-1], torch.dtype):  # copies that were left out may be what made a view possible
+        return Call(_METHOD, "reshape", args, kwargs)
     if name in _FUNCTIONS:
         plain = {key: value for key, value in kwargs.items() if key != IN_PLACE}
         return Call(_FUNCTION, _FUNCTIONS[name], _axes_together(args) if name == "permute" else args[:1] if name == "relu" else args, plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,11 +30,10 @@ def record(root: nn.Module, names: Sequence[str], batch: Sequence[Tensor], call:
     Raises: ModelError: its forward decides by values that depend on the inputs.
     """
     longer = tuple(torch.cat([part, part[:1]]) for part in batch)  # a size that no earlier call has seen, and Python code has kept
-    recorder = Recorder(root)
-    for name, part in zip(names, longer, strict=True):
-        recorder.add_input(name, part)
-    with recorder.layers(), _as_if_traced(), recorder:
-        output = call(longer)
+    try:
+        recorder, output = _recorded(root, names, longer, call, _as_if_traced())
+    except Exception:  # such as math on sizes, which a forward does with torch's functions while it is traced
+        recorder, output = _recorded(root, names, longer, call, nullcontext())
     if recorder.value_reads:
         places = ", ".join(dict.fromkeys(recorder.value_reads))
         raise ModelError(
@@ -52,6 +51,28 @@ def record(root: nn.Module, names: Sequence[str], batch: Sequence[Tensor], call:
     fold_constants(root, graph, (longer, tuple(batch)))
     drop_unread(graph)
     return fx.GraphModule(root, graph, type(root).__name__)
+
+
+def _recorded(
+    root: nn.Module,
+    names: Sequence[str],
+    batch: Sequence[Tensor],
+    call: Callable[[Sequence[Tensor]], Any],
+    around: AbstractContextManager[None],
+) -> tuple[Recorder, Any]:
+    """Return a call of the module as it was recorded, and what it returned; where it raises, the module is left without new constants."""
+    before = set(root.state_dict())
+    given = [part.clone() for part in batch]
+    recorder = Recorder(root)
+    for name, part in zip(names, given, strict=True):
+        recorder.add_input(name, part)
+    try:
+        with recorder.layers(), around, recorder:
+            return recorder, call(given)
+    except Exception:
+        for name in set(root.state_dict()) - before:
+            delattr(root, name)
+        raise
 
 
 @contextmanager
