@@ -50,6 +50,7 @@ class BundleFacts:
         plan: `Plan.to_json`.
         session_options: onnxruntime's, at least the two thread counts; the measured session's, and used by run.py.
         detection: of a detector whose boxes a known decoder reads: {"decoder", "size": [rows, columns], "classes"}; else {}.
+        independent_labels: whether each output is the logit of a label of its own, of which an item may have several, or none.
     """
 
     title: str
@@ -60,6 +61,7 @@ class BundleFacts:
     plan: Mapping[str, object]
     session_options: Mapping[str, int]
     detection: Mapping[str, object] = field(default_factory=dict)
+    independent_labels: bool = False
 
     def __post_init__(self) -> None:
         for name in ("intra_op_num_threads", "inter_op_num_threads"):

@@ -183,6 +183,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Raise BrokenBundleError unless all that is used of a manifest is of its type and within its bounds: it is data from elsewhere."""
     names = manifest["files"]
     demand(set(names) <= {*FILES, *DETECTOR_FILES} and all(isinstance(facts, dict) for facts in names.values()), "files", names)
+    demand(isinstance(manifest.get("independent_labels", False), bool), "independent_labels", manifest.get("independent_labels"))
     detection = manifest.get("detection")
     if detection:
         sizes = detection.get("size") if isinstance(detection, dict) else None
@@ -539,12 +540,25 @@ def describe_predictions(bundle: Bundle, path: Path, top: int = 3) -> list[str]:
             f"the first output must be (N, classes) or (N, classes, H, W) to name classes, but got {scores.shape}", "Call predict instead."
         )
     names = bundle.manifest["classes"]
+    if bundle.manifest.get("independent_labels"):
+        return [f"{row}: {labels_told(values, names, top)}" for row, values in enumerate(1.0 / (1.0 + np.exp(-scores.astype(np.float64))))]
     lines = []
     for row, values in enumerate(probabilities(scores) if scores.ndim == 2 else shares_of_pixels(scores)):
         best = np.argsort(-values, kind="stable")[:top]
-        shares = (f"{names[index] if index < len(names) else 'class'} ({index}) {values[index]:.4f}" for index in best)
-        lines.append(f"{row}: " + ", ".join(shares))
+        lines.append(f"{row}: " + ", ".join(named(names, index, values[index]) for index in best))
     return lines
+
+
+def named(names: Sequence[str], index: int, share: float) -> str:
+    """Return a class with its number and its probability or share."""
+    return f"{names[index] if index < len(names) else 'class'} ({index}) {share:.4f}"
+
+
+def labels_told(chances: Array, names: Sequence[str], top: int) -> str:
+    """Return the labels of an item that are more probable than not, the `top` most probable ones; of none the most probable."""
+    best = np.argsort(-chances, kind="stable")
+    told = [named(names, index, chances[index]) for index in best[:top] if chances[index] > 0.5]
+    return ", ".join(told) or f"none; most probable {named(names, int(best[0]), chances[best[0]])}"
 
 
 def describe_objects(bundle: Bundle, path: Path, draw: Path | None) -> list[str]:

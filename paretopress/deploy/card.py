@@ -59,6 +59,9 @@ _PREDICTS = {
     4: "`--predict` prints the share of the pixels in which each named class scores highest.",
 }
 
+_LABELS = "`--predict` prints the labels that are more probable than not: an item may have several, or none."
+_NO_PREDICTION = "`--predict` is for models that put out a score for each class."
+
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of every leaf of a JSON object, in its order."""
@@ -100,7 +103,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         interface=_interface(manifest),
         preprocessing=_table("step", manifest["preprocessing"]),
         axis=_AXIS.get(axes, ", in the order of the outputs"),
-        predict=_PREDICTS.get(axes, "`--predict` is for models that put out a score for each class."),
+        predict=_LABELS if manifest["independent_labels"] else _PREDICTS.get(axes, _NO_PREDICTION),
         classes=_cell(", ".join(manifest["classes"])) or "not named",
         onnxruntime=check["onnxruntime"],
         cpu_family=check["cpu_family"] or "unknown",

@@ -93,6 +93,7 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
         plan=point["plan"],
         session_options={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
         detection=state.get("detection", {}),
+        independent_labels=bool(state.get("independent_labels", False)),
     )
     with np.load(folder.samples, allow_pickle=False) as kept:
         samples = dict(kept)

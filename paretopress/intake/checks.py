@@ -18,6 +18,7 @@ from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.system.batch_loading import collate, inputs_of, load_items
 from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task
+from paretopress.tasks.binary import YesOrNo
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.detection import Detection
 from paretopress.tasks.label_forms import OneHot
@@ -102,6 +103,17 @@ _CLASS_AXES: dict[type, int] = {Classification: 1, Segmentation: 1, Detection: 2
 def has_class_axis(task: Task) -> bool:
     """Return whether the first output of a task's models has a value for each class, so that classes can have names."""
     return type(getattr(task, "learnt_as", task)) in _CLASS_AXES
+
+
+def names_of_outputs(data: Data, shape: Sequence[int]) -> tuple[str, ...]:
+    """Return the class names of the values of the first output, whose shape is without the items; () where they are of something else.
+
+    Of two names for one logit the second is that of "yes".
+    """
+    if has_class_axis(data.task):
+        return data.classes
+    names = data.classes[1:] if len(data.classes) == 2 and tuple(shape) == (1,) else data.classes
+    return names if isinstance(data.task, YesOrNo) and tuple(shape) == (len(names),) else ()
 
 
 def _check_names(data: Data, shape: Sequence[int]) -> None:

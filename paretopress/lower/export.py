@@ -18,12 +18,14 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
+from torch.onnx.errors import UnsupportedOperatorError
 
 from paretopress.core.layer_types import Weighted
 from paretopress.core.model_graph import INPUT, OUTPUT
 from paretopress.core.model_inputs import Inputs, feeds, outputs_of, tensors
 from paretopress.errors import LoweringError, ParityError, typed_line
 from paretopress.intake.onnx_module import OPSET, onnx_graph_in
+from paretopress.lower.known_sizes import fold_known_sizes
 from paretopress.lower.window_pooling import write_out_poolings
 from paretopress.system.atomic_files import write_bytes
 
@@ -32,6 +34,7 @@ CALL = "#"
 _LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _PARITY_TOLERANCE = 1e-3
+NEWEST_OPSET = 20  # that the TorchScript exporter writes; used where an operator needs it
 
 
 def export_onnx(
@@ -66,16 +69,11 @@ def export_onnx(
             plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
             fused = _fused(plain)
             write_out_poolings(fused, example)
-            torch.onnx.export(
-                fused,
-                tensors(example),
-                str(scratch),
-                input_names=list(names),
-                output_names=list(outputs),
-                dynamic_axes={name: {0: "batch"} for name in (*names, *outputs)},
-                opset_version=OPSET,
-                dynamo=False,
-            )
+            fold_known_sizes(fused, example)
+            try:
+                _to_onnx(fused, example, scratch, names, outputs, OPSET)
+            except UnsupportedOperatorError:  # such as F.fold, which came with 18
+                _to_onnx(fused, example, scratch, names, outputs, NEWEST_OPSET)
         except Exception as error:  # the exporter raises whatever its operators meet
             raise LoweringError(f"the model must export to ONNX, but got {typed_line(error)}") from error
         model = onnx.load(scratch)
@@ -85,6 +83,19 @@ def export_onnx(
     write_bytes(path, model.SerializeToString())
     if checked:
         check_parity(plain, path, example)
+
+
+def _to_onnx(module: nn.Module, example: Inputs, path: Path, names: Sequence[str], outputs: Sequence[str], opset: int) -> None:
+    torch.onnx.export(
+        module,
+        tensors(example),
+        str(path),
+        input_names=list(names),
+        output_names=list(outputs),
+        dynamic_axes={name: {0: "batch"} for name in (*names, *outputs)},
+        opset_version=opset,
+        dynamo=False,
+    )
 
 
 @contextmanager

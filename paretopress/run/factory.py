@@ -17,7 +17,7 @@ from paretopress.compress.recover.student_cache import StudentCache, StudentStor
 from paretopress.config import RunConfig
 from paretopress.core.outcome import Latency
 from paretopress.errors import ConfigError
-from paretopress.intake.checks import check_data, check_model, has_class_axis
+from paretopress.intake.checks import check_data, check_model, names_of_outputs
 from paretopress.intake.comparison_items import comparison_items
 from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.datasets.data import Data, argument_names, as_data, data_identity, item_shapes, stack
@@ -105,12 +105,11 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     split, about_labels = fit_labels(split, model)
     names = argument_names(split.train)
     _check(split, model, names)
-    if not has_class_axis(split.task):
-        split = replace(split, classes=())  # they are no names of outputs
     example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
     compared = _COMPARED_ITEMS if sum(part.numel() for part in model.parameters()) < _LARGE else _EXAMPLE_ITEMS
     intake = take_in(model, example, names, items=comparison_items(split.val, compared, config.seed))
     check_layers(intake.module, config.recovery.features)
+    split = replace(split, classes=names_of_outputs(split, intake.graph.outputs[0].shape))
     return replace(intake, notes=(*plain.notes, *about_labels)), split
 
 

@@ -35,6 +35,7 @@ from paretopress.targets.environment import environment as environment_here
 from paretopress.targets.lock import no_measurement
 from paretopress.targets.machine_state import LoadOfOthers
 from paretopress.targets.probe.probe_report import probe_fingerprint
+from paretopress.tasks.binary import YesOrNo
 from paretopress.tasks.raw_heads import RawDetection
 from paretopress.trial.effort import Effort
 from paretopress.trial.pipeline import Pipeline
@@ -161,6 +162,7 @@ def _state(finder: SetupFinder, found: SetupFindings, baseline: Outcome, environ
         quickest_threads=found.quickest_threads,
         cut=tuple(finder.cut),
         detection=data.task.to_json() if isinstance(data.task, RawDetection) else {},
+        independent_labels=isinstance(data.task, YesOrNo),
     )
 
 

@@ -22,7 +22,8 @@ class RunState:
     """What the set-up of a run found; a resumed run reads it back.
 
     `quickest_threads` train quicker than all that there are, 0 where these do; `cut` is what the set-up left out for lack of time;
-    `detection` is how a bundle reads boxes from a detector's outputs, see `BundleFacts`.
+    `detection` is how a bundle reads boxes from a detector's outputs, `independent_labels` whether each output is a label of its own; see
+    `BundleFacts`.
     """
 
     model_sha256: str
@@ -42,6 +43,7 @@ class RunState:
     quickest_threads: int = 0
     cut: tuple[str, ...] = ()
     detection: Mapping[str, Any] = field(default_factory=dict)
+    independent_labels: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -67,6 +69,7 @@ class RunState:
             "quickest_threads": self.quickest_threads,
             "cut": list(self.cut),
             "detection": dict(self.detection),
+            "independent_labels": self.independent_labels,
         }
 
     @classmethod
@@ -92,6 +95,7 @@ class RunState:
             value.get("quickest_threads", 0),
             tuple(value.get("cut", ())),
             value.get("detection", {}),
+            value.get("independent_labels", False),
         )
 
     def demand_same(self, ours: Mapping[str, Any], who: str) -> None:

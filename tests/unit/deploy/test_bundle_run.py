@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 
 from paretopress.deploy import bundle_run
+from paretopress.deploy.bundle import BundleFacts
 
 Array = np.ndarray[Any, Any]
 
@@ -113,6 +114,17 @@ def test_main_prints_names_indices_and_probabilities_when_predicting(
     assert bundle_run.main(["--predict", str(tmp_path / "in.npy")], bundle) == 0
     # softmax of (0, 2, 0): e^2 / (e^2 + 2) = 0.7870, 1 / (e^2 + 2) = 0.1065
     assert capsys.readouterr().out == "0: dog (1) 0.7870, cat (0) 0.1065, owl (2) 0.1065\n"
+
+
+def test_main_prints_every_likely_label_when_labels_are_independent(
+    write: Callable[..., Path], make_facts: Callable[..., BundleFacts], tmp_path: Path, samples: Array, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(facts=make_facts(independent_labels=True))
+    np.save(tmp_path / "in.npy", np.stack([samples[0] + samples[1], -samples[2]]))
+    assert bundle_run.main(["--predict", str(tmp_path / "in.npy")], folder) == 0
+    # the sigmoid of 2 is 0.8808, that of 0 one half
+    assert capsys.readouterr().out == "0: cat (0) 0.8808, dog (1) 0.8808\n1: none; most probable cat (0) 0.5000\n"
+    assert "an item may have several, or none" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("content", ["nan", "text", "missing", "pickle"])

