@@ -1,9 +1,12 @@
-"""Fashion-MNIST items pasted on canvases, and a small detector that finds them, as a user of paretopress would hand them over.
+"""Fashion-MNIST items pasted on canvases, and small networks that find or name them, as a user of paretopress would hand them over.
 
 Each canvas (128x128, RGB) is made from its number and a seed: a ground of soft colours, one to five tinted items of 20 to 56 pixels at
 random places, and a box around the pixels of each. Items of train, val and test come from disjoint photos (those of fashion.py). The
 detector: EfficientNet-lite0 (`pip install efficientnet_lite_pytorch`) up to its maps of 8 and 16 pixels a cell, and a YOLO head without
-anchors on both. train_canvases.py trained it; `data()` and `detector()` are the factories that `runs/canvas_detector.toml` names.
+anchors on both. The same backbone tells which kinds of items a canvas shows, none, one or several. train_canvases.py trained both.
+
+`data()` and `detector()` are the factories that `runs/canvas_detector.toml` names, `labelled()` and `labeller()` those of
+`runs/canvas_labels.toml`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-WEIGHTS = fashion.HERE / "weights" / "canvas_detector.safetensors"
+WEIGHTS = {name: fashion.HERE / "weights" / f"canvas_{name}.safetensors" for name in ("detector", "labeller")}
 SIZE, OBJECTS, EDGES = 128, 5, (20, 56)
 TRAIN, VAL, TEST = 8_000, 1_000, 2_000
 STRIDES, WIDTH, CLASSES = (8, 16), 64, 10
@@ -63,6 +66,16 @@ class Canvases(Dataset[tuple[Tensor, Tensor]]):
         return torch.zeros(5)
 
 
+class Labelled(Canvases):
+    """Canvases with (10,) marks: 1.0 for each kind of item that is there."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        canvas, rows = super().__getitem__(index)
+        marks = torch.zeros(CLASSES + 1)
+        marks[rows[:, 4].long()] = 1.0
+        return canvas, marks[1:]
+
+
 def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the intersection over union of each two boxes; 0 for boxes of zeros."""
     near, far = torch.maximum(boxes[:, None, :2], others[None, :, :2]), torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
@@ -81,8 +94,14 @@ def data() -> tuple[Canvases, Canvases, Canvases]:
     )
 
 
-class Detector(nn.Module):
-    """Two maps (N, 4 + classes, rows, columns): distances to the four sides in cells, and class logits; see `decode_yolo`."""
+def labelled() -> tuple[Labelled, Labelled, Labelled]:
+    """Return the same canvases with the kinds of items on them."""
+    train, val, test = (Labelled(part.photos, part.labels, part.count, part.seed) for part in data())
+    return train, val, test
+
+
+class Backbone(nn.Module):
+    """EfficientNet-lite0 up to its maps of 16 pixels a cell."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,21 +110,44 @@ class Detector(nn.Module):
         whole = EfficientNet.from_name("efficientnet-lite0")
         self.stem = nn.Sequential(whole._conv_stem, whole._bn0, nn.ReLU6())
         self.blocks = nn.ModuleList(list(whole._blocks)[: max(_TAKEN.values()) + 1])
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in (40, 112))
-        self.towers = nn.ModuleList(nn.Sequential(*unit(WIDTH), *unit(WIDTH)) for _ in STRIDES)
-        self.heads = nn.ModuleList(nn.Conv2d(WIDTH, 4 + CLASSES, 1) for _ in STRIDES)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the maps of canvases (N, 3, 128, 128) in [0, 1], the finer first."""
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return the maps of canvases (N, 3, 128, 128) in [0, 1]: (N, 40, 16, 16) and (N, 112, 8, 8)."""
         x = self.stem((x * 255.0 - 127.0) / 128.0)
         taken = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in _TAKEN.values():
                 taken.append(x)
-        fine, coarse = (lateral(part) for lateral, part in zip(self.lateral, taken, strict=True))
+        return taken
+
+
+class Detector(Backbone):
+    """Two maps (N, 4 + classes, rows, columns): distances to the four sides in cells, and class logits; see `decode_yolo`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in (40, 112))
+        self.towers = nn.ModuleList(nn.Sequential(*unit(WIDTH), *unit(WIDTH)) for _ in STRIDES)
+        self.heads = nn.ModuleList(nn.Conv2d(WIDTH, 4 + CLASSES, 1) for _ in STRIDES)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the maps of canvases (N, 3, 128, 128) in [0, 1], the finer first."""
+        fine, coarse = (lateral(part) for lateral, part in zip(self.lateral, self.maps(x), strict=True))
         fine = fine + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
         return [head(tower(part)) for part, tower, head in zip((fine, coarse), self.towers, self.heads, strict=True)]
+
+
+class Labeller(Backbone):
+    """A logit (N, 10) for each kind of item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveMaxPool2d(1), nn.Linear(112, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of canvases (N, 3, 128, 128) in [0, 1]."""
+        return self.fc(self.pool(self.maps(x)[-1]).flatten(1))
 
 
 def unit(channels: int) -> tuple[nn.Module, ...]:
@@ -114,7 +156,17 @@ def unit(channels: int) -> tuple[nn.Module, ...]:
 
 
 def detector() -> nn.Module:
-    """Return the detector with its weights, which are kept in half precision."""
-    model = Detector()
-    model.load_state_dict({name: part.float() if part.is_floating_point() else part for name, part in load_file(WEIGHTS).items()})
+    """Return the detector with its weights."""
+    return trained(Detector(), "detector")
+
+
+def labeller() -> nn.Module:
+    """Return the network that names what is there, with its weights."""
+    return trained(Labeller(), "labeller")
+
+
+def trained(model: nn.Module, name: str) -> nn.Module:
+    """Return a network with its weights, which are kept in half precision."""
+    held = load_file(WEIGHTS[name])
+    model.load_state_dict({key: part.float() if part.is_floating_point() else part for key, part in held.items()})
     return model.eval()

