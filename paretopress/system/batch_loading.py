@@ -13,6 +13,8 @@ from paretopress.core.model_inputs import Inputs
 
 # (x, label); x is a tensor, or a tuple or dict of them
 Item: TypeAlias = tuple[Any, Any]
+# keys of an item that is one dict, as those of Hugging Face's datasets are, under which its label lies
+LABELS = ("labels", "label", "targets", "target")
 
 
 def load_items(split: Dataset[Item], indices: Sequence[int]) -> list[Item]:
@@ -21,9 +23,28 @@ def load_items(split: Dataset[Item], indices: Sequence[int]) -> list[Item]:
     A batch of 128 photos of 32x32 is read and augmented in a fraction of the time then.
     """
     batched = getattr(split, "__getitems__", None)
-    if callable(batched):
-        return list(batched(list(indices)))
-    return [split[index] for index in indices]
+    items = batched(list(indices)) if callable(batched) else [split[index] for index in indices]
+    return [as_pair(item) for item in items]
+
+
+def as_pair(item: Any) -> Any:
+    """Return an item that is a dict with a label as (x, label); any other as it is.
+
+    x holds what is made of numbers, under its name; if that is one tensor alone, x is that tensor.
+    """
+    key = next((name for name in LABELS if name in item), None) if isinstance(item, Mapping) else None
+    if key is None:
+        return item
+    inputs = {str(name): torch.as_tensor(part) for name, part in item.items() if name != key and _is_numeric(part)}
+    return (next(iter(inputs.values())) if len(inputs) == 1 else inputs), item[key]
+
+
+def _is_numeric(value: object) -> bool:
+    try:
+        torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
 
 
 def inputs_of(x: object) -> tuple[Tensor, ...]:
