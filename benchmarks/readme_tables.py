@@ -129,6 +129,41 @@ def stopping(value: Mapping[str, Any]) -> list[str]:
     return lines + headlines(value)[-2:]
 
 
+def wild(value: Mapping[str, Any]) -> list[str]:
+    """Return the headlines, a row for each source of models, and the models that are not taken in or of which little can be changed."""
+    columns = (
+        "from",
+        "models",
+        "taken in",
+        "half of the MACs changeable",
+        "pruned to half, files agree",
+        "torch-pruning alone",
+        "torch.export",
+    )
+    lines = [*headlines(value), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = value["rows"]
+    for source in dict.fromkeys(row["model"].split(":")[0] for row in rows):
+        mine = [row for row in rows if row["model"].startswith(f"{source}:")]
+        found = [row["ours"] for row in mine if row["ours"].get("taken_in")]
+        counts = [
+            len(mine),
+            len(found),
+            sum(row.get("changeable", 0.0) >= 0.5 for row in found),
+            sum(row.get("half_macs", 1.0) < 1.0 and (row.get("half_difference") or 0.0) <= 1e-3 for row in found),
+            sum(bool(row["torch-pruning"].get("same_shapes")) and row["torch-pruning"].get("macs", 1.0) < 1.0 for row in mine),
+            sum(bool(row["torch.export"].get("any_batch")) for row in mine),
+        ]
+        lines.append(f"| {source} | {' | '.join(map(str, counts))} |")
+    lines += ["", "Not taken in, or with an error on the way, or with less than half of their multiply-adds changeable:", ""]
+    for row in rows:
+        found, share = row["ours"], row["ours"].get("changeable")
+        if "error" in found or share is None or share < 0.5:
+            left = "" if share is None else f"{100.0 * share:.0f} % changeable"
+            why = found.get("error") or (found.get("frozen") or [""])[0]
+            lines.append(f"- {row['model']}: {'; '.join(filter(None, (left, why)))}")
+    return lines
+
+
 Table = Callable[[Mapping[str, Any]], list[str]]
 
 
@@ -151,11 +186,12 @@ PAGES: dict[str, dict[str, Table]] = {
         "demo": headlines,
         "search_hour": cifar10,
         "trial_cost": headlines,
+        "wild": headlines,
         "coverage": headlines,
         "real_models": headlines,
         "knobs": headlines,
     },
-    "docs/coverage.md": {"coverage": coverage, "real_models": real_models},
+    "docs/coverage.md": {"wild": wild, "wild_drawn": wild, "coverage": coverage, "real_models": real_models},
     "docs/techniques.md": {"techniques": techniques},
     "docs/figures.md": {
         "busy": busy,
