@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +15,9 @@ from paretopress.core.model_inputs import Inputs, like, size_of, split, taken, t
 from paretopress.core.model_outputs import by_place, named_tensors
 from paretopress.errors import ModelError, RewriteError, typed_line, users_line
 from paretopress.intake.agreement import EXACT, Difference, coarsest, difference, tolerance
+from paretopress.intake.part_calls import calls_of, part_differs
 from paretopress.intake.plain_model import copied
+from paretopress.intake.reparameterised import with_fused_blocks
 from paretopress.intake.rewrites import Rules, in_plain_layers
 from paretopress.intake.tracing import arguments, called, called_with, copies, output_names, trace
 
@@ -103,7 +105,10 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
 
 @dataclass(slots=True)
 class Original:
-    """A copy in eval mode of the model that was handed over, and what it puts out for real items, in single and double precision."""
+    """A copy in eval mode of the model that was handed over, and what it puts out for real items, in single and double precision.
+
+    Blocks of it that offer it are fused.
+    """
 
     model: nn.Module
     names: Sequence[str] | None
@@ -116,6 +121,7 @@ class Original:
         arguments(self.model, self.names, self.batches[0])
         given, parts = self.batches[0], copies(self.batches[0])
         try:
+            self.model = with_fused_blocks(self.model, partial(called, self.model, self.names, taken(given, _LAYER_ITEMS)))
             self._wanted = self._run(self.model, self.names)
             again = named_tensors(called_with(self.model, self.names, parts, _OTHER_SEED))
         except Exception as error:  # whatever the user's forward raises
@@ -134,7 +140,7 @@ class Original:
         """Return the innermost part that puts out something else for the same inputs, "" if it is the whole model."""
         batch = taken(self.batches[0], _LAYER_ITEMS)
         names = [name for name, _ in self.model.named_modules() if name]
-        runs = [_calls(self.model, names, partial(called, self.model, self.names, batch, seed)) for seed in (0, _OTHER_SEED)]
+        runs = [calls_of(self.model, names, partial(called, self.model, self.names, batch, seed)) for seed in (0, _OTHER_SEED)]
         varying = []
         for name in names:
             for mine, theirs in zip(*(run[name] for run in runs), strict=False):
@@ -186,12 +192,12 @@ class Original:
         """Return the parts whose form in plain layers does not compute what they compute as they are called, with the reason."""
         copied = copy.deepcopy(self.model)
         forms = in_plain_layers(copied, lambda: called(copied, self.names, example))
-        calls = _calls(self.model, list(forms), lambda: called(self.model, self.names, self.batches[0]))
+        calls = calls_of(self.model, list(forms), lambda: called(self.model, self.names, self.batches[0]))
         at_fault = {}
         for name, make in forms.items():
             try:
                 form = make().eval()
-                off = next(filter(None, (_part_differs(form, *call, tolerance(self.model)) for call in calls[name])), None)
+                off = next(filter(None, (part_differs(form, *call, tolerance(self.model)) for call in calls[name])), None)
                 reason = "" if off is None else f"in plain layers it computes something else: {off}"
             except RewriteError as error:
                 reason = error.message
@@ -218,8 +224,8 @@ class Original:
         names = list(dict.fromkeys(str(node.target) for node in module.graph.nodes if node.op == "call_module"))
         shared = [name for name in names if name in dict(self.model.named_modules())]
         batch = taken(self.batches[0], _LAYER_ITEMS)
-        mine = _calls(self.model, shared, lambda: called(self.model, self.names, batch))
-        theirs = _calls(module, shared, lambda: called(module, None, batch))
+        mine = calls_of(self.model, shared, lambda: called(self.model, self.names, batch))
+        theirs = calls_of(module, shared, lambda: called(module, None, batch))
         last, count = "before the first layer", dict.fromkeys(shared, 0)
         for name in (str(node.target) for node in module.graph.nodes if node.op == "call_module" and str(node.target) in count):
             at, count[name] = count[name], count[name] + 1
@@ -253,34 +259,3 @@ def _first_difference(wanted: Sequence[Found], found: Sequence[Found], module: f
         if differs is not None:
             return differs
     return None
-
-
-Call = tuple[tuple[Any, ...], dict[str, Any], Found]
-
-
-def _calls(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, list[Call]]:
-    """Return the arguments and outputs of every call of some parts of a model while it runs."""
-    found: dict[str, list[Call]] = {name: [] for name in names}
-
-    def recorder(name: str) -> Callable[..., None]:
-        # copies: what comes behind may change in place what the part put out
-        return lambda _, args, named, output: found[name].append((args, named, _copied(output)))
-
-    handles = [model.get_submodule(name).register_forward_hook(recorder(name), with_kwargs=True) for name in names]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _copied(output: object) -> dict[str, Tensor]:
-    return {name: part.clone() for name, part in named_tensors(output).items()}
-
-
-def _part_differs(form: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Found, allowed: float) -> Difference | None:
-    """Return how the form of a part differs from it for one call, in what both put out."""
-    with torch.no_grad():
-        found = list(named_tensors(form(*args, **named)).values())
-    return difference(by_place(list(output.values())[: len(found)]), by_place(found), allowed)

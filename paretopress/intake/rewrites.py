@@ -22,7 +22,6 @@ from paretopress.core.layer_types import Conv
 from paretopress.core.model_inputs import Inputs, tensors
 from paretopress.intake.flow.shapes import shape_of
 from paretopress.intake.recording.record import drop_unread
-from paretopress.intake.reparameterised import fused_block, fusible_blocks
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})
 _TRANSPOSES = frozenset({"transpose", "permute", "swapaxes", torch.transpose, torch.permute})
@@ -43,9 +42,7 @@ class Rules:
 
 
 def explicit(model: nn.Module, run: Callable[[], object] | None = None, rules: Rules | None = None) -> nn.Module:
-    """Put plain layers in place of attention and encoders that need no more than them, and fuse blocks that offer it; returns the model.
-
-    It is changed.
+    """Put plain layers in place of attention and encoders that need no more than them; changes the model, and returns it.
 
     `run` runs the model once: attention within windows is written out for the size of its maps, and stays as it is without.
     """
@@ -60,13 +57,10 @@ def explicit(model: nn.Module, run: Callable[[], object] | None = None, rules: R
 
 def in_plain_layers(model: nn.Module, run: Callable[[], object] | None = None) -> dict[str, Callable[[], nn.Module]]:
     """Return each part of a model that has a form in plain layers, by its path, with what makes that form of the part; see `explicit`."""
-    found: dict[str, Callable[[], nn.Module]] = {name: partial(fused_block, part) for name, part in fusible_blocks(model).items()}
-    fused = tuple(f"{name}." if name else "" for name in found)
+    found: dict[str, Callable[[], nn.Module]] = {}
     for name, size in _map_sizes(model, run).items():
         found[name] = partial(WindowAttention, model.get_submodule(name), size)
     for name, part in model.named_modules():
-        if fused and name.startswith(fused):
-            continue
         if is_known_encoder(part):
             found[name] = partial(plain_encoder, part)
         elif type(part) is nn.MultiheadAttention and is_plain(part) and not _belongs_to_torch(model, name):
