@@ -59,7 +59,7 @@ def _decode_levels(levels: Sequence[Array], size: tuple[int, int], bins: int) ->
     return np.concatenate(boxes, axis=1), np.concatenate(scores, axis=1)
 
 
-def bins_of(outputs: Sequence[Array]) -> int:
+def bins_of(outputs: Sequence[Any]) -> int:
     """Return how many bins the distance of a side has: 16 as the YOLO family's default where there are so many channels, else 1."""
     return 16 if outputs[0].shape[1] > 64 else 1
 

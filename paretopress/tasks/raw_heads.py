@@ -139,7 +139,7 @@ def heads(decoder: str, outputs: Sequence[Tensor]) -> Heads | None:
     rows = torch.cat([output.flatten(2) for output in outputs], dim=2).transpose(1, 2)
     if decoder == YOLOX:
         return Heads(torch.cat([rows[..., 4:5], rows[..., 5:]], dim=2), rows[..., 4:5], rows[..., :4, None])
-    bins = bins_of([output.detach().numpy() for output in outputs])
+    bins = bins_of(outputs)
     return Heads(rows[..., 4 * bins :], None, rows[..., : 4 * bins].unflatten(2, (4, bins)))  # type: ignore[no-untyped-call]  # untyped in torch
 
 
