@@ -111,10 +111,13 @@ def suppressed(boxes: Array, scores: Array, least_score: float, overlap: float, 
 
 def overlaps(boxes: Array, others: Array) -> Array:
     """Return (boxes, others) the intersection over union of each two boxes."""
-    near, far = np.maximum(boxes[:, None, :2], others[None, :, :2]), np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.prod(np.clip(far - near, 0.0, None), axis=-1)
-    areas = [np.prod(np.clip(part[:, 2:] - part[:, :2], 0.0, None), axis=-1) for part in (boxes, others)]
-    return np.asarray(shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9))
+    sides = [
+        np.minimum(boxes[:, None, axis + 2], others[None, :, axis + 2]) - np.maximum(boxes[:, None, axis], others[None, :, axis])
+        for axis in (0, 1)
+    ]
+    shared = np.maximum(sides[0], 0.0) * np.maximum(sides[1], 0.0)
+    mine, theirs = (np.maximum(part[:, 2] - part[:, 0], 0.0) * np.maximum(part[:, 3] - part[:, 1], 0.0) for part in (boxes, others))
+    return np.asarray(shared / np.maximum(mine[:, None] + theirs[None] - shared, 1e-9))
 
 
 def letterboxed(width: int, height: int, size: int) -> tuple[float, int, int]:

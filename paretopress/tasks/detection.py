@@ -28,6 +28,7 @@ from paretopress.tasks.metric_names import MAP
 
 BACKGROUND = 0
 _LEAST_SCORE, _OVERLAP, _MOST, _MATCH = 0.05, 0.5, 100, 0.5
+_CONSIDERED = 1_000  # the best candidates of a photo, before those that overlap are left out
 
 
 class MeanAveragePrecision:
@@ -44,8 +45,10 @@ class MeanAveragePrecision:
         except ImportError as error:
             raise ConfigError(f"{MAP} needs pycocotools, but got: {error}", "pip install 'paretopress[detection]'") from error
         try:
-            self._new: Callable[[], Any] = partial(Metric, box_format="xyxy")
+            thresholds = None if by == MAP else [0.5]
+            self._new: Callable[[], Any] = partial(Metric, box_format="xyxy", iou_thresholds=thresholds)
             self._metric = self._new()
+            self._metric.warn_on_many_detections = False
         except ModuleNotFoundError as error:
             raise ConfigError(f"{MAP} needs pycocotools, but it is not installed", "pip install 'paretopress[detection]'") from error
         self._found: list[dict[str, Tensor]] = []
@@ -57,7 +60,8 @@ class MeanAveragePrecision:
         wrong = _wrong(logits, boxes, torch.from_numpy(targets))
         if wrong:
             raise ValueError(wrong)
-        self.take([_best(one.softmax(dim=1), places) for one, places in zip(logits, boxes, strict=True)], targets)
+        found = [one.softmax(dim=1)[:, BACKGROUND + 1 :] for one in logits]
+        self.take([best_of(values, places, _LEAST_SCORE, _OVERLAP) for values, places in zip(found, boxes, strict=True)], targets)
 
     def take(self, found: list[dict[str, Tensor]], targets: npt.NDArray[Any]) -> None:
         """Take what was found in a batch of photos: "boxes", "scores" and "labels" of each."""
@@ -80,6 +84,7 @@ class MeanAveragePrecision:
     def score_of(self, picks: npt.NDArray[np.int64]) -> float:
         """Return the percentage of the photos at `picks` (M,), which may repeat."""
         metric = self._new()
+        metric.warn_on_many_detections = False
         metric.update([self._found[i] for i in picks], [self._there[i] for i in picks])
         return self._percentage(metric)
 
@@ -87,15 +92,21 @@ class MeanAveragePrecision:
         return 100.0 * max(float(metric.compute()[self._key]), 0.0)  # -1 where no photo has an object
 
 
-def _best(probabilities: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-    """Return boxes, scores and labels of the candidates that count, of (candidates, classes) and (candidates, 4)."""
+def best_of(scores: Tensor, boxes: Tensor, least_score: float, overlap: float) -> dict[str, Tensor]:
+    """Return boxes, scores and labels from 1 of the 100 best candidates of a photo that no better one of their class overlaps.
+
+    Args:
+        scores: (candidates, classes) in [0, 1], without a background. boxes: (candidates, 4).
+        overlap: intersection over union above which the worse one goes.
+    """
     from torchvision.ops import batched_nms
 
-    candidates, labels = (probabilities[:, BACKGROUND + 1 :] > _LEAST_SCORE).nonzero(as_tuple=True)
-    labels = labels + BACKGROUND + 1
-    scores, places = probabilities[candidates, labels], boxes[candidates]
-    kept = batched_nms(places, scores, labels, _OVERLAP)[:_MOST]
-    return {"boxes": places[kept], "scores": scores[kept], "labels": labels[kept]}
+    candidates, kinds = (scores > least_score).nonzero(as_tuple=True)
+    values, order = scores[candidates, kinds].sort(descending=True, stable=True)
+    values, order = values[:_CONSIDERED], order[:_CONSIDERED]
+    places, kinds = boxes[candidates[order]], kinds[order]
+    kept = batched_nms(places, values, kinds, overlap)[:_MOST]
+    return {"boxes": places[kept], "scores": values[kept], "labels": kinds[kept] + BACKGROUND + 1}
 
 
 def _there(rows: Tensor) -> dict[str, Tensor]:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paretopress.core.box_decoding import DECODERS, Decoder, bins_of, suppressed
+from paretopress.core.box_decoding import DECODERS, Decoder, bins_of
 from paretopress.core.outcome import Metric
 from paretopress.tasks.base import Arrays, Outputs, Scorer, sampled_nll_of_values, squared_errors
 from paretopress.tasks.binary import binary_divergence
-from paretopress.tasks.detection import MeanAveragePrecision
+from paretopress.tasks.detection import MeanAveragePrecision, best_of
 from paretopress.tasks.metric_names import MAP
 
-_LEAST_SCORE, _OVERLAP, _MOST = 0.001, 0.7, 300
+_LEAST_SCORE, _OVERLAP = 0.001, 0.7
 YOLO, YOLOX = "yolo", "yolox"
 
 
@@ -33,19 +33,8 @@ class DecodedPrecision(MeanAveragePrecision):
 
     def update(self, outputs: Arrays, targets: npt.NDArray[Any]) -> None:
         """Take the outputs of a batch."""
-        boxes, scores = self._decode(outputs, self._size)
-        found = [suppressed(places, values, _LEAST_SCORE, _OVERLAP, _MOST) for places, values in zip(boxes, scores, strict=True)]
-        self.take(
-            [
-                {
-                    "boxes": torch.from_numpy(places.astype(np.float32)),
-                    "scores": torch.from_numpy(values.astype(np.float32)),
-                    "labels": torch.from_numpy(kinds + 1),
-                }
-                for places, values, kinds in found
-            ],
-            targets,
-        )
+        boxes, scores = (torch.from_numpy(part.astype(np.float32)) for part in self._decode(outputs, self._size))
+        self.take([best_of(values, places, _LEAST_SCORE, _OVERLAP) for values, places in zip(scores, boxes, strict=True)], targets)
 
 
 @dataclass(frozen=True, slots=True)
