@@ -113,7 +113,7 @@ def test_check_data_spares_the_global_generator() -> None:
         ((IMAGE, True), "True"),
         ((IMAGE, torch.tensor([0, 1, 0])), "tensor"),
         (IMAGE, r"\(x, label\), but got Tensor"),
-        ({"x": IMAGE, "label": 0}, "dict"),
+        ({"x": IMAGE, "kind": 0}, "dict"),
     ],
 )
 def test_check_data_names_split_and_index_when_an_item_is_bad(split: str, item: object, message: str) -> None:

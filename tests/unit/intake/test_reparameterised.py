@@ -52,7 +52,7 @@ def test_take_in_fuses_a_block_that_offers_it_and_leaves_the_model() -> None:
     assert model.block.narrow is not None
 
 
-def test_take_in_keeps_the_branches_when_fused_the_block_computes_something_else() -> None:
+def test_take_in_keeps_the_branches_when_fusing_changes_the_output() -> None:
     assert "block.narrow" in taken(wrong=True)[1]
 
 
