@@ -209,8 +209,9 @@ class RunConfig(_Section):
 
     def limits(self) -> Limits:
         """Return when the search ends; raises ConfigError."""
-        time = self.time
-        return Limits(time.trials, seconds_of(time.minutes, time.hours), time.finalist_share, time.finalists, time.stop_early)
+        time, planned = self.time, self.recovery.final_steps is None
+        seconds = seconds_of(time.minutes, time.hours)
+        return Limits(time.trials, seconds, time.finalist_share, time.finalists, time.stop_early, longer_finalists=planned)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `parse_config` reads back."""

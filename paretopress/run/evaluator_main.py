@@ -46,7 +46,7 @@ def answer(evaluate: PlanEvaluator, head: dict[str, Any]) -> dict[str, Any]:
     try:
         if head["call"] == "evaluate":
             plan, number, share = Plan.from_json(head["plan"]), int(head["number"]), float(head["share"])
-            outcome = evaluate.recover_in_part(plan, number, share) if share < 1.0 else evaluate(plan, Rung(head["rung"]), number)
+            outcome = evaluate.recover_in_part(plan, number, share) if share != 1.0 else evaluate(plan, Rung(head["rung"]), number)
             return {"outcome": outcome.to_json()}
         return {"latency": evaluate.latency_again(Outcome.from_json(head["outcome"])).to_json()}
     except Exception as error:  # whatever a trial meets is said, and costs that trial alone

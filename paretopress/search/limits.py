@@ -15,7 +15,8 @@ class Limits:
     """When the search ends: after `trials`, or so that everything is done within `seconds`, of which `finalist_share` is theirs.
 
     `finalists` are planned for; where `seconds` are left after them, more follow. With `stop_early` the trials end before that when the
-    hypervolume has stopped growing (see `early_stop`); finalists then get the share of time that they would have had.
+    hypervolume has stopped growing (see `early_stop`); finalists then get the share of time that they would have had. With
+    `longer_finalists` the later ones are trained for more than the planned steps while none is within the bound on the drop.
     """
 
     trials: int | None = None
@@ -23,6 +24,7 @@ class Limits:
     finalist_share: float = 0.4
     finalists: int = 6
     stop_early: bool = True
+    longer_finalists: bool = True
 
     def __post_init__(self) -> None:
         if self.trials is None and self.seconds is None:

@@ -114,7 +114,7 @@ class PlanEvaluator:
             shutil.rmtree(work, ignore_errors=True)
 
     def recover_in_part(self, plan: Plan, number: int, share: float) -> Outcome:
-        """Return the outcome of a full recovery of which a share in (0, 1] of the steps is carried out."""
+        """Return the outcome of a full recovery with `share` times its planned steps, below or above 1."""
         whole = self.effort
         self.effort = replace(whole, final_steps=max(1, round(share * whole.final_steps)))
         try:

@@ -172,12 +172,12 @@ class SubprocessEvaluator:
         return self._evaluated(plan, rung, number, 1.0)
 
     def recover_in_part(self, plan: Plan, number: int, share: float) -> Outcome:
-        """Return the outcome of a full recovery of which a share of the steps is carried out."""
+        """Return the outcome of a full recovery with `share` times its planned steps."""
         return self._evaluated(plan, Rung.FINAL, number, share)
 
     def _evaluated(self, plan: Plan, rung: Rung, number: int, share: float) -> Outcome:
         head = {"call": "evaluate", "plan": plan.to_json(), "rung": int(rung), "number": number, "share": share}
-        return Outcome.from_json(self._ask(f"rung {int(rung)}", head, max(self.left_s(), _LEAST_LEFT_S))["outcome"])
+        return Outcome.from_json(self._ask(f"rung {int(rung)}", head, max(self.left_s(), _LEAST_LEFT_S), share)["outcome"])
 
     def latency_again(self, outcome: Outcome) -> Latency:
         """Return the latency of a candidate's file, measured once more."""
@@ -192,10 +192,10 @@ class SubprocessEvaluator:
         for process in self._processes.values():
             process.close()
 
-    def _ask(self, kind: str, head: Mapping[str, Any], left_s: float) -> dict[str, Any]:
+    def _ask(self, kind: str, head: Mapping[str, Any], left_s: float, share: float = 1.0) -> dict[str, Any]:
         process = self._processes.setdefault(threading.get_ident(), self.start())
         head = {**head, "left_s": left_s} if math.isfinite(left_s) else head
-        patience_s = max(_LEAST_PATIENCE_S, _PATIENCE_FACTOR * self._slowest_s.get(kind, 0.0))
+        patience_s = max(_LEAST_PATIENCE_S, _PATIENCE_FACTOR * max(share, 1.0) * self._slowest_s.get(kind, 0.0))
         started = time.monotonic()
         try:
             reply = process.ask(head, min(patience_s, left_s), left_s)
@@ -203,7 +203,7 @@ class SubprocessEvaluator:
             if time.monotonic() - started >= left_s:
                 raise OutOfTimeError(f"a trial must end with the run, but was still at {kind} and was cut off") from error
             raise
-        self._slowest_s[kind] = max(self._slowest_s.get(kind, 0.0), time.monotonic() - started)
+        self._slowest_s[kind] = max(self._slowest_s.get(kind, 0.0), (time.monotonic() - started) / max(share, 1.0))
         for line in reply.pop("said", ()):
             self.say(line)
         return reply

@@ -21,6 +21,8 @@ from paretopress.search.study.nearest import nearest_points
 
 # a finalist may get less than its full recovery where the time ends, but not less than this share of it
 _LEAST_SHARE = 0.3
+# a finalist and one that is trained twice as long
+_AND_THE_NEXT = 3.0
 # files measured again after each finalist: a few seconds beside the half minute and more that it takes, and occasions apart in time
 _REPEATED_AFTER_EACH = 3
 
@@ -67,13 +69,13 @@ class FinalistPhase:
                 longest_s = max(longest_s, session.clock() - started)
 
     def _take(self) -> tuple[Candidate, float] | None:
-        """Return the next finalist and the share of its steps that there is time for; None when the phase is over."""
+        """Return the next finalist and how many times its planned steps it is trained for; None when the phase is over."""
         session = self.session
         with session.lock:
             candidates = session.records.candidates()
             session.times.closing_s = self.closing_s(front(candidates, session.bounds) or nearest_points(candidates, session.bounds))
             left_s = session.times.left_s
-            share = min(left_s / self._lately_s, 1.0) if self._lately_s else 1.0
+            share = self._share(left_s / self._lately_s) if self._lately_s else 1.0
             if session.over() or self._out_of_time or left_s <= 0.0 or share < (1.0 if self.recover_in_part is None else _LEAST_SHARE):
                 return None
             finalist = self._next()
@@ -81,6 +83,22 @@ class FinalistPhase:
                 return None
             session.under_way[finalist.number] = None
             return finalist, share
+
+    def _share(self, left: float) -> float:
+        """Return how many times its planned steps the next finalist is trained for, where there is time for `left` times.
+
+        Once, or what is left. While none is within the bound on the drop, each is trained twice as long as the one before, and one after
+        which no longer one would fit takes all that is left: eight finalists that each miss the bound by a little are worth less than
+        one that had the time of five.
+        """
+        session = self.session
+        if self.recover_in_part is None or not session.limits.longer_finalists or session.bounds.budget.max_drop is None:
+            return min(left, 1.0)
+        missed = [o for o in session.records.finals().values() if session.bounds.drop(o) > session.bounds.budget.max_drop]
+        if not missed or session.within_all_bounds():
+            return min(left, 1.0)
+        wanted = 2.0 ** len(missed)
+        return wanted if left >= _AND_THE_NEXT * wanted else left
 
     def _next(self) -> Candidate | None:
         session, leases = self.session, self.session.leases
@@ -131,7 +149,7 @@ class FinalistPhase:
 
     def _recovered(self, finalist: Candidate, share: float) -> Outcome:
         def recovered() -> Outcome:
-            if share < 1.0 and self.recover_in_part is not None:
+            if share != 1.0 and self.recover_in_part is not None:
                 return self.recover_in_part(finalist.plan, finalist.number, share)
             return self.evaluate(finalist.plan, Rung.FINAL, finalist.number)
 

@@ -43,7 +43,7 @@ class Search:
     Attributes:
         ladder: the rungs that a trial may climb. workers: trials that are evaluated at a time.
         measure_again: repeats the latency of a candidate's file.
-        recover_in_part: full recovery of (plan, trial, share of its steps); without it a recovery is whole or does not take place.
+        recover_in_part: full recovery of (plan, trial, so many times its steps); without it a recovery is whole or does not take place.
         leases: set where other processes work on the study too.
         on_change: called after every trial with a line about it. on_event: called with an event's name and its fields.
         cancel: ends evaluations that are under way, where the search ends in the middle of them.

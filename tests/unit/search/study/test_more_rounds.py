@@ -1,4 +1,4 @@
-"""A search with time left and no candidate within every bound goes on: with finalists that lost too much, then with trials."""
+"""A search with time left and no candidate within every bound goes on: with finalists that lost too much, longer ones, then with trials."""
 
 from __future__ import annotations
 
@@ -72,3 +72,46 @@ def test_run_ends_within_the_bounds_when_a_later_round_finds_a_plan(tmp_path: Pa
 def test_run_ends_after_its_finalists_when_trials_are_its_limit(tmp_path: Path) -> None:
     search, _ = searched(tmp_path, good_from=10**6, trials=6, finalists=2)
     assert (search.counts().all, len(search.finals())) == (6, 2)
+
+
+def longer_is_better(tmp_path: Path, bound: float, **limits: Any) -> tuple[Search, list[float]]:
+    """Return a finished search in which a finalist of n times the planned steps loses 1 / n points, and these n."""
+    now, shares = [0.0], list[float]()
+
+    def evaluate(plan: Plan, rung: Rung, number: int) -> Outcome:
+        if rung is Rung.FINAL:
+            return in_part(plan, number, 1.0)
+        now[0] += TRIAL_S
+        return replace(made_up(plan, rung, number), val_accuracy=89.2)
+
+    def in_part(plan: Plan, number: int, share: float) -> Outcome:
+        shares.append(share)
+        now[0] += share * FINALIST_S
+        return replace(made_up(plan, Rung.FINAL, number), val_accuracy=90.0 - 1.0 / share)
+
+    bounds = Bounds(Budget(speedup=1.1, max_drop=bound), 10.0, 90.0)
+    study = create_study(tmp_path / "journal.log", "guided", SPACE, 0)
+    ladder = (Rung.COSTS, Rung.SHORT)
+    given = Limits(seconds=300.0, **limits)
+    search = Search(study, SPACE, evaluate, bounds, given, 1_000, clock=lambda: now[0], ladder=ladder, recover_in_part=in_part)
+    search.run([])
+    return search, shares
+
+
+def test_finalists_are_trained_longer_while_none_is_within_the_drop(tmp_path: Path) -> None:
+    search, shares = longer_is_better(tmp_path, 0.3)
+    assert shares[:2] == [1.0, 2.0]
+    assert shares[2] >= 4.0
+    assert any(search.bounds.feasible(outcome) for outcome in search.finals().values())
+    assert search.times.elapsed_s <= 300.0
+
+
+def test_finalists_keep_their_steps_once_one_is_within_the_drop(tmp_path: Path) -> None:
+    _, shares = longer_is_better(tmp_path, 0.5)
+    assert shares[:4] == [1.0, 2.0, 1.0, 1.0]
+
+
+def test_finalists_keep_their_steps_where_the_user_gave_them(tmp_path: Path) -> None:
+    search, shares = longer_is_better(tmp_path, 0.3, longer_finalists=False)
+    assert max(shares) == 1.0
+    assert not any(search.bounds.feasible(outcome) for outcome in search.finals().values())
