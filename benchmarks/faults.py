@@ -185,8 +185,11 @@ def ended(process: subprocess.Popen[str], code: int | None) -> str:
     return said
 
 
-def kills(folder: Path, count: int) -> list[dict[str, object]]:
-    """Kill searches at random instants, then where no kill has been yet, until every stage was met; return a row per kill."""
+def kills(folder: Path, count: int, write: Callable[[list[dict[str, object]]], object]) -> list[dict[str, object]]:
+    """Kill searches at random instants, then where no kill has been yet, until every stage was met; return a row per kill.
+
+    `write` is given the rows after every kill.
+    """
     rng, rows, runs = random.Random(0), [], [Run(folder / "0", trials=12)]
     before: Trials = {}
     while len(runs) <= MOST_RUNS and (len(rows) < count or missing(rows)):
@@ -203,6 +206,7 @@ def kills(folder: Path, count: int) -> list[dict[str, object]]:
         wrong = [f"trial {n} is another" for n, value in before.items() if after.get(n) != value]
         rows.append({"fault": "kill -9", "stage": stage, "at_random": at_random, "completed_before": len(before), "wrong": wrong})
         print(rows[-1], flush=True)
+        write(rows)
         before = after
     runs[-1].finish()
     rows[-1]["wrong"] += runs[-1].wrong(before)
@@ -369,8 +373,9 @@ def main() -> None:
                 (folder := Path(temporary, str(index))).mkdir()
                 rows.append({"fault": name, "stage": ""} | case(folder))
                 print(rows[-1], flush=True)
+                write_result("faults", headlines(rows), rows)
         if "kills" in args.only:
-            rows += kills(Path(temporary, "kills"), args.kills)
+            rows += kills(Path(temporary, "kills"), args.kills, lambda made: write_result("faults", headlines([*rows, *made]), [*rows, *made]))
     write_result("faults", headlines(rows), rows)
 
 
