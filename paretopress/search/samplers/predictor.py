@@ -84,7 +84,8 @@ class Predictor:
             unpriced: what the others are to be, the resolution among them; left out, as in the unchanged model.
         """
         chosen = programme.solve(limit_ms / share_of_pixels(unpriced))
-        return None if chosen is None else self._space.defaults() | chosen | dict(unpriced)
+        unchanged = self._space.defaults()
+        return None if chosen is None else unchanged | chosen | self._space.unpriced(unchanged) | dict(unpriced)
 
     def at_each_resolution(self, programme: IntegerProgramme, limit_ms: float) -> list[Params]:
         """Return what `params` does at each resolution of the space at which it finds any."""
