@@ -21,6 +21,10 @@ from paretopress.tasks.metric_names import TOP_1, UNITS
 CONFIG_SCHEMA = 1
 
 
+# below a quarter of its side little is left of what a photo shows
+_LEAST_RESOLUTION = 0.25
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -132,16 +136,24 @@ class TargetSection(_Section):
 class SpaceSection(_Section):
     """Bounds on the search space; None is what the target's capabilities say. Knobs in `frozen` are not searched.
 
-    `importance` are the criteria that channels are ranked by: with several, each plan chooses one. `dynamic` and `float16` are the
-    `Formats` of all candidates.
+    `importance` are the criteria that channels are ranked by: with several, each plan chooses one. `resolution` are shares of the height
+    and width of the model's images; the first is 1. `dynamic` and `float16` are the `Formats` of all candidates.
     """
 
     channel_step: int | None = Field(None, ge=1)
     bits: tuple[Literal[32, 8, 4], ...] | None = None
     frozen: tuple[Knob, ...] = ()
     importance: tuple[Criterion, ...] = Field((Criterion.L2,), min_length=1)
+    resolution: tuple[float, ...] = Field((1.0,), min_length=1)
     dynamic: bool = False
     float16: bool = False
+
+    @field_validator("resolution")
+    @classmethod
+    def _falling(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value[0] != 1.0 or list(value) != sorted(set(value), reverse=True) or value[-1] < _LEAST_RESOLUTION:
+            raise ValueError(f"resolution must fall from 1.0 to {_LEAST_RESOLUTION} at least, such as [1.0, 0.875, 0.75]")
+        return value
 
 
 class WorkersSection(_Section):

@@ -11,6 +11,7 @@ import typer
 
 from paretopress.commands.terminal import JsonOption, ThreadsOption, out, print_json, verb_app
 from paretopress.core.arrays import Feed
+from paretopress.core.resampling import fitted
 from paretopress.errors import ConfigError, ModelError, RunFolderError
 from paretopress.evaluators.explain import Explanation, explain
 from paretopress.evaluators.optimised_graph import Conditions, read_facts
@@ -58,7 +59,10 @@ def _sample(folder: RunFolder) -> Feed | None:
 
 
 def explain_file(path: Path, baseline: Path | None, settings: SessionSettings, runs: int, item: Feed | None = None) -> Explanation:
-    """Return the explanation of a file, with one item of its inputs, or as many as it takes at a time; random ones where none is given."""
+    """Return the explanation of a file, with one item of its inputs, or as many as it takes at a time; random ones where none is given.
+
+    A file of another resolution than the item's, or than the baseline's, takes the same images scaled.
+    """
     for file in filter(None, (path, baseline)):
         check_onnx(file)
     rng = np.random.default_rng(0)
@@ -67,8 +71,9 @@ def explain_file(path: Path, baseline: Path | None, settings: SessionSettings, r
     facts = read_facts(path, feed, conditions, runs=runs)
     if baseline is None:
         return explain(path.name, facts)
-    before = read_facts(baseline, feed, conditions, runs=runs)
-    latency = LocalTarget(settings).measure(path, baseline, baseline_ms=before.whole_ms, limit_ms=None, feed=feed, rng=rng)
+    its_feed = _feed(baseline, rng, feed if item is None else item)
+    before = read_facts(baseline, its_feed, conditions, runs=runs)
+    latency = LocalTarget(settings).measure(path, baseline, baseline_ms=before.whole_ms, limit_ms=None, feed=its_feed, rng=rng)
     return explain(path.name, facts, baseline=before, measured=latency)
 
 
@@ -76,7 +81,7 @@ def _feed(path: Path, rng: np.random.Generator, item: Feed | None) -> Feed:
     drawn = random_feed(path, rng, table_rows(onnx.load(path, load_external_data=False).graph))
     if item is None or item.keys() != drawn.keys():
         return drawn
-    return {name: np.repeat(item[name], len(array), axis=0) for name, array in drawn.items()}
+    return {name: fitted(np.repeat(item[name][:1], len(array), axis=0), array.shape) for name, array in drawn.items()}
 
 
 def check_onnx(path: Path) -> None:

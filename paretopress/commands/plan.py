@@ -18,6 +18,7 @@ from paretopress.search.samplers.predictor import MeasuredTrial, Predictor
 from paretopress.search.samplers.tables import CostTables
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.studies import open_study
+from paretopress.spaces.space import share_of_pixels
 from paretopress.system.run_folder import open_run_folder
 from paretopress.targets.capabilities import capabilities_in
 
@@ -40,13 +41,14 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     predictor = Predictor(space, CostTables.from_json(folder.read(folder.tables)))
     trials = _trials(study_place(folder, config))
     programme = predictor.programme(trials, state.baseline.val_accuracy)
-    params = predictor.params(programme, limit_ms)
-    if params is None:
+    solved = predictor.at_each_resolution(programme, limit_ms)
+    if not solved:
         raise BudgetError(f"a plan must be predicted to meet the budget, but none does at {limit_ms:g} ms", "Raise the budget.")
+    params = min(solved, key=programme.damage)
     return {
         "budget_ms": limit_ms,
         "plan": space.plan(params).to_json(),
-        "predicted": {"latency_ms": programme.cost(params), "damage": programme.damage(params)},
+        "predicted": {"latency_ms": programme.cost(params) * share_of_pixels(params), "damage": programme.damage(params)},
         "trials": len(trials),
     }
 

@@ -1,4 +1,4 @@
-"""Apply a plan to a traced model: remove branches, prune widths, factorise layers."""
+"""Apply a plan to a traced model: remove branches, prune widths, factorise layers, scale its images down."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import fx
 from paretopress.compress.factorise import break_even_rank, factorise
 from paretopress.compress.prune.branches import remove_branches
 from paretopress.compress.prune.channels import KeptChannels, prune_groups
+from paretopress.compress.resolution import resize_inputs
 from paretopress.core.layer_types import Weighted, kernel_of
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.model_inputs import outputs_of, tensors, zeros
@@ -45,6 +46,8 @@ def compress_module(
     groups = {group.name: group for group in graph.channel_groups}
     kept = prune_groups(module, groups, {name: keep for name, keep in plan.kept.items() if keep > 0}, ranking)
     notes = _factorise_layers(module, plan)
+    if plan.resolution < 1.0:
+        resize_inputs(module, graph.inputs, plan.resolution)
     try:
         with torch.inference_mode():
             shapes = [tuple(output.shape[1:]) for output in outputs_of(module(*tensors(example)))]

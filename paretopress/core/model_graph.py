@@ -160,6 +160,7 @@ class ModelGraph:
         layers: in the order in which the model calls them.
         frozen: what is not pruned, with the reason.
         only_bits: whether a plan can change nothing but the bits.
+        fixed_size: why the model runs at no other resolution of its images than the given one; "" where it does, or where nobody asked.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -170,6 +171,7 @@ class ModelGraph:
     bit_groups: tuple[BitGroup, ...]
     frozen: tuple[Frozen, ...]
     only_bits: bool = False
+    fixed_size: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -192,7 +194,7 @@ class ModelGraph:
         lists = {key: tuple(part(**{k: _tupled(v) for k, v in item.items()}) for item in value[key]) for key, part in parts.items()}
         lists["channel_groups"] = tuple(replace(group, parts=tuple(map(_part, group.parts))) for group in lists["channel_groups"])
         layers = tuple(replace(layer, kind=LayerKind(layer.kind)) for layer in lists.pop("layers"))
-        return cls(layers=layers, **lists, only_bits=value.get("only_bits", False))
+        return cls(layers=layers, **lists, only_bits=value.get("only_bits", False), fixed_size=value.get("fixed_size", ""))
 
     def layer(self, name: str) -> Layer:
         """Return the layer of that name; raises KeyError."""

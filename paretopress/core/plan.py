@@ -43,6 +43,7 @@ class Plan:
         temperature: distillation temperature T > 0 (Hinton et al. 2015, section 2).
         alpha: share of the distillation loss in [0, 1]; the rest is cross-entropy with the labels.
         importance: what decides which channels are kept; `Criterion.L2` where the plan thins no group.
+        resolution: share in (0, 1] of the height and width of its images at which the model runs.
     """
 
     kept: Mapping[str, int] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Plan:
     temperature: float = 4.0
     alpha: float = 0.9
     importance: Criterion = Criterion.L2
+    resolution: float = 1.0
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,8 @@ class Plan:
             raise ConfigError(f"temperature > 0 must hold, but got temperature={self.temperature}")
         if not 0.0 <= self.alpha <= 1.0:
             raise ConfigError(f"0 <= alpha <= 1 must hold, but got alpha={self.alpha}")
+        if not 0.0 < self.resolution <= 1.0:
+            raise ConfigError(f"0 < resolution <= 1 must hold, but got resolution={self.resolution}")
         try:
             importance = Criterion(self.importance)
         except ValueError as error:
@@ -76,7 +80,7 @@ class Plan:
         object.__setattr__(self, "rank", _frozen(self.rank))
         object.__setattr__(self, "bits", _frozen({k: v for k, v in self.bits.items() if v != FLOAT_BITS}))
         items = (tuple(self.kept.items()), tuple(self.rank.items()), tuple(self.bits.items()))
-        object.__setattr__(self, "_hash", hash((*items, self.temperature, self.alpha, self.importance)))
+        object.__setattr__(self, "_hash", hash((*items, self.temperature, self.alpha, self.importance, self.resolution)))
 
     def __hash__(self) -> int:
         return self._hash  # a search looks its thousands of plans up again and again
@@ -87,11 +91,11 @@ class Plan:
 
     def structure(self) -> Plan:
         """Return the plan without its distillation settings and importance: what decides latency, MACs and size."""
-        return Plan(self.kept, self.rank, self.bits)
+        return Plan(self.kept, self.rank, self.bits, resolution=self.resolution)
 
     def widths(self) -> Plan:
-        """Return the plan's kept channels and ranks alone: what decides the multiply-adds and the float file before any training."""
-        return Plan(self.kept, self.rank)
+        """Return the plan's kept channels, ranks and resolution: what decides the multiply-adds and the float file before any training."""
+        return Plan(self.kept, self.rank, resolution=self.resolution)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` turns back into an equal plan."""
@@ -103,6 +107,7 @@ class Plan:
             "temperature": self.temperature,
             "alpha": self.alpha,
             "importance": self.importance,
+            **({} if self.resolution == 1.0 else {"resolution": self.resolution}),
         }
 
     @classmethod
@@ -115,7 +120,7 @@ class Plan:
         schema = fields.pop("schema", None)
         if schema != PLAN_SCHEMA:
             raise ConfigError(f"a plan must have schema {PLAN_SCHEMA}, but got schema={schema}")
-        unknown = fields.keys() - {"kept", "rank", "bits", "temperature", "alpha", "importance"}
+        unknown = fields.keys() - {"kept", "rank", "bits", "temperature", "alpha", "importance", "resolution"}
         if unknown:
             raise ConfigError(f"a plan has no keys {sorted(unknown)}")
         return cls(**fields)

@@ -81,7 +81,7 @@ def parse_plan(value: object, source: str) -> Plan:
     for name in ("kept", "rank", "bits"):
         chosen = value.get(name, {})
         require(isinstance(chosen, dict) and len(chosen) <= _MOST and all(map(is_whole, chosen.values())), f"{name} of {what}", chosen)
-    for name in ("temperature", "alpha"):
+    for name in ("temperature", "alpha", "resolution"):
         require(name not in value or is_number(value[name]), f"{name} of {what}", value.get(name))
     return _made(Plan.from_json, value, what)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from paretopress.core.resampling import fitted_feed
 from paretopress.deploy import bundle_run
 from paretopress.deploy.card import model_card
 from paretopress.deploy.verify import broken_as_bundle_error, runner_bytes, shipped_bytes, verify_bundle
@@ -182,6 +183,9 @@ def _fill(folder: Path, sha256: str, facts: BundleFacts, samples: Samples | np.n
     manifest = _manifest(folder, sha256, facts, session)
     if isinstance(samples, np.ndarray):
         samples = {manifest["inputs"][0]["name"]: samples}
+    if facts.plan.get("resolution", 1.0) != 1.0:
+        given, samples = samples, fitted_feed(samples, [(spec["name"], spec["shape"]) for spec in manifest["inputs"]])
+        manifest["resized_from"] = {name: list(given[name].shape[2:]) for name in samples if samples[name] is not given[name]}
     batch = _checked_samples(samples, manifest["inputs"])
     outputs = bundle_run.in_batches(session, samples, batch)
     count = len(next(iter(samples.values())))

@@ -41,6 +41,8 @@ FILES = ("README.md", MODEL, "run.py", SELFCHECK)
 # what the bundle of a detector holds beside them: how boxes are read from its outputs, and how photos become its input
 BOXES, PHOTO = "boxes.py", "photo.py"
 DETECTOR_FILES = (BOXES, PHOTO)
+# and the bundle of a model that takes smaller images than its data has: how they are scaled
+RESIZE = "resize.py"
 SCHEMA, FORMAT_VERSION = 1, 2
 PROVIDER = "CPUExecutionProvider"
 AGAIN = "The folder was altered or only half copied: copy or export the bundle again."
@@ -50,7 +52,7 @@ LOOSE_DIFFERENCE = 0.05
 # What decides which kernels the runtime picks: x86 flags, then Arm features.
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
 # What a bundle may hold at most: it comes from elsewhere, and is read before anything of it is believed. 2 GiB is protobuf's own limit.
-MOST_BYTES = {MANIFEST: 2**24, "README.md": 2**24, "run.py": 2**20, BOXES: 2**20, PHOTO: 2**20, MODEL: 2**31, SELFCHECK: 2**32}
+MOST_BYTES = {MANIFEST: 2**24, "README.md": 2**24, "run.py": 2**20, BOXES: 2**20, PHOTO: 2**20, RESIZE: 2**20, MODEL: 2**31, SELFCHECK: 2**32}
 MOST_SAMPLES, MOST_NAMES, LONGEST_NAME, MOST_THREADS = 65_536, 256, 1_024, 1_024
 # The session options that a manifest may set, with their values; others have onnxruntime write files, or read some from elsewhere.
 SWITCH = range(2)
@@ -182,8 +184,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Raise BrokenBundleError unless all that is used of a manifest is of its type and within its bounds: it is data from elsewhere."""
     names = manifest["files"]
-    demand(set(names) <= {*FILES, *DETECTOR_FILES} and all(isinstance(facts, dict) for facts in names.values()), "files", names)
+    demand(set(names) <= {*FILES, *DETECTOR_FILES, RESIZE} and all(isinstance(facts, dict) for facts in names.values()), "files", names)
     demand(isinstance(manifest.get("independent_labels", False), bool), "independent_labels", manifest.get("independent_labels"))
+    scaled = manifest.get("resized_from", {})
+    sides = [side for size in scaled.values() for side in (size if isinstance(size, list) else [size])] if isinstance(scaled, dict) else [""]
+    demand(all(is_count(side, 2**16) for side in sides), "resized_from", scaled)
     detection = manifest.get("detection")
     if detection:
         sizes = detection.get("size") if isinstance(detection, dict) else None
@@ -240,7 +245,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def files_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the files that a bundle holds beside its manifest."""
-    return (*FILES, *DETECTOR_FILES) if manifest.get("detection") else FILES
+    return (*FILES, *(DETECTOR_FILES if manifest.get("detection") else ()), *((RESIZE,) if manifest.get("resized_from") else ()))
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -> None:
@@ -377,13 +382,30 @@ def predict(inputs: Array | Mapping[str, Array], bundle: Bundle | None = None) -
 
     Args:
         inputs: preprocessed as the manifest says, (N, C, H, W) float32 of images, (N, positions) int64 of tokens, N = batch; where the
-            model takes several inputs, a dict of them by name. A model of a fixed batch takes any N. Never changed.
+            model takes several inputs, a dict of them by name. A model of a fixed batch takes any N. Images of the data's size are
+            scaled where the model takes smaller ones. Never changed.
         bundle: from `load`; without it that of the folder of this file.
     Raises: WrongInputError: another dtype or shape. BrokenBundleError: the model cannot be run.
     """
     bundle = bundle or load()
-    feed = feed_of(inputs, bundle.manifest["inputs"])
+    feed = feed_of(scaled_inputs(inputs, bundle), bundle.manifest["inputs"])
     return in_batches(bundle.session, feed, fixed_batch(bundle.session) or len(next(iter(feed.values()))))
+
+
+def scaled_inputs(inputs: Array | Mapping[str, Array], bundle: Bundle) -> Array | Mapping[str, Array]:
+    """Return inputs whose images of the data's size are scaled to the model's; raises BrokenBundleError: resize.py was altered."""
+    sizes, specs = bundle.manifest.get("resized_from", {}), bundle.manifest["inputs"]
+    feed = {specs[0]["name"]: inputs} if isinstance(inputs, np.ndarray) else dict(inputs)
+    shapes = {spec["name"]: spec["shape"] for spec in specs if list(feed.get(spec["name"], np.zeros(0)).shape[2:]) == sizes.get(spec["name"])}
+    if not shapes:
+        return feed
+    check_files(bundle.folder, bundle.manifest, (RESIZE,))
+    sys.path.insert(0, str(bundle.folder))
+    try:
+        resize = importlib.import_module(Path(RESIZE).stem)
+    finally:
+        sys.path.remove(str(bundle.folder))
+    return {name: resize.fitted(array, shapes[name]) if name in shapes else array for name, array in feed.items()}
 
 
 def fixed_batch(session: ort.InferenceSession) -> int | None:

@@ -21,7 +21,7 @@ Under these conditions:
 
 ## Interface
 
-{interface}
+{interface}{scaled}
 
 Preprocessing, which the caller applies:
 
@@ -59,6 +59,7 @@ _PREDICTS = {
     4: "`--predict` prints the share of the pixels in which each named class scores highest.",
 }
 
+_SCALED = "\n\n`predict` scales images of {size} pixels, the height and width of the data, to what `{name}` takes; such images are taken too."
 _LABELS = "`--predict` prints the labels that are more probable than not: an item may have several, or none."
 _NO_PREDICTION = "`--predict` is for models that put out a score for each class."
 
@@ -101,6 +102,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         measurements=_table("figure", manifest["measurements"]),
         conditions=_table("condition", {**manifest["conditions"], **manifest["session_options"], "provider": manifest["provider"]}),
         interface=_interface(manifest),
+        scaled="".join(_SCALED.format(name=name, size=size) for name, size in manifest.get("resized_from", {}).items()),
         preprocessing=_table("step", manifest["preprocessing"]),
         axis=_AXIS.get(axes, ", in the order of the outputs"),
         predict=_LABELS if manifest["independent_labels"] else _PREDICTS.get(axes, _NO_PREDICTION),

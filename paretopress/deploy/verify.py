@@ -12,8 +12,12 @@ from paretopress.deploy import bundle_run
 from paretopress.errors import BundleError
 
 RUNNER_SOURCE = "bundle_run.py"
-# file of a detector's bundle -> the module of this package that it is
-_SHIPPED = {bundle_run.BOXES: ("paretopress.core", "box_decoding.py"), bundle_run.PHOTO: ("paretopress.deploy", "bundle_photo.py")}
+# file of some bundles -> the module of this package that it is
+_SHIPPED = {
+    bundle_run.BOXES: ("paretopress.core", "box_decoding.py"),
+    bundle_run.PHOTO: ("paretopress.deploy", "bundle_photo.py"),
+    bundle_run.RESIZE: ("paretopress.core", "resampling.py"),
+}
 # what Python imports from the folder of a script that it runs
 _IMPORTED = {".py", ".pyc", ".so", ".pyd", ".dll", ".pth"}
 
@@ -41,7 +45,7 @@ def runner_bytes() -> bytes:
 
 
 def shipped_bytes(name: str) -> bytes:
-    """Return a file that the bundle of a detector holds beside run.py."""
+    """Return a file that the bundle of a detector, or of a model of a lower resolution, holds beside run.py."""
     package, source = _SHIPPED[name]
     return resources.files(package).joinpath(source).read_bytes()
 

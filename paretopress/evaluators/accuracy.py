@@ -17,6 +17,7 @@ from torch import nn
 
 from paretopress.core.arrays import Arrays, Batch, Feed
 from paretopress.core.model_inputs import outputs_of, pieces
+from paretopress.core.resampling import fitted
 from paretopress.errors import DataError, RunError, TargetLostError, first_line
 from paretopress.runtimes.onnx_runtime import open_session
 from paretopress.runtimes.runtime import OpenFile, SessionSettings
@@ -165,10 +166,9 @@ def _opened_in_process(session: ort.InferenceSession, file: str) -> Callable[[Fe
 
 
 def _run_in_pieces(file: OpenFile, name: str, inputs: Arrays) -> Arrays:
-    names = [of for of, _ in file.inputs]
-    found = [
-        [np.asarray(output) for output in file.run(dict(zip(names, parts, strict=True)))] for parts in pieces(inputs, file.inputs[0][1])
-    ]
+    names, shapes = zip(*file.inputs, strict=True)
+    taken = tuple(fitted(part, shape) for part, shape in zip(inputs, shapes, strict=True))
+    found = [[np.asarray(output) for output in file.run(dict(zip(names, parts, strict=True)))] for parts in pieces(taken, shapes[0])]
     try:
         return tuple(np.concatenate(outputs)[: len(inputs[0])] for outputs in zip(*found, strict=True))
     except ValueError as error:  # an output without an axis of items

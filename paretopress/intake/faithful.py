@@ -98,6 +98,15 @@ class Attempt:
         return self.module
 
 
+def agrees_on(model: nn.Module, names: Sequence[str] | None, module: fx.GraphModule, items: Inputs) -> str:
+    """Return why a traced model does not do what the original does on some items, or "" where it does."""
+    try:
+        differs = Original(model, names, [items]).compared(module)
+    except ModelError as error:
+        return error.message
+    return "" if differs is None else f"the traced model differs from the original by {differs}"
+
+
 def evaluated_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model in eval mode. Raises: ModelError: it cannot be copied."""
     return copied(model).eval()

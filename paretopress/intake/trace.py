@@ -23,6 +23,7 @@ from paretopress.intake.groups.bit_groups import bits_of, find_bit_groups
 from paretopress.intake.groups.channel_groups import find_channel_groups
 from paretopress.intake.groups.residual_branches import find_branches
 from paretopress.intake.onnx_module import OnnxGraph
+from paretopress.intake.other_sizes import fixed_size
 from paretopress.intake.tracing import output_names, output_nodes
 
 _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU
@@ -37,7 +38,14 @@ class Intake:
     notes: tuple[str, ...] = ()
 
 
-def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = None, *, items: Inputs | None = None) -> Intake:
+def take_in(
+    model: nn.Module,
+    example: Inputs,
+    names: Sequence[str] | None = None,
+    *,
+    items: Inputs | None = None,
+    resolutions: Sequence[float] = (),
+) -> Intake:
     """Trace a model and find its layers, channel groups, residual branches and bit groups.
 
     The traced model is compared with the original, in eval mode, on real items; see `faithful`.
@@ -47,6 +55,7 @@ def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = Non
         example: (N, ...), N >= 2, of real inputs: the groups are checked on it.
         names: of the arguments of the model's forward that the inputs are; None takes the first ones. The others keep their defaults.
         items: (N, ...) that the comparison runs, where the example is too little to tell, as one without any padding is.
+        resolutions: shares of the images' height and width at which the model shall be tried too, see `ModelGraph.fixed_size`.
     Raises: ModelError: the model does not trace, computes something else once it is traced, has nothing to compress, or its outputs are
         not tensors with a row an item.
     """
@@ -72,6 +81,7 @@ def take_in(model: nn.Module, example: Inputs, names: Sequence[str] | None = Non
         branches=branches,
         bit_groups=find_bit_groups(module, layers),
         frozen=(*frozen, *_reused(module), *_left_alone(module, left_out)),
+        fixed_size=fixed_size(model, names, module, example, resolutions),
     )
     return Intake(module, graph)
 

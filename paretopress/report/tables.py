@@ -68,6 +68,7 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
         _counted(len(kept) - removed, "group pruned", "groups pruned"),
         *(_counted(bits.count(width), f"int{width}", f"int{width}") for width in sorted(set(bits), reverse=True)),
         _ranks(plan.get("rank", {})),
+        f"resolution {plan['resolution']:g}" if plan.get("resolution", 1.0) != 1.0 else "",
     ]
     return ", ".join(part for part in parts if part) or "unchanged"
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from paretopress.compress.apply import compress_module
 from paretopress.compress.sensitivity.fisher import Asked, Damages, fisher_damages
 from paretopress.core.model_graph import LayerKind
-from paretopress.core.model_inputs import Inputs, size_of
+from paretopress.core.model_inputs import Inputs, outputs_of, size_of, tensors
 from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.runtimes.runtime import SessionSettings
 from paretopress.search.samplers.initial_plans import int8_bits
 from paretopress.search.samplers.tables import CostTables
-from paretopress.spaces.space import REMOVED, SearchSpace
+from paretopress.spaces.space import REMOVED, RESOLUTION, SearchSpace
 from paretopress.spaces.variables import Choice, Value
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.stage_timer import StageTimer
@@ -130,5 +132,17 @@ def _damages(
         damages[f"rank/{name}"] = {rank: damage for rank, damage in by_rank.items()}  # noqa: C416  # dict() does not widen the key's type
     for name, group in bit_groups.items():
         damages[f"bits/{name}"] = {bits: sum(found.bits[n][bits] for n in group.layers if n in judged) for bits in widths[name]}
+    if RESOLUTION in choices:
+        damages[RESOLUTION] = _resolution_damages(pipeline, space.options.resolution[1:], items)
     # what makes the model collapse has no figure, and is taken to be as harmful as the worst that has one
     return {name: {value: damage for value, damage in table.items() if math.isfinite(damage)} for name, table in damages.items()}
+
+
+def _resolution_damages(pipeline: Pipeline, shares: Sequence[float], items: Inputs) -> dict[Value, float]:
+    """Return resolution -> the task's divergence of the untrained model there from its outputs at full resolution."""
+    base, graph = pipeline.intake.module, pipeline.intake.graph
+    with torch.inference_mode():
+        wanted = outputs_of(base(*tensors(items)))
+        lower = {share: compress_module(base, graph, Plan(resolution=share)).module for share in shares}
+        found = {share: outputs_of(module(*tensors(items))) for share, module in lower.items()}
+        return {share: float(pipeline.data.task.divergence(outputs, wanted)) for share, outputs in found.items()}

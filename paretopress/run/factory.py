@@ -107,8 +107,14 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     _check(split, model, names)
     example, _ = stack(split.val, _EXAMPLE_ITEMS, config.seed)
     compared = _COMPARED_ITEMS if sum(part.numel() for part in model.parameters()) < _LARGE else _EXAMPLE_ITEMS
-    intake = take_in(model, example, names, items=comparison_items(split.val, compared, config.seed))
+    items = comparison_items(split.val, compared, config.seed)
+    intake = take_in(model, example, names, items=items, resolutions=config.space.resolution)
     check_layers(intake.module, config.recovery.features)
+    if config.recovery.features and len(config.space.resolution) > 1:
+        raise ConfigError(
+            f"features are compared map by map, at one resolution, but got resolution={list(config.space.resolution)}",
+            "Leave `features` in [recovery] or `resolution` in [space] out.",
+        )
     split = replace(split, classes=names_of_outputs(split, intake.graph.outputs[0].shape))
     return replace(intake, notes=(*plain.notes, *about_labels)), split
 

@@ -75,6 +75,7 @@ def space_for(graph: ModelGraph, config: RunConfig, capabilities: Capabilities) 
         alpha=None if label_share is None else 1.0 - label_share,
         frozen=frozenset(config.space.frozen),
         importance=config.space.importance,
+        resolution=config.space.resolution,
     )
     if config.space.bits is not None:
         return SearchSpace(graph, replace(options, bits=config.space.bits))

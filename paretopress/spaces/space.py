@@ -4,6 +4,7 @@ prune/<group>          share of the group's channels removed, in steps of the ta
 bits/<bit group>       32 (float), 8 (static QDQ), 4 (weight-only)
 rank/<layer>           None (dense), or a rank below break-even
 importance/criterion   what decides which channels go, where several criteria are offered
+input/resolution       share of the images' height and width at which the model runs, where several are offered
 distill/temperature    distill/alpha
 
 A frozen knob leaves its variables or values out; temperature and alpha stay as variables of one value.
@@ -23,7 +24,7 @@ from paretopress.errors import ConfigError
 from paretopress.spaces.knobs import Knob
 from paretopress.spaces.variables import Choice, Range, Value, Variable
 
-TEMPERATURE, ALPHA, IMPORTANCE = "distill/temperature", "distill/alpha", "importance/criterion"
+TEMPERATURE, ALPHA, IMPORTANCE, RESOLUTION = "distill/temperature", "distill/alpha", "importance/criterion", "input/resolution"
 UNPRICED = (TEMPERATURE, ALPHA, IMPORTANCE)  # they neither cost time nor have a damage in the tables
 REMOVED = 1.0  # the share that a prune variable takes where the branch goes
 Params = dict[str, Value]
@@ -46,6 +47,7 @@ class SpaceOptions:
         min_share: a layer with a smaller share of the MACs and of the weights gets no rank variable: it has nothing to save.
         frozen: knobs that are not searched.
         importance: criteria that channels may be ranked by; one is no choice.
+        resolution: shares of the images' height and width at which the model may run, the largest first; one is no choice.
     """
 
     channel_step: int = 8
@@ -57,6 +59,7 @@ class SpaceOptions:
     alpha: float | None = None
     frozen: frozenset[Knob] = frozenset()
     importance: tuple[Criterion, ...] = (Criterion.L2,)
+    resolution: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if self.channel_step < 1:
@@ -76,6 +79,9 @@ class SearchSpace:
         asked = options.frozen
         if graph.only_bits:
             options = replace(options, frozen=options.frozen | (set(Knob) - {Knob.BITS}))
+        asked_sizes = len(options.resolution) > 1
+        if asked_sizes and graph.fixed_size:
+            options = replace(options, resolution=options.resolution[:1])
         if Knob.BITS in options.frozen:
             options = replace(options, bits=(FLOAT_BITS,))
         self.graph, self.options = graph, options
@@ -83,9 +89,12 @@ class SearchSpace:
         self._refused = {group.name: _refused(group, graph, options) for group in graph.bit_groups}
         self.left_out = (
             *(Frozen(f"{knob}", "frozen by the configuration") for knob in Knob if knob in asked),
+            *((Frozen("resolution", graph.fixed_size),) if asked_sizes and graph.fixed_size else ()),
             *(Frozen(f"{name} in {bits} bits", reason) for name, refused in self._refused.items() for bits, reason in refused.items()),
         )
         variables: list[Variable] = [*self._prune_variables(), *self._bit_variables(), *self._rank_variables()]
+        if len(options.resolution) > 1:
+            variables.append(Choice(RESOLUTION, options.resolution))
         if len(options.importance) > 1 and any(kept for widths in self._kept.values() for kept in list(widths.values())[1:]):
             variables.append(Choice(IMPORTANCE, options.importance))
         if options.frozen and not variables:
@@ -126,6 +135,7 @@ class SearchSpace:
             temperature=float(temperature),
             alpha=float(alpha),
             importance=Criterion(str(params.get(IMPORTANCE, self.options.importance[0]))),
+            resolution=resolution_of(params),
         )
 
     def params(self, plan: Plan) -> Params:
@@ -139,6 +149,10 @@ class SearchSpace:
         params |= {f"bits/{name}": value for name, value in plan.bits.items()}
         params |= {f"rank/{name}": value for name, value in plan.rank.items()}
         params |= {TEMPERATURE: plan.temperature, ALPHA: plan.alpha}
+        if RESOLUTION in params:
+            params[RESOLUTION] = plan.resolution
+        elif plan.resolution != 1.0:
+            raise ConfigError(f"the resolution must be one of the space, but got {plan.resolution}")
         if plan.thins() and IMPORTANCE in params:
             params[IMPORTANCE] = plan.importance
         elif plan.thins() and plan.importance is not self.options.importance[0]:
@@ -147,8 +161,8 @@ class SearchSpace:
         return params
 
     def unpriced(self, params: Mapping[str, Value]) -> Params:
-        """Return those of the parameters that are `UNPRICED`."""
-        return {name: params[name] for name in UNPRICED if name in params}
+        """Return those of the parameters that are `UNPRICED`, and the resolution, by which all prices go."""
+        return {name: params[name] for name in (*UNPRICED, RESOLUTION) if name in params}
 
     def kept_widths(self, group: str) -> Mapping[Value, int]:
         """Return share removed -> channels kept, as the group's prune variable offers them; empty if it has none."""
@@ -214,6 +228,16 @@ class SearchSpace:
             if ranks:
                 variables.append(Choice(f"rank/{layer.name}", (None, *ranks)))
         return variables
+
+
+def resolution_of(params: Mapping[str, Value]) -> float:
+    """Return the share of the images' height and width that the parameters name."""
+    return float(params.get(RESOLUTION) or 1.0)
+
+
+def share_of_pixels(params: Mapping[str, Value]) -> float:
+    """Return the share of the pixels that a model reads, with which nearly all of its cost goes."""
+    return resolution_of(params) ** 2
 
 
 def _distillation_variables(options: SpaceOptions) -> list[Variable]:

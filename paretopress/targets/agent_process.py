@@ -56,7 +56,7 @@ def agent_archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
         archive.writestr("paretopress/__init__.py", "")  # the package's own imports torch
-        values = (package / "errors.py", *(package / "core" / f"{name}.py" for name in ("__init__", "arrays", "outcome")))
+        values = (package / "errors.py", *(package / "core" / f"{name}.py" for name in ("__init__", "arrays", "outcome", "resampling")))
         for file in (*values, *sorted((package / "runtimes").glob("*.py")), *sorted((package / "targets").glob("*.py"))):
             archive.write(file, Path("paretopress", file.relative_to(package)))
     return buffer.getvalue()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from paretopress.core.arrays import Feed
 from paretopress.core.outcome import Latency
+from paretopress.core.resampling import fitted_feed
 from paretopress.errors import ConfigError, LatencyError
 from paretopress.runtimes.onnx_runtime import ONNX_RUNTIME
 from paretopress.runtimes.runtime import OpenFile, Runtime, SessionSettings
@@ -52,7 +53,8 @@ def pinned(cores: tuple[int, ...]) -> Iterator[None]:
 
 
 def _runner(runtime: Runtime, path: Path, settings: SessionSettings, feed: Feed) -> Run:
-    opened, inputs = runtime.open(path, settings), dict(feed)
+    opened = runtime.open(path, settings)
+    inputs = fitted_feed(feed, opened.inputs)
     return lambda: opened.run(inputs)
 
 
@@ -154,7 +156,8 @@ class LocalTarget:
 
     def run(self, path: Path, feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs of one run of a file, in the order of its outputs. Raises LatencyError: the file or the feed fails."""
-        return self.runtime.open(path, self.settings).run(feed)
+        opened = self.runtime.open(path, self.settings)
+        return opened.run(fitted_feed(feed, opened.inputs))
 
     @contextmanager
     def opened(self, path: Path, *, beside_others: bool = False) -> Iterator[OpenFile]:

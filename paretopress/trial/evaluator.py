@@ -20,6 +20,7 @@ from paretopress.compress.recover.recipe import DENSE
 from paretopress.compress.recover.student_cache import StudentCache, fits
 from paretopress.compress.sensitivity.branch_ranking import judged_items
 from paretopress.compress.sensitivity.channel_importance import Ranking, rank_channels
+from paretopress.compress.resolution import without_resize
 from paretopress.core.model_inputs import Inputs
 from paretopress.core.outcome import Latency, Outcome, Rung, decimals_for
 from paretopress.core.plan import INT8_BITS, Criterion, Plan
@@ -239,7 +240,7 @@ class PlanEvaluator:
         widths = plan.widths()
         with watch.stage("macs"):
             if widths not in self._macs:
-                self._macs[widths] = count_macs(compressed.module, self.pipeline.example)
+                self._macs[widths] = count_macs(*without_resize(compressed.module, self.pipeline.example))
         self._in_hand = _CurrentCandidate(number, rung, compressed, self._macs[widths], as_compressed=not goes_on)
         return self._in_hand
 

@@ -16,15 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from paretopress.compress.resolution import without_resize
 from paretopress.core.arrays import Batch
-from paretopress.core.model_inputs import arrays, feeds, split
+from paretopress.core.model_inputs import Inputs, arrays, feeds, split, tensors
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
+from paretopress.core.resampling import fitted_feed
 from paretopress.errors import RunError
 from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy, onnx_scorer
 from paretopress.evaluators.macs import Macs, count_macs
 from paretopress.evaluators.registry import further_figures
-from paretopress.evaluators.size import file_facts
+from paretopress.evaluators.size import file_facts, input_shapes
 from paretopress.intake.datasets.batches import Batches, forget
 from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.onnx_module import timed_feed
@@ -218,27 +220,29 @@ class Pipeline:
         One that is `only_timed` must be what the plan makes of the original, without any training. It is calibrated on a few items, not
         compared with the module, and exported once for all plans that differ in their bits.
         """
+        bare, example = without_resize(module, self.example)
         with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
             bits = self.bits_by_layer(module, plan)
             stored_otherwise = bool(bits) or self.formats.float16
             exported = Path(temporary, "float.onnx") if stored_otherwise else path
             with watch.stage("export"):
                 if only_timed:
-                    self._export_to_time(module, plan.widths(), exported)
+                    self._export_to_time(bare, example, plan.widths(), exported)
                 else:
-                    export_onnx(module, self.example, exported, self._names, self._outputs)
+                    export_onnx(bare, example, exported, self._names, self._outputs)
             if stored_otherwise:
                 with watch.stage("quantise"):
                     few = [{name: part[:_TIMED_ITEMS] for name, part in self._calibration[0].items()}]
-                    items = few if only_timed else self._calibration
+                    shapes = list(zip(self._names, (part.shape for part in tensors(example)), strict=True))
+                    items = [fitted_feed(feed, shapes) for feed in (few if only_timed else self._calibration)]
                     quantise_onnx(exported, path, bits, items, reduce_range=self.reduce_range, formats=self.formats)
 
-    def _export_to_time(self, module: nn.Module, widths: Plan, path: Path) -> None:
+    def _export_to_time(self, module: nn.Module, example: Inputs, widths: Plan, path: Path) -> None:
         known = self._exports.get(widths)
         if known is not None:
             write_bytes(path, known)
             return
-        export_onnx(module, self.example, path, self._names, self._outputs, checked=False)
+        export_onnx(module, example, path, self._names, self._outputs, checked=False)
         self._exports.put(widths, path.read_bytes())
 
     def fingerprint(self) -> dict[str, Any]:
@@ -299,7 +303,8 @@ class Pipeline:
         with watch.stage("accuracy"):
             score, error = self._val_score(path)
         with watch.stage("evaluators"):
-            figures = further_figures(self._evaluators, path, self.feed)
+            feed = fitted_feed(self.feed, input_shapes(path)) if self._evaluators else self.feed
+            figures = further_figures(self._evaluators, path, feed)
         return replace(_outcome(path, stored, rung, score, macs, latency, watch), val_error=error, figures=figures)
 
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: StageTimer) -> Outcome:

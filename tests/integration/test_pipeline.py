@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from safetensors.torch import load_file, save
@@ -23,10 +24,11 @@ from paretopress.compress.recover.recipe import Recipe
 from paretopress.compress.recover.student_cache import StudentCache
 from paretopress.core.outcome import Budget, Latency, Rung
 from paretopress.core.plan import Criterion, Plan
+from paretopress.core.resampling import resized
 from paretopress.errors import OutOfTimeError, RunError
 from paretopress.evaluators import accuracy
 from paretopress.evaluators.accuracy import onnx_scorer
-from paretopress.evaluators.size import file_facts
+from paretopress.evaluators.size import file_facts, input_shapes
 from paretopress.intake.datasets import batches
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import take_in
@@ -436,3 +438,18 @@ def test_evaluate_shares_no_student_that_the_time_cut_off(tiny: nn.Module, folde
         evaluate(Plan(), Rung.SHORT, 0)
     evaluate(Plan(bits={"stem": 8}), Rung.SHORT, 1)
     assert evaluate.recovery.steps == 4  # type: ignore[attr-defined]  # both were trained
+
+
+def test_evaluate_scores_and_keeps_a_file_that_takes_smaller_images(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    plan = Plan(kept={"block2.conv1": 8}, bits={"stem": 8, "fc": 8}, resolution=0.75)
+    costs, outcome = evaluate(plan, Rung.COSTS, 1), evaluate(plan, Rung.SHORT, 1)
+    whole = evaluate(replace(plan, resolution=1.0), Rung.COSTS, 2)
+    path = folder.root / outcome.onnx_path
+    assert input_shapes(path) == [("input", (None, 3, 6, 6))]
+    assert costs.macs == outcome.macs < 0.7 * whole.macs
+    images = evaluate.pipeline.data.val.tensors[0]  # type: ignore[attr-defined]
+    session = ort.InferenceSession(path)
+    logits = session.run(None, {"input": resized(images.numpy(), 6, 6)})[0]
+    right = (logits.argmax(1) == evaluate.pipeline.data.val.tensors[1].numpy()).mean()  # type: ignore[attr-defined]
+    assert outcome.val_accuracy == pytest.approx(100.0 * right)

@@ -23,6 +23,7 @@ from paretopress.compress.recover.memory_format import placed
 from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule
 from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.compress.recover.sparsity import held, sparsity_masks
+from paretopress.compress.resolution import resized_like, resolution_of
 from paretopress.core.model_inputs import Inputs, joined, like, taken, tensors, values_of_an_item
 from paretopress.errors import RecoveryError
 from paretopress.system.batch_loading import Item
@@ -103,7 +104,7 @@ class Recovery:
         self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
         taught = OutputsAndFeatures(self._teacher, recipe.features)
         self._batches = DistillationBatches(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
-        self._reconstructions: dict[int, Reconstruction] = {}
+        self._reconstructions: dict[tuple[int, float], Reconstruction] = {}
 
     def at(self, learning_rate: float) -> Recovery:
         """Return this recovery at another learning rate; both share the teacher, the batches and what was computed of them."""
@@ -153,11 +154,13 @@ class Recovery:
         if self.recipe.calibration_batches == 0:
             return
         with self._around_step():
-            if seed not in self._reconstructions:
+            key = seed, resolution_of(compressed.module)
+            if key not in self._reconstructions:
                 if not isinstance(self._teacher, fx.GraphModule):
                     raise RecoveryError(f"reconstruction needs a traced teacher, but got {type(self._teacher).__name__}")
-                self._reconstructions[seed] = Reconstruction(copy.deepcopy(self._teacher).cpu(), self._calibration_inputs(seed), seed)
-            self._reconstructions[seed].apply(compressed)
+                teacher = resized_like(self._teacher, compressed.module).cpu()  # maps of one size can be compared
+                self._reconstructions[key] = Reconstruction(teacher, self._calibration_inputs(seed), seed)
+            self._reconstructions[key].apply(compressed)
 
     def _calibration_inputs(self, seed: int) -> Inputs:
         """Return up to 512 items, fewer where they are large."""

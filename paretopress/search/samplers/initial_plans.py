@@ -8,19 +8,20 @@ from dataclasses import replace
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
 from paretopress.search.samplers.predictor import Predictor
-from paretopress.spaces.space import SearchSpace
+from paretopress.spaces.space import RESOLUTION, SearchSpace
 
 _WIDE_CHANNELS = 32
 # shares of the limit that plans are solved for before the first trial: a prediction may err on either side
 _LADDER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
+_LOWER_LADDER = (0.85, 0.6)
 
 
 def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     """Return distinct plans, most promising first under a tight budget.
 
     They are: branches removed one after another, least important first, in int8 and in int8 of the wide layers alone; uniform
-    int8; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches removed and the rest at 50 %; and
-    the unchanged model. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
+    int8; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches removed and the rest at 50 %; int8 at each
+    lower resolution; and the unchanged model. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
 
     Args:
         removal_order: groups that lead a residual branch, least important first.
@@ -37,6 +38,7 @@ def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan
     for count in (1, 2):
         if len(order) >= count:
             plans.append(Plan(kept=space.uniform_kept(0.5) | dict.fromkeys(order[:count], 0), bits=int8))
+    plans += [Plan(bits=int8, resolution=share) for share in space.options.resolution[1:]]
     unchanged = space.plan(space.defaults())
     temperature, alpha, importance = unchanged.temperature, unchanged.alpha, space.options.importance[0]
     whole = [replace(plan, temperature=temperature, alpha=alpha, importance=importance) for plan in plans]
@@ -50,9 +52,14 @@ def with_solved(seeds: Sequence[Plan], solved: Sequence[Plan]) -> list[Plan]:
 
 
 def ladder_plans(space: SearchSpace, predictor: Predictor, limit_ms: float) -> list[Plan]:
-    """Return the plans of least predicted damage for a ladder of latency budgets below the limit, the highest budget first."""
+    """Return the plans of least predicted damage for a ladder of latency budgets below the limit, the highest budget first.
+
+    They are those at the full resolution, then one or two at each lower one.
+    """
     programme = predictor.programme([], 100.0)
     solved = [predictor.params(programme, share * limit_ms) for share in _LADDER]
+    for resolution in space.options.resolution[1:]:
+        solved += [predictor.params(programme, share * limit_ms, {RESOLUTION: resolution}) for share in _LOWER_LADDER]
     return list(dict.fromkeys(space.plan(params) for params in solved if params is not None))
 
 

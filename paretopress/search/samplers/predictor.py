@@ -15,7 +15,7 @@ from paretopress.core.model_graph import Layer, LayerKind
 from paretopress.core.plan import FLOAT_BITS
 from paretopress.search.samplers.integer_programme import Cost, IntegerProgramme
 from paretopress.search.samplers.tables import CostTables
-from paretopress.spaces.space import REMOVED, UNPRICED, Params, SearchSpace
+from paretopress.spaces.space import REMOVED, RESOLUTION, UNPRICED, Params, SearchSpace, share_of_pixels
 from paretopress.spaces.variables import Choice, Value
 
 # how many trials a prior counts for, and the least a refitted factor may be
@@ -50,7 +50,8 @@ class PriorKnowledge:
 class Predictor:
     """Linear models with a factor per layer's cost and per parameter's damage; predictions start from the cost tables (all factors 1).
 
-    Latency: the sum over layers of the tables' milliseconds, scaled by the share of the multiply-adds that is left.
+    Latency: the sum over layers of the tables' milliseconds, scaled by the share of the multiply-adds that is left. The programme knows no
+    resolution: at another one its milliseconds are multiplied by the share of the pixels.
     Damage: the sum over parameters of the tables' damages; refitted to trials it is a drop below the baseline, in the metric's unit.
     `tables_alone` is the programme before any trial.
     """
@@ -67,7 +68,7 @@ class Predictor:
         """Return the programme whose factors are refitted to the trials; with none, `tables_alone`."""
         if not trials:
             return self.tables_alone
-        latencies = np.array([trial.latency_ms for trial in trials])
+        latencies = np.array([trial.latency_ms / share_of_pixels(trial.params) for trial in trials])
         shares = np.array([self._layer_ms(trial.params) for trial in trials]) / latencies[:, None]
         factors = shrunk_fit(shares, np.ones(len(trials)), np.ones(shares.shape[1]))
         costs = [
@@ -80,10 +81,17 @@ class Predictor:
         """Return the parameters of least predicted damage whose predicted latency is within the limit, or None if there are none.
 
         Args:
-            unpriced: what the others are to be; left out, as in the unchanged model.
+            unpriced: what the others are to be, the resolution among them; left out, as in the unchanged model.
         """
-        chosen = programme.solve(limit_ms)
-        return None if chosen is None else self._space.defaults() | chosen | dict(unpriced)
+        chosen = programme.solve(limit_ms / share_of_pixels(unpriced))
+        unchanged = self._space.defaults()
+        return None if chosen is None else unchanged | chosen | self._space.unpriced(unchanged) | dict(unpriced)
+
+    def at_each_resolution(self, programme: IntegerProgramme, limit_ms: float) -> list[Params]:
+        """Return what `params` does at each resolution of the space at which it finds any."""
+        offered = self._space.options.resolution
+        found = [self.params(programme, limit_ms, {RESOLUTION: share} if len(offered) > 1 else {}) for share in offered]
+        return [params for params in found if params is not None]
 
     def _refitted_damages(self, trials: Sequence[MeasuredTrial], baseline_accuracy: float) -> dict[str, dict[Value, float]]:
         trained = [(trial.params, trial.accuracy) for trial in trials if trial.accuracy is not None]
