@@ -375,7 +375,9 @@ def main() -> None:
                 print(rows[-1], flush=True)
                 write_result("faults", headlines(rows), rows)
         if "kills" in args.only:
-            rows += kills(Path(temporary, "kills"), args.kills, lambda made: write_result("faults", headlines([*rows, *made]), [*rows, *made]))
+            rows += kills(
+                Path(temporary, "kills"), args.kills, lambda made: write_result("faults", headlines([*rows, *made]), [*rows, *made])
+            )
     write_result("faults", headlines(rows), rows)
 
 

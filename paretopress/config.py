@@ -38,12 +38,21 @@ class BudgetSection(_Section):
     size_bytes: int | None = None
 
 
+class OutputSection(_Section):
+    """One of several outputs that are judged: its name or its place among the outputs from 0 on, its metric, and its weight."""
+
+    output: str | int
+    name: str = TOP_1
+    weight: float = Field(1.0, gt=0.0)
+
+
 class MetricSection(_Section):
     """How outputs are scored: by a metric's name, see `tasks.choose.TASKS`, or by a function of the user's, FILE.py:FUNCTION.
 
     A function takes (outputs, targets) of all items as arrays; `learnt_as` is the task whose loss students learn by, `unit` what the
     score is measured in. The bound on the drop is in that unit. `decoder` reads the boxes of a detector's raw outputs, see
-    `core.box_decoding.DECODERS`; it may be FILE.py:FUNCTION too.
+    `core.box_decoding.DECODERS`; it may be FILE.py:FUNCTION too. With `outputs` each of those has a label of its own, and the score is
+    their weighted mean.
     """
 
     name: str = TOP_1
@@ -51,9 +60,12 @@ class MetricSection(_Section):
     learnt_as: str = "classification"
     unit: str = "%"
     lower_is_better: bool = False
+    outputs: tuple[OutputSection, ...] = ()
 
     def metric(self) -> Metric:
         """Return what the score is called and measured in."""
+        if self.outputs:
+            return Metric("mean of " + " and ".join(part.name for part in self.outputs))
         name = self.name.rpartition(":")[2]
         return Metric(name, UNITS.get(self.name.lower(), self.unit), not self.lower_is_better)
 

@@ -7,7 +7,7 @@ Source: the filter is that of Pillow's resize, and of torch's interpolate(mode="
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Mapping, Sequence, Tuple  # noqa: UP035  # read by Python 3.9 too
+from typing import Any, Dict, Mapping, Sequence, Tuple  # noqa: UP035  # read by Python 3.9 too
 
 import numpy as np
 
@@ -43,8 +43,9 @@ def fitted(array: Array, shape: Sequence[object]) -> Array:
     """Return an array as a file's input of such a shape takes it: images are scaled where it has another, fixed height or width."""
     if array.ndim != IMAGE_AXES or len(shape) != IMAGE_AXES or array.dtype.kind != "f":
         return array
-    height, width = (wanted if isinstance(wanted, int) and wanted > 0 else had for wanted, had in zip(shape[2:], array.shape[2:]))
-    return array if (height, width) == array.shape[2:] else resized(array, height, width)
+    had = array.shape[2:]
+    height, width = (side if isinstance(side, int) and side > 0 else had[axis] for axis, side in enumerate(shape[2:]))
+    return array if (height, width) == had else resized(array, height, width)
 
 
 def fitted_feed(feed: Mapping[str, Array], inputs: Sequence[Tuple[str, Sequence[object]]]) -> Dict[str, Array]:  # noqa: UP006

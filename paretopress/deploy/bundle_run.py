@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import importlib
+import importlib.util
 import io
 import json
 import platform
@@ -52,7 +52,16 @@ LOOSE_DIFFERENCE = 0.05
 # What decides which kernels the runtime picks: x86 flags, then Arm features.
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
 # What a bundle may hold at most: it comes from elsewhere, and is read before anything of it is believed. 2 GiB is protobuf's own limit.
-MOST_BYTES = {MANIFEST: 2**24, "README.md": 2**24, "run.py": 2**20, BOXES: 2**20, PHOTO: 2**20, RESIZE: 2**20, MODEL: 2**31, SELFCHECK: 2**32}
+MOST_BYTES = {
+    MANIFEST: 2**24,
+    "README.md": 2**24,
+    "run.py": 2**20,
+    BOXES: 2**20,
+    PHOTO: 2**20,
+    RESIZE: 2**20,
+    MODEL: 2**31,
+    SELFCHECK: 2**32,
+}
 MOST_SAMPLES, MOST_NAMES, LONGEST_NAME, MOST_THREADS = 65_536, 256, 1_024, 1_024
 # The session options that a manifest may set, with their values; others have onnxruntime write files, or read some from elsewhere.
 SWITCH = range(2)
@@ -187,7 +196,9 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     demand(set(names) <= {*FILES, *DETECTOR_FILES, RESIZE} and all(isinstance(facts, dict) for facts in names.values()), "files", names)
     demand(isinstance(manifest.get("independent_labels", False), bool), "independent_labels", manifest.get("independent_labels"))
     scaled = manifest.get("resized_from", {})
-    sides = [side for size in scaled.values() for side in (size if isinstance(size, list) else [size])] if isinstance(scaled, dict) else [""]
+    sides = (
+        [side for size in scaled.values() for side in (size if isinstance(size, list) else [size])] if isinstance(scaled, dict) else [""]
+    )
     demand(all(is_count(side, 2**16) for side in sides), "resized_from", scaled)
     detection = manifest.get("detection")
     if detection:
@@ -396,16 +407,34 @@ def scaled_inputs(inputs: Array | Mapping[str, Array], bundle: Bundle) -> Array 
     """Return inputs whose images of the data's size are scaled to the model's; raises BrokenBundleError: resize.py was altered."""
     sizes, specs = bundle.manifest.get("resized_from", {}), bundle.manifest["inputs"]
     feed = {specs[0]["name"]: inputs} if isinstance(inputs, np.ndarray) else dict(inputs)
-    shapes = {spec["name"]: spec["shape"] for spec in specs if list(feed.get(spec["name"], np.zeros(0)).shape[2:]) == sizes.get(spec["name"])}
+    shapes = {
+        spec["name"]: spec["shape"] for spec in specs if list(feed.get(spec["name"], np.zeros(0)).shape[2:]) == sizes.get(spec["name"])
+    }
     if not shapes:
         return feed
-    check_files(bundle.folder, bundle.manifest, (RESIZE,))
-    sys.path.insert(0, str(bundle.folder))
-    try:
-        resize = importlib.import_module(Path(RESIZE).stem)
-    finally:
-        sys.path.remove(str(bundle.folder))
+    (resize,) = shipped_modules(bundle, (RESIZE,))
     return {name: resize.fitted(array, shapes[name]) if name in shapes else array for name, array in feed.items()}
+
+
+def shipped_modules(bundle: Bundle, names: Sequence[str]) -> list[Any]:
+    """Return files of the bundle as modules; raises BrokenBundleError: one was altered. Nothing is written beside them."""
+    check_files(bundle.folder, bundle.manifest, names)
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return [module_of(bundle.folder / name) for name in names]
+    finally:
+        sys.dont_write_bytecode = writes_none
+
+
+def module_of(path: Path) -> Any:
+    """Return a file as a module, whatever other modules are called."""
+    spec = importlib.util.spec_from_file_location(f"bundle_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def fixed_batch(session: ort.InferenceSession) -> int | None:
@@ -590,17 +619,13 @@ def describe_objects(bundle: Bundle, path: Path, draw: Path | None) -> list[str]
     """
     if not bundle.manifest.get("detection"):
         raise WrongInputError(f"a photo is for the bundle of a detector, but got {path}; others take arrays, a .npy or .npz file.")
-    check_files(bundle.folder, bundle.manifest, DETECTOR_FILES)
-    sys.path.insert(0, str(bundle.folder))
+    boxes, photo = shipped_modules(bundle, DETECTOR_FILES)
     try:
-        boxes, photo = (importlib.import_module(Path(name).stem) for name in DETECTOR_FILES)
         found = photo.find_objects(boxes, bundle.manifest, lambda x: predict(x, bundle), path)
         if draw is not None:
             photo.draw_objects(path, found, draw)
     except (OSError, ValueError) as error:
         raise WrongInputError(f"{path} must be a photo, but got {one_line(error)}.") from error
-    finally:
-        sys.path.remove(str(bundle.folder))
     lines: list[str] = photo.described(found)
     return lines
 

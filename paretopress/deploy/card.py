@@ -59,7 +59,9 @@ _PREDICTS = {
     4: "`--predict` prints the share of the pixels in which each named class scores highest.",
 }
 
-_SCALED = "\n\n`predict` scales images of {size} pixels, the height and width of the data, to what `{name}` takes; such images are taken too."
+_SCALED = (
+    "\n\n`predict` scales images of {size} pixels, the height and width of the data, to what `{name}` takes; such images are taken too."
+)
 _LABELS = "`--predict` prints the labels that are more probable than not: an item may have several, or none."
 _NO_PREDICTION = "`--predict` is for models that put out a score for each class."
 

@@ -15,13 +15,15 @@ from paretopress.compress.recover.features import check_layers
 from paretopress.compress.recover.finetune import device_name
 from paretopress.compress.recover.student_cache import StudentCache, StudentStore
 from paretopress.config import RunConfig
+from paretopress.core.model_outputs import named_tensors
 from paretopress.core.outcome import Latency
-from paretopress.errors import ConfigError
+from paretopress.errors import ConfigError, DataError, ParetopressError, typed_line, users_line
 from paretopress.intake.checks import check_data, check_model, names_of_outputs
 from paretopress.intake.comparison_items import comparison_items
 from paretopress.intake.conversion import faithful_conversion
 from paretopress.intake.datasets.data import Data, argument_names, as_data, data_identity, item_shapes, stack
 from paretopress.intake.datasets.data_spec import load_data
+from paretopress.intake.datasets.several_labels import AskedOutput, with_several_labels
 from paretopress.intake.faithful import evaluated_copy
 from paretopress.intake.labels import fit_labels
 from paretopress.intake.model_identity import model_parts
@@ -29,6 +31,7 @@ from paretopress.intake.model_spec import demand_file, load_model, onnx_file
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.plain_model import plain_model
 from paretopress.intake.trace import Intake, take_in
+from paretopress.intake.tracing import called
 from paretopress.lower.quantise import Formats
 from paretopress.run.compatibility import FORMAT, versions
 from paretopress.run.setup import recovery_for, scoring_threads
@@ -102,6 +105,8 @@ def load_and_trace(config: RunConfig, model: nn.Module | None = None, data: obje
     model = plain.module
     if converted is not None:
         model = _faithful(converted, model, split, config.seed)
+    if config.metric.outputs:
+        split = _with_several_labels(split, model, config)
     split, about_labels = fit_labels(split, model)
     names = argument_names(split.train)
     _check(split, model, names)
@@ -127,6 +132,18 @@ def _faithful(path: Path, model: nn.Module, data: Data, seed: int) -> nn.Module:
     except Exception:  # `check_data` tells what is wrong with the data, and at which item
         return model
     return model if isinstance(model, OnnxGraph) else faithful_conversion(model, path, names, items)
+
+
+def _with_several_labels(data: Data, model: nn.Module, config: RunConfig) -> Data:
+    """Return data with a label for each of the outputs that a configuration names; raises ConfigError, DataError."""
+    asked = [AskedOutput(part.output, task_by(part.name), part.weight) for part in config.metric.outputs]
+    try:
+        names, evaluated = argument_names(data.train), evaluated_copy(model)
+        return with_several_labels(data, asked, lambda x: named_tensors(called(evaluated, names, x)))
+    except ParetopressError:
+        raise
+    except Exception as error:  # of the user's data set or forward
+        raise DataError(f"the model must take the data, but it raised {typed_line(error)}{users_line(error)}") from error
 
 
 def _check(data: Data, model: nn.Module, names: Sequence[str] | None) -> None:

@@ -18,9 +18,9 @@ from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.qat import fake_quantised
 from paretopress.compress.recover.recipe import DENSE
 from paretopress.compress.recover.student_cache import StudentCache, fits
+from paretopress.compress.resolution import without_resize
 from paretopress.compress.sensitivity.branch_ranking import judged_items
 from paretopress.compress.sensitivity.channel_importance import Ranking, rank_channels
-from paretopress.compress.resolution import without_resize
 from paretopress.core.model_inputs import Inputs
 from paretopress.core.outcome import Latency, Outcome, Rung, decimals_for
 from paretopress.core.plan import INT8_BITS, Criterion, Plan

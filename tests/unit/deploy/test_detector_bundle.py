@@ -80,6 +80,7 @@ def test_detector_bundle_finds_and_draws_in_a_photo(bundle: Path, tmp_path: Path
     with Image.open(tmp_path / "out.png") as drawn:
         assert drawn.size == (64, 32)
         assert drawn.getpixel((16, 20)) != (0, 0, 0)
+    verify_bundle(bundle)  # nothing was written beside its files
 
 
 def test_detector_bundle_verifies_with_the_files_that_it_needs(bundle: Path) -> None:
