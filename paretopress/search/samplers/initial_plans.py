@@ -19,16 +19,16 @@ _LOWER_LADDER = (0.85, 0.6)
 def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     """Return distinct plans, most promising first under a tight budget.
 
-    They are: branches removed one after another, least important first, in int8 and in int8 of the wide layers alone; uniform int8; uniform
-    ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches removed and the rest at 50 %; int8 at each lower resolution;
-    and the unchanged model. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
+    They are: the unchanged model; uniform int8, also at each lower resolution; branches removed one after another, least important first, in
+    int8 and in int8 of the wide layers alone; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches removed
+    and the rest at 50 %. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
 
     Args:
         removal_order: groups that lead a residual branch, least important first.
     """
     int8, wide = int8_bits(space, 1), int8_bits(space, _WIDE_CHANNELS)
     order = [group for group in removal_order if space.can_remove(group)]
-    plans = [Plan(), Plan(bits=int8)]
+    plans = [Plan(), Plan(bits=int8), *(Plan(bits=int8, resolution=share) for share in space.options.resolution[1:])]
     for count in range(1, len(order) + 1):
         removed = dict.fromkeys(order[:count], 0)
         plans += [Plan(kept=removed, bits=int8), Plan(kept=removed, bits=wide)]
@@ -38,7 +38,6 @@ def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan
     for count in (1, 2):
         if len(order) >= count:
             plans.append(Plan(kept=space.uniform_kept(0.5) | dict.fromkeys(order[:count], 0), bits=int8))
-    plans += [Plan(bits=int8, resolution=share) for share in space.options.resolution[1:]]
     unchanged = space.plan(space.defaults())
     temperature, alpha, importance = unchanged.temperature, unchanged.alpha, space.options.importance[0]
     whole = [replace(plan, temperature=temperature, alpha=alpha, importance=importance) for plan in plans]
