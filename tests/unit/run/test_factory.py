@@ -7,15 +7,16 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from paretopress.config import RunConfig, parse_config
-from paretopress.errors import DataError, ModelError
+from paretopress.errors import ConfigError, DataError, ModelError
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.onnx_module import onnx_graph_in
 from paretopress.lower.export import export_onnx
 from paretopress.run.factory import load_and_trace
 from paretopress.tasks.binary import YesOrNo
+from paretopress.tasks.several import SeveralOutputs
 
 
 def config(**sections: object) -> RunConfig:
@@ -119,3 +120,51 @@ def test_load_and_trace_frees_a_file_of_its_batch(tmp_path: Path, batch: int) ->
     intake, _ = load_and_trace(config(model=str(path)), None, (images(), images(16), images(8)))
     assert onnx_graph_in(intake.module) is None
     assert intake.module(torch.randn(7, 1, 6, 6)).shape == (7, 3)
+
+
+class TwoHeads(Net):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        return {"kind": self.fc(x), "size": x[:, :1]}
+
+
+class TwoLabels(Dataset[tuple[Tensor, object]]):
+    def __init__(self, *labels: str) -> None:
+        self.names, self.inner = labels, images()
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, object]:
+        x, label = self.inner[index]
+        return x, {"kind": int(label), "size": float(x.mean())} if not self.names else {name: 1 for name in self.names}
+
+
+JUDGED = {"outputs": [{"output": "kind", "weight": 2.0}, {"output": "size", "name": "R2"}]}
+
+
+def test_load_and_trace_judges_several_outputs_when_they_are_named() -> None:
+    data = TwoLabels()
+    intake, split = load_and_trace(config(metric=JUDGED), TwoHeads(), (data, data, data))
+    assert isinstance(split.task, SeveralOutputs)
+    assert [(part.output, part.weight) for part in split.task.parts] == [(0, 2.0), (1, 1.0)]
+    assert split.task.metric == config(metric=JUDGED).metric.metric()
+    assert [spec.name for spec in intake.graph.outputs] == ["kind", "size"]
+
+
+def test_load_and_trace_says_which_label_is_missing() -> None:
+    data = TwoLabels("kind")
+    with pytest.raises(DataError, match="a label for each of the outputs kind, size"):
+        load_and_trace(config(metric=JUDGED), TwoHeads(), (data, data, data))
+
+
+def test_load_and_trace_refuses_features_beside_resolutions() -> None:
+    sections = {"recovery": {"features": ["fc"]}, "space": {"resolution": [1.0, 0.5]}}
+    with pytest.raises(ConfigError, match="at one resolution"):
+        load_and_trace(config(**sections), Net(), (images(), images(16), images(8)))
+
+
+@pytest.mark.parametrize("resolution", [[0.5], [1.0, 0.5, 0.75], [1.0, 1.0], [1.0, 0.1], []], ids=str)
+def test_config_refuses_resolutions_that_do_not_fall_from_one(resolution: list[float]) -> None:
+    with pytest.raises(ConfigError, match="resolution"):
+        config(space={"resolution": resolution})
