@@ -19,9 +19,9 @@ _LOWER_LADDER = (0.85, 0.6)
 def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
     """Return distinct plans, most promising first under a tight budget.
 
-    They are: the unchanged model; uniform int8, also at each lower resolution; branches removed one after another, least important first, in
-    int8 and in int8 of the wide layers alone; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches removed
-    and the rest at 50 %. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
+    They are: the unchanged model; uniform int8, also at each lower resolution; branches removed one after another, least important first,
+    in int8 and in int8 of the wide layers alone; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches
+    removed and the rest at 50 %. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
 
     Args:
         removal_order: groups that lead a residual branch, least important first.

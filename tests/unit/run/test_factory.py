@@ -137,7 +137,7 @@ class TwoLabels(Dataset[tuple[Tensor, object]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, object]:
         x, label = self.inner[index]
-        return x, {"kind": int(label), "size": float(x.mean())} if not self.names else {name: 1 for name in self.names}
+        return x, {"kind": int(label), "size": float(x.mean())} if not self.names else dict.fromkeys(self.names, 1)
 
 
 JUDGED = {"outputs": [{"output": "kind", "weight": 2.0}, {"output": "size", "name": "R2"}]}
