@@ -170,6 +170,11 @@ def test_a_workers_trial_goes_to_another_when_it_leaves_or_dies(workplace: Path,
         worker.send_signal(how)
         worker.communicate(timeout=30.0)
         assert worker.returncode == (0 if how == signal.SIGTERM else -signal.SIGKILL)
+        # the next worker would take the trial that was given back, and a second loss ends it
+        while any(t.state.name == "WAITING" and "retry_of" in t.user_attrs for t in trials_of(workplace)):
+            assert search.poll() is None, "the search ended before it took the trial"
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
     told = search.communicate(timeout=300)[0]
     assert search.returncode == 0, told
     trials = trials_of(workplace)
