@@ -22,7 +22,7 @@ class Resize(nn.Module):
         super().__init__()
         self.share = share
         for name, size in (("rows", height), ("columns", width)):
-            self.register_buffer(name, torch.from_numpy(weights(size, scaled_side(size, share))), persistent=False)
+            self.register_buffer(name, torch.tensor(weights(size, scaled_side(size, share))), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled images."""

@@ -6,6 +6,7 @@ Source: the filter is that of Pillow's resize, and of torch's interpolate(mode="
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Dict, Mapping, Sequence, Tuple  # noqa: UP035  # read by Python 3.9 too
 
@@ -15,8 +16,9 @@ Array = np.ndarray[Any, Any]
 IMAGE_AXES = 4
 
 
+@functools.lru_cache(maxsize=32)
 def weights(size: int, wanted: int) -> Array:
-    """Return the matrix (wanted, size) float32 that scales an axis; each row is a triangle that sums to 1."""
+    """Return the matrix (wanted, size) float32 that scales an axis, made once, never to be changed; each row is a triangle of sum 1."""
     step = size / wanted
     reach = max(step, 1.0)
     matrix = np.zeros((wanted, size), np.float64)

@@ -196,14 +196,11 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     demand(set(names) <= {*FILES, *DETECTOR_FILES, RESIZE} and all(isinstance(facts, dict) for facts in names.values()), "files", names)
     demand(isinstance(manifest.get("independent_labels", False), bool), "independent_labels", manifest.get("independent_labels"))
     scaled = manifest.get("resized_from", {})
-    sides = (
-        [side for size in scaled.values() for side in (size if isinstance(size, list) else [size])] if isinstance(scaled, dict) else [""]
-    )
-    demand(all(is_count(side, 2**16) for side in sides), "resized_from", scaled)
+    demand(isinstance(scaled, dict) and all(map(is_image_size, scaled.values())), "resized_from", scaled)
     detection = manifest.get("detection")
     if detection:
-        sizes = detection.get("size") if isinstance(detection, dict) else None
-        demand(isinstance(sizes, list) and len(sizes) == 2 and all(is_count(size, 2**16) for size in sizes), "detection.size", sizes)
+        size = detection.get("size") if isinstance(detection, dict) else None
+        demand(is_image_size(size), "detection.size", size)
         demand(is_text(detection.get("decoder")), "detection.decoder", detection.get("decoder"))
     for kind in ("inputs", "outputs"):
         specs = manifest[kind]
@@ -240,6 +237,11 @@ def is_text(value: object) -> bool:
 def is_count(value: object, most: int) -> bool:
     """Return whether a value is a whole number from 1 to `most`."""
     return type(value) is int and 1 <= value <= most
+
+
+def is_image_size(value: object) -> bool:
+    """Return whether a value is [rows, columns] of an image."""
+    return isinstance(value, list) and len(value) == 2 and all(is_count(side, 2**16) for side in value)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -417,23 +419,25 @@ def scaled_inputs(inputs: Array | Mapping[str, Array], bundle: Bundle) -> Array 
 
 
 def shipped_modules(bundle: Bundle, names: Sequence[str]) -> list[Any]:
-    """Return files of the bundle as modules; raises BrokenBundleError: one was altered. Nothing is written beside them."""
-    check_files(bundle.folder, bundle.manifest, names)
-    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        return [module_of(bundle.folder / name) for name in names]
-    finally:
-        sys.dont_write_bytecode = writes_none
+    """Return files of the bundle as modules; raises BrokenBundleError: one was altered."""
+    recorded = bundle.manifest["files"]
+    return [module_of(bundle.folder, name, recorded.get(name, {}).get("sha256")) for name in names]
 
 
-def module_of(path: Path) -> Any:
-    """Return a file as a module, whatever other modules are called."""
-    spec = importlib.util.spec_from_file_location(f"bundle_{path.stem}", path)
+@functools.lru_cache(maxsize=8)
+def module_of(folder: Path, name: str, sha256: str) -> Any:
+    """Return a file as a module, whatever other modules are called; checked and read once, and nothing is written beside it."""
+    check_files(folder, {"files": {name: {"sha256": sha256}}}, (name,))
+    spec = importlib.util.spec_from_file_location(f"bundle_{Path(name).stem}", folder / name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes_none
     return module
 
 

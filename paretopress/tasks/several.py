@@ -102,24 +102,25 @@ class SeveralOutputs:
     def loss(self, student: Outputs, teacher: Outputs, targets: Tensor, *, temperature: float, alpha: float) -> Tensor:
         """Return the weighted mean of the losses of all labelled outputs, and the squared error of the others."""
         terms = [
-            part.weight * part.task.loss(own, (teacher[part.output],), label, temperature=temperature, alpha=alpha)
+            part.task.loss(own, (teacher[part.output],), label, temperature=temperature, alpha=alpha)
             for part, own, label in self._apart(student, targets)
         ]
-        return torch.stack(terms).sum() / self._weight + held_to_the_teacher(self._others(student), self._others(teacher))
+        return self._mean(terms) + held_to_the_teacher(self._others(student), self._others(teacher))
 
     def divergence(self, found: Outputs, wanted: Outputs) -> Tensor:
         """Return the weighted mean of the divergences of all labelled outputs, and the squared error of the others."""
-        terms = [part.weight * part.task.divergence((found[part.output],), (wanted[part.output],)) for part in self.parts]
-        return torch.stack(terms).sum() / self._weight + held_to_the_teacher(self._others(found), self._others(wanted))
+        terms = [part.task.divergence((found[part.output],), (wanted[part.output],)) for part in self.parts]
+        return self._mean(terms) + held_to_the_teacher(self._others(found), self._others(wanted))
 
     def sampled_nll(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Return the weighted mean of what the labelled outputs' tasks return."""
-        terms = [part.weight * part.task.sampled_nll((outputs[part.output],), generator) for part in self.parts]
-        return torch.stack(terms).sum() / self._weight
+        terms = [part.task.sampled_nll((outputs[part.output],), generator) for part in self.parts]
+        return self._mean(terms)
 
-    @property
-    def _weight(self) -> float:
-        return sum(part.weight for part in self.parts)
+    def _mean(self, terms: Sequence[Tensor]) -> Tensor:
+        """Return the weighted mean of a term for each labelled output."""
+        weights = [part.weight for part in self.parts]
+        return torch.stack([weight * term for weight, term in zip(weights, terms, strict=True)]).sum() / sum(weights)
 
     def _apart(self, outputs: Outputs, targets: Tensor) -> Iterator[tuple[Labelled, Outputs, Tensor]]:
         labels = labels_apart(self.parts, targets)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +12,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from bundle_alone import run_alone
 
 from paretopress.deploy import bundle_run
 from paretopress.deploy.bundle import BundleFacts
 
 Array = np.ndarray[Any, Any]
-
-
-def run_alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the bundle's run.py with -I: no PYTHON* variables, no user site, and not from this checkout."""
-    command = [sys.executable, "-I", str(folder / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, timeout=300, check=False)
 
 
 def test_run_check_prints_one_line_when_intact(bundle: Path, sha256: Callable[[Path], str]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bundle_alone import run_alone
 
 from paretopress.core.resampling import resized
 from paretopress.deploy import bundle_run
@@ -19,11 +18,6 @@ from paretopress.deploy.verify import verify_bundle
 from paretopress.errors import BundleError, DataError
 
 Array = np.ndarray[Any, Any]
-
-
-def run_alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(folder / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, timeout=300, check=False)
 
 
 @pytest.fixture

@@ -5,37 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from three_layers import GRAPH, TABLES
 
-from paretopress.core.model_graph import BitGroup, ChannelGroup, Layer, LayerKind, ModelGraph, TensorSpec
 from paretopress.core.plan import Plan
 from paretopress.errors import ConfigError
 from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans
 from paretopress.search.samplers.predictor import MeasuredTrial, Predictor
-from paretopress.search.samplers.tables import CostTables
 from paretopress.spaces.space import RESOLUTION, SearchSpace, SpaceOptions, share_of_pixels
 
-NAMES = ("stem", "conv1", "conv2")
-GRAPH = ModelGraph(
-    (TensorSpec("input", (3, 8, 8)),),
-    (TensorSpec("output", (10,)),),
-    tuple(Layer(name, LayerKind.CONV, 32, 32, (3, 3), (1, 1), 1, 600_000, 9_216, (32, 8, 8)) for name in NAMES),
-    (ChannelGroup("conv1", 32, ("conv1",), ("conv2",)),),
-    (),
-    tuple(BitGroup(name, (name,), (32, 8)) for name in NAMES),
-    (),
-)
-SPACE = SearchSpace(GRAPH, SpaceOptions(channel_step=16, resolution=(1.0, 0.75, 0.5)))
-TABLES = CostTables(
-    layer_ms={name: {32: 4.0, 8: 1.0} for name in NAMES},
-    rest_ms={32: 0.5, 8: 0.5},
-    floor_ms=0.2,
-    damages={
-        "prune/conv1": {0.5: 0.05},
-        RESOLUTION: {0.75: 0.001, 0.5: 0.3},
-        **{f"bits/{name}": {8: 0.01} for name in NAMES},
-        **{f"rank/{name}": {16: 0.04} for name in NAMES},
-    },
-)
+SPACE = SearchSpace(replace(GRAPH, branches=()), SpaceOptions(channel_step=16, resolution=(1.0, 0.75, 0.5)))
+PRICED = replace(TABLES, damages={**TABLES.damages, "prune/conv1": {0.5: 0.05}, RESOLUTION: {0.75: 0.001, 0.5: 0.3}})
 
 
 def test_params_and_plan_are_one_another_s_inverse_at_a_resolution() -> None:
@@ -47,7 +26,7 @@ def test_params_and_plan_are_one_another_s_inverse_at_a_resolution() -> None:
 
 
 def test_solved_plans_cost_what_their_resolution_does() -> None:
-    predictor = Predictor(SPACE, TABLES)
+    predictor = Predictor(SPACE, PRICED)
     solved = predictor.at_each_resolution(predictor.tables_alone, 1.8)
     prices = {params[RESOLUTION]: predictor.tables_alone.cost(params) * share_of_pixels(params) for params in solved}
     assert prices.keys() == {0.75, 0.5}  # int8 and pruned it takes 2.7 ms at full resolution
@@ -56,7 +35,7 @@ def test_solved_plans_cost_what_their_resolution_does() -> None:
 
 
 def test_programme_learns_the_same_from_trials_at_any_resolution() -> None:
-    predictor = Predictor(SPACE, TABLES)
+    predictor = Predictor(SPACE, PRICED)
     full = SPACE.defaults()
     lower = full | {RESOLUTION: 0.5}
     slow = [MeasuredTrial(params, 2.0 * 12.5 * share_of_pixels(params), None) for params in (full, lower)]
@@ -68,12 +47,12 @@ def test_programme_learns_the_same_from_trials_at_any_resolution() -> None:
 def test_initial_and_ladder_plans_try_each_resolution() -> None:
     found = initial_plans(SPACE, ())
     assert {plan.resolution for plan in found} == {1.0, 0.75, 0.5}
-    ladder = ladder_plans(SPACE, Predictor(SPACE, TABLES), 6.0)
+    ladder = ladder_plans(SPACE, Predictor(SPACE, PRICED), 6.0)
     assert {plan.resolution for plan in ladder} == {1.0, 0.75, 0.5}
 
 
 def test_space_without_resolutions_refuses_a_plan_that_has_one() -> None:
-    plain = SearchSpace(GRAPH, replace(SPACE.options, resolution=(1.0,)))
+    plain = SearchSpace(SPACE.graph, replace(SPACE.options, resolution=(1.0,)))
     assert RESOLUTION not in plain.defaults()
     with pytest.raises(ConfigError, match=r"the resolution must be one of the space, but got 0\.75"):
         plain.params(Plan(resolution=0.75))
