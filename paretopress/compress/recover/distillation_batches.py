@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from paretopress.compress.recover.memory_format import channels_last
-from paretopress.core.model_inputs import Inputs, like, outputs_of, tensors
+from paretopress.core.model_inputs import Inputs, channels_last, like, outputs_of, tensors
 from paretopress.errors import RecoveryError, typed_line, users_line
 from paretopress.system.batch_loading import Item, collate, load_items
 from paretopress.system.seeding import seeded

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-
-def channels_last(x: Tensor) -> Tensor:
-    """Return images or weights of four axes in channels-last order; another tensor as it is."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+from paretopress.core.model_inputs import channels_last
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:

@@ -103,6 +103,22 @@ def data_identity(data: Data, seed: int) -> dict[str, str]:
     return {**data_parts(splits, {name: labels_of(split) for name, split in splits.items()}, seed), "classes and preprocessing": described}
 
 
+class WrappedSplit(Dataset[Sample]):
+    """A split made of the items of another, one by one; a subclass says what of a batch of them, in `__getitems__`."""
+
+    items: Split
+
+    def __len__(self) -> int:
+        return split_size(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Return the items at `indices`."""
+        raise NotImplementedError
+
+
 def split_size(split: Split, name: str = "split") -> int:
     """Return the number of items. Raises: DataError: the split is not sized or not indexable."""
     if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from paretopress.errors import ConfigError, DataError
-from paretopress.intake.datasets.data import Data, Sample, Split, split_size
+from paretopress.intake.datasets.data import Data, Sample, Split, WrappedSplit, split_size
 from paretopress.system.batch_loading import Item, collate, load_items
 from paretopress.tasks.base import Task
 from paretopress.tasks.label_forms import task_for_labels
@@ -30,17 +29,11 @@ class AskedOutput:
     weight: float
 
 
-class LabelsTogether(Dataset[Sample]):
+class LabelsTogether(WrappedSplit):
     """A split whose labels, one for each of the outputs `names`, lie in one row of numbers an item."""
 
     def __init__(self, items: Split, names: Sequence[str | int]) -> None:
         self.items, self.names = items, tuple(names)
-
-    def __len__(self) -> int:
-        return split_size(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the items at `indices`."""

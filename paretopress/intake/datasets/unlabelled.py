@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from paretopress.core.model_inputs import Inputs
-from paretopress.intake.datasets.data import Data, Sample, Split, split_size
+from paretopress.intake.datasets.data import Data, Sample, Split, WrappedSplit
 from paretopress.system.batch_loading import collate, load_items
 from paretopress.tasks.base import Task
 
@@ -19,21 +18,15 @@ from paretopress.tasks.base import Task
 FirstOutput = Callable[[Inputs], Tensor]
 
 
-class WithTargets(Dataset[Sample]):
+class WithTargets(WrappedSplit):
     """The inputs of a split, each with a target: what `target_of` makes of a batch of them, or 0 where that is None."""
 
     def __init__(self, inputs: Split, target_of: FirstOutput | None) -> None:
-        self.inputs, self.target_of = inputs, target_of
-
-    def __len__(self) -> int:
-        return split_size(self.inputs)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.__getitems__([index])[0]
+        self.items, self.target_of = inputs, target_of
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the items at `indices`; the model runs once for all of them."""
-        items = [(input_of(item), 0) for item in load_items(self.inputs, indices)]
+        items = [(input_of(item), 0) for item in load_items(self.items, indices)]
         if self.target_of is None:
             return items
         batch, _ = collate(items)

@@ -11,6 +11,7 @@ from paretopress.search.samplers.predictor import Predictor
 from paretopress.spaces.space import RESOLUTION, SearchSpace
 
 _WIDE_CHANNELS = 32
+_BRANCHES_BESIDE_PRUNING = (0.25, 0.5, 0.75)
 # shares of the limit that plans are solved for before the first trial: a prediction may err on either side
 _LADDER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
 _LOWER_LADDER = (0.85, 0.6)
@@ -21,7 +22,8 @@ def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan
 
     They are: the unchanged model; uniform int8, also at each lower resolution; branches removed one after another, least important first,
     in int8 and in int8 of the wide layers alone; uniform ratios of 25, 50 and 75 % in int8 and float; int8 with one and two branches
-    removed and the rest at 50 %. Where the space leaves a knob out they do without it; branches that it cannot remove are passed over.
+    removed and the rest at 50 %, and with a quarter, half and three quarters of the branches removed and the rest at 25 %. Where the space
+    leaves a knob out they do without it; branches that it cannot remove are passed over.
 
     Args:
         removal_order: groups that lead a residual branch, least important first.
@@ -35,9 +37,9 @@ def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan
     for ratio in (0.25, 0.5, 0.75):
         kept = space.uniform_kept(ratio)
         plans += [Plan(kept=kept, bits=int8), Plan(kept=kept)]
-    for count in (1, 2):
-        if len(order) >= count:
-            plans.append(Plan(kept=space.uniform_kept(0.5) | dict.fromkeys(order[:count], 0), bits=int8))
+    for count, ratio in [*((count, 0.5) for count in (1, 2)), *((round(share * len(order)), 0.25) for share in _BRANCHES_BESIDE_PRUNING)]:
+        if 0 < count <= len(order):
+            plans.append(Plan(kept=space.uniform_kept(ratio) | dict.fromkeys(order[:count], 0), bits=int8))
     unchanged = space.plan(space.defaults())
     temperature, alpha, importance = unchanged.temperature, unchanged.alpha, space.options.importance[0]
     whole = [replace(plan, temperature=temperature, alpha=alpha, importance=importance) for plan in plans]

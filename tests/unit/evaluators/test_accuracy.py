@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
-from torch import nn
+from torch import Tensor, nn
 
 from paretopress.core.arrays import Batch
 from paretopress.errors import DataError, RunError, TargetLostError
@@ -130,3 +131,26 @@ def test_module_accuracy_agrees_with_the_file_of_the_same_function(tmp_path: Pat
 def test_module_accuracy_raises_when_there_is_no_image() -> None:
     with pytest.raises(DataError, match="at least one image"):
         module_accuracy(nn.Flatten(), [])
+
+
+class Places(nn.Module):
+    """Scores two classes by one value, and puts out what is the same for every item."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = x.flatten(1)[:, :2]
+        return scores, torch.arange(6.0).reshape(3, 2), torch.tensor(1.0)
+
+
+def test_module_accuracy_runs_many_items_in_pieces() -> None:
+    seen: list[int] = []
+    module = Places()
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    images = np.zeros((70, 3, 4, 4), np.float32)
+    images[::2, 0, 0, 1] = 1.0
+    labels = (np.arange(70) % 2 == 0).astype(np.int64)
+    assert module_accuracy(module, [(images, labels)]) == 100.0
+    assert seen == [32, 32, 6]
+    large = np.zeros((20, 3, 256, 256), np.float32)
+    seen.clear()
+    module_accuracy(module, [(large, np.zeros(20, np.int64))])
+    assert seen == [8, 8, 4]

@@ -86,10 +86,20 @@ def test_initial_plans_do_without_removals_when_branches_are_frozen() -> None:
 
 
 def test_initial_plans_are_projected_when_bits_are_frozen() -> None:
-    # one and two branches removed, three uniform ratios, half the channels with one and two branches removed, and the unchanged model
+    # one and two branches removed, three uniform ratios, half and three quarters of the channels with one and two branches removed, and the
+    # unchanged model
     plans = initial_plans(space_without(Knob.BITS), ORDER)
-    assert len(plans) == 8
+    assert len(plans) == 10
     assert Plan(kept={"b.conv1": 0}) in plans
+
+
+def test_initial_plans_remove_some_branches_beside_light_pruning() -> None:
+    space = space_without()
+    light, int8 = space.uniform_kept(0.25), initial_plans(space, ORDER)[1].bits
+    plans = initial_plans(space, ORDER)
+    for removed in (ORDER[:1], ORDER):
+        wanted = space.plan(space.params(Plan(kept=light | dict.fromkeys(removed, 0), bits=int8)))
+        assert (wanted.kept, wanted.bits) in [(plan.kept, plan.bits) for plan in plans]
 
 
 def test_initial_plans_keep_removals_in_int8_when_pruning_is_frozen() -> None:
