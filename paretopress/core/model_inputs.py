@@ -7,12 +7,15 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paretopress.core.model_graph import TensorSpec
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 _Array = TypeVar("_Array", Tensor, np.ndarray)
+# a module is run in pieces of about so many input values, but of so many items: 512 photos of 128 x 128 through an EfficientNet-lite0 took
+# 8.2 s in one piece and 1.5 s so, 512 of 32 x 32 through a MobileNetV2 2.5 and 0.4 s (two threads of an AMD EPYC)
+_PIECE_VALUES, _PIECE_ITEMS = 400_000, (8, 32)
 
 
 def tensors(x: Inputs) -> tuple[Tensor, ...]:
@@ -49,6 +52,25 @@ def joined(batches: Sequence[Inputs]) -> Inputs:
 def channels_last(x: Tensor) -> Tensor:
     """Return images or weights of four axes in channels-last order, in which torch is fastest on CPUs; another tensor as it is."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def outputs_in_pieces(module: nn.Module, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the outputs of a module in eval mode for inputs (N, ...), run in pieces whose activations stay in the caches; no gradients.
+
+    An output that has no axis of items is the same for every piece.
+    """
+    step = max(_PIECE_ITEMS[0], min(_PIECE_VALUES // max(sum(part[0].numel() for part in parts), 1), _PIECE_ITEMS[1]))
+    with torch.inference_mode():
+        split = zip(*(torch.split(channels_last(part), step) for part in parts), strict=True)
+        found = [outputs_of(module(*piece)) for piece in split]
+    return tuple(_whole(outputs, min(step, len(parts[0]))) for outputs in zip(*found, strict=True))
+
+
+def _whole(outputs: Sequence[Tensor], items: int) -> Tensor:
+    """Return the pieces of an output in one; the first piece has so many items."""
+    first = outputs[0]
+    constant = first.ndim == 0 or (len(first) != items and all(torch.equal(first, other) for other in outputs[1:]))
+    return first if constant else torch.cat(tuple(outputs))
 
 
 def values_of_an_item(x: Inputs) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from paretopress.core.arrays import Arrays, Batch, Feed
-from paretopress.core.model_inputs import channels_last, outputs_of, pieces
+from paretopress.core.model_inputs import outputs_in_pieces, pieces
 from paretopress.core.resampling import fitted
 from paretopress.errors import DataError, RunError, TargetLostError, first_line
 from paretopress.runtimes.onnx_runtime import open_session
@@ -29,9 +29,6 @@ from paretopress.tasks.classification import Classification
 Scored = Batch | tuple[npt.NDArray[Any], npt.NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 _TOP_1 = Classification()
-# torch runs the items in pieces of about so many input values, but of so many items: its activations then stay in the caches. 512 photos of
-# 128 x 128 through an EfficientNet-lite0 took 8.2 s in one piece and 1.5 s so, 512 of 32 x 32 through a MobileNetV2 2.5 and 0.4 s
-_PIECE_VALUES, _PIECE_ITEMS = 400_000, (8, 32)
 
 
 def onnx_accuracy(path: Path, batches: Iterable[Scored], *, threads: int, target: Target | None = None, task: Task = _TOP_1) -> float:
@@ -88,13 +85,7 @@ def module_accuracy(module: nn.Module, batches: Iterable[Scored], task: Task = _
     """
 
     def run(inputs: Arrays) -> Arrays:
-        step = max(_PIECE_ITEMS[0], min(_PIECE_VALUES // max(sum(part[0].size for part in inputs), 1), _PIECE_ITEMS[1]))
-        with torch.inference_mode():
-            split = zip(*(torch.split(channels_last(torch.from_numpy(part)), step) for part in inputs), strict=True)
-            found = [outputs_of(module(*parts)) for parts in split]
-        # an output that has no axis of items is the same for every piece
-        whole = (torch.cat(parts) if parts[0].ndim and sum(map(len, parts)) == len(inputs[0]) else parts[0] for parts in zip(*found, strict=True))
-        return tuple(part.numpy() for part in whole)
+        return tuple(part.numpy() for part in outputs_in_pieces(module, [torch.from_numpy(part) for part in inputs]))
 
     return _scored(batches, task, run, type(module).__name__).score()
 

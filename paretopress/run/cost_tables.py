@@ -13,7 +13,7 @@ import torch
 from paretopress.compress.apply import compress_module
 from paretopress.compress.sensitivity.fisher import Asked, Damages, fisher_damages
 from paretopress.core.model_graph import LayerKind
-from paretopress.core.model_inputs import Inputs, outputs_of, size_of, tensors
+from paretopress.core.model_inputs import Inputs, outputs_in_pieces, size_of, tensors
 from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.runtimes.runtime import SessionSettings
@@ -142,7 +142,7 @@ def _resolution_damages(pipeline: Pipeline, shares: Sequence[float], items: Inpu
     """Return resolution -> the task's divergence of the untrained model there from its outputs at full resolution."""
     base, graph = pipeline.intake.module, pipeline.intake.graph
     with torch.inference_mode():
-        wanted = outputs_of(base(*tensors(items)))
+        wanted = outputs_in_pieces(base, tensors(items))
         lower = {share: compress_module(base, graph, Plan(resolution=share)).module for share in shares}
-        found = {share: outputs_of(module(*tensors(items))) for share, module in lower.items()}
+        found = {share: outputs_in_pieces(module, tensors(items)) for share, module in lower.items()}
         return {share: float(pipeline.data.task.divergence(outputs, wanted)) for share, outputs in found.items()}

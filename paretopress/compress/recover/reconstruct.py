@@ -13,7 +13,7 @@ from paretopress.compress.prune.branches import is_add
 from paretopress.compress.recover.least_squares import Start, fit_near, onto_rank
 from paretopress.compress.recover.linear_view import LinearView, linear_view
 from paretopress.compress.recover.patch_sampling import PatchSampling
-from paretopress.core.model_inputs import Inputs, size_of, tensors
+from paretopress.core.model_inputs import Inputs, channels_last, size_of, tensors
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
 _ROWS = 8192
@@ -57,7 +57,7 @@ class Reconstruction:
         Args:
             original: in eval mode, on the CPU. inputs: a batch of training items.
         """
-        self._inputs = tensors(inputs)
+        self._inputs = tuple(map(channels_last, tensors(inputs)))
         self._positions = PatchSampling(size_of(inputs), _ROWS, seed)
         ends = {node.name: False for node in original.graph.nodes if _norm_of(original, node) is not None}
         ends |= {node.name: unit.channels_last for unit in _units(original) for node in (unit.end, unit.add) if node is not None}
