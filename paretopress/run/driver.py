@@ -61,8 +61,8 @@ def search_run(
     state, bounds = run.state, run.bounds
     reporter.message(
         f"baseline {bounds.metric.shown(state.baseline.val_accuracy)} at {bounds.baseline_ms:.3f} ms; budget {bounds.limit_ms:.3f} ms; "
-        f"learning rate {state.learning_rate:g}, {state.effort.short_steps} steps a trial, {state.effort.long_steps} more for one that "
-        f"goes on, {state.effort.final_steps} a finalist"
+        f"learning rate {state.learning_rate:g}, {state.effort.short_steps or 'no'} steps a trial, {state.effort.long_steps} more for one "
+        f"that goes on, {state.effort.final_steps} a finalist"
     )
     known = _known(run)
     with _searching(run, known, reporter, callbacks) as search:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from paretopress.compress.apply import Compressed, compress_module
 from paretopress.compress.recover.finetune import Recovery, learning_rate_test, usual_optimizer
@@ -15,6 +16,7 @@ from paretopress.compress.recover.recipe import RATES
 from paretopress.compress.sensitivity.branch_ranking import judged_items, rank_branches
 from paretopress.config import RunConfig
 from paretopress.core.model_graph import ModelGraph
+from paretopress.core.model_inputs import Inputs, outputs_in_pieces, tensors
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import stack
 from paretopress.run.cost_tables import measure_tables
@@ -29,9 +31,12 @@ from paretopress.trial.pipeline import Pipeline
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 # the shares of the set-up's time that is left which its parts may take
 _STEPS_SHARE, _RATE_SHARE, _RANKING_SHARE = 0.25, 0.5, 0.5
+# the steps after which a mildly pruned student is looked at for a gain over re-solved layers alone, and what is said where there was none
+_TRIED_STEPS, _NO_GAIN_STEPS = (5, 10, 20), 40
 # fewer threads are taken where their steps are so much quicker
 _CLEARLY_QUICKER = 0.85
 _GREEDY_UP_TO = 10
+_TEMPERATURE, _ALPHA = 4.0, 0.9
 
 
 def has_training(config: RunConfig, graph: ModelGraph) -> bool:
@@ -43,7 +48,7 @@ def has_training(config: RunConfig, graph: ModelGraph) -> bool:
 class SetupFindings:
     """Findings of the set-up that depend neither on the budget nor on the time given, and can be cached.
 
-    `baseline_ms` is what the baseline took when the tables were measured.
+    `baseline_ms` is what the baseline took when the tables were measured; `least_steps` how many steps training takes to gain anything.
     """
 
     learning_rate: float
@@ -53,6 +58,7 @@ class SetupFindings:
     tables: CostTables
     baseline_ms: float
     quickest_threads: int = 0
+    least_steps: int = _TRIED_STEPS[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -85,13 +91,14 @@ class SetupFinder:
         """Return the findings; training uses the number of threads whose steps are quickest now."""
         intake, config, recovery = self.pipeline.intake, self.config, self._recovery()
         step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
-        quickest = 0
+        quickest, least_steps = 0, _TRIED_STEPS[0]
+        items, _ = stack(self.pipeline.data.train, judged_items(intake.graph), config.seed)
         if has_training(config, intake.graph):
             with self.watch.stage("recover"):
                 quickest = self._choose_threads(recovery)
                 step_s = self._typical_step_s(recovery)
                 rate, losses = self._learning_rate(recovery, step_s)
-        items, _ = stack(self.pipeline.data.train, judged_items(intake.graph), config.seed)
+                least_steps = self._least_steps(recovery.at(rate), items, step_s)
         ranking = rank_branches(
             intake.module,
             intake.graph,
@@ -106,7 +113,7 @@ class SetupFinder:
             self.pipeline, self.space, items, ranking.loss_alone, baseline_ms, self.watch, deadline=self.deadline, on_cut=self.cut.append
         )
         shown = {str(key): value if value < 1e9 else 1e9 for key, value in losses.items()}
-        return SetupFindings(rate, shown, step_s, ranking.order, tables, baseline_ms, quickest)
+        return SetupFindings(rate, shown, step_s, ranking.order, tables, baseline_ms, quickest, least_steps)
 
     def step_s_now(self) -> float:
         """Return the seconds that a step takes now: an earlier run may have found them in an idle hour."""
@@ -151,9 +158,37 @@ class SetupFinder:
         return sum(seconds) / len(seconds)
 
     def _half(self) -> Compressed:
-        """Return the model with half of its channels, though pruning be frozen: a rate is judged by what a student wins back."""
+        return self._pruned(0.5)
+
+    def _pruned(self, ratio: float) -> Compressed:
+        """Return the model without a share of its channels, though pruning be frozen: training is judged by what a student wins back."""
         free = SearchSpace(self.pipeline.intake.graph, replace(self.space.options, frozen=frozenset()))
-        return compress_module(self.pipeline.intake.module, self.pipeline.intake.graph, Plan(kept=free.uniform_kept(0.5)))
+        return compress_module(self.pipeline.intake.module, self.pipeline.intake.graph, Plan(kept=free.uniform_kept(ratio)))
+
+    def _least_steps(self, recovery: Recovery, items: Inputs, step_s: float) -> int:
+        """Return after how few steps a student with three quarters of its channels is nearer to the original than re-solving alone left it.
+
+        The first steps shake what was re-solved: five of them can cost more than they gain. Where there is no time to look, few are taken
+        to do.
+        """
+        base, task, until = self.pipeline.intake.module, self.pipeline.data.task, self.deadline.share(_STEPS_SHARE)
+        pruned = self._pruned(0.25)
+        recovery.reconstruct(pruned, seed=0)
+        wanted = outputs_in_pieces(base, tensors(items))
+
+        def off(module: nn.Module) -> float:
+            with torch.inference_mode():
+                return float(task.divergence(outputs_in_pieces(module, tensors(items)), wanted))
+
+        before = off(pruned.module.eval())
+        for steps in _TRIED_STEPS:
+            if until.finite and until.left_s < steps * step_s:
+                return _TRIED_STEPS[0]
+            student = copy.deepcopy(pruned.module)
+            recovery.run(student, temperature=_TEMPERATURE, alpha=_ALPHA, steps=steps, seed=0)
+            if off(student) < before:
+                return steps
+        return _NO_GAIN_STEPS
 
     def _learning_rate(self, recovery: Recovery, step_s: float) -> tuple[float, dict[float, float]]:
         if self.config.recovery.learning_rate is not None:

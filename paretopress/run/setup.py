@@ -45,8 +45,9 @@ _SETUP, _FOUND = "setup", "found.json"
 # the set-up may take a share of the time of a run, but not more than so many seconds
 _SETUP_SHARE, _SETUP_MOST_S = 0.25, 1_200.0
 # plans that a search has time to train shortly, and for longer; the shares of its training time that these take
-_SHORT_AIMED_AT, _LONG_AIMED_AT = 120, 30
+_SHORT_AIMED_AT, _LONG_AIMED_AT, _FEWEST_LONG = 120, 30, 8
 _SHORT_SHARE = 0.4
+_LEAST_STEPS = 5
 _STEPS_WITHOUT_TIME = {"short": 25, "long": 100, "final": 400}
 # a trial is not training alone: the share of its time that is, and of a finalist's, on a small network
 _TRAINING_SHARE, _FINAL_TRAINING_SHARE = 0.7, 0.9
@@ -151,7 +152,7 @@ def _state(finder: SetupFinder, found: SetupFindings, baseline: Outcome, environ
         learning_rate=found.learning_rate,
         rate_losses=found.rate_losses,
         seconds_per_step=found.seconds_per_step,
-        effort=_effort(config, intake, found.seconds_per_step, spent_s, epoch),
+        effort=_effort(config, intake, found, spent_s, epoch),
         removal_order=found.removal_order,
         environment=_with_batch(environment, len(next(iter(pipeline.feed.values())))),
         classes=data.classes,
@@ -187,27 +188,35 @@ def _share_s(limits: Limits) -> float:
     return math.inf if limits.seconds is None else min(_SETUP_SHARE * limits.seconds, _SETUP_MOST_S)
 
 
-def _effort(config: RunConfig, intake: Intake, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
+def _effort(config: RunConfig, intake: Intake, found: SetupFindings, spent_s: float, steps_per_epoch: int) -> Effort:
     if intake.graph.only_bits:  # a file has nothing that could be trained
         return Effort(0, 0, 0, scoring_threads())
-    return plan_effort(config.recovery, config.limits(), step_s, spent_s, steps_per_epoch)
+    return plan_effort(config.recovery, config.limits(), found.seconds_per_step, spent_s, steps_per_epoch, found.least_steps)
 
 
-def plan_effort(section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int) -> Effort:
+def plan_effort(
+    section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int, least_steps: int = _LEAST_STEPS
+) -> Effort:
     """Return the steps of each rung: as configured, else what the time allows for 120 short and 30 longer recoveries and the finalists.
 
-    They are fixed at the start, so that the same seed trains every plan alike.
+    They are fixed at the start, so that the same seed trains every plan alike. Where a short recovery would have fewer than
+    `least_steps`, which gain nothing over re-solved layers, there is no training at its rung, and the longer ones get the time.
     """
     planned = dict(_STEPS_WITHOUT_TIME)
     if limits.seconds is not None and step_s > 0.0:
         left = max(limits.seconds - spent_s, 1.0)
         training_s = left * (1.0 - limits.finalist_share) * _TRAINING_SHARE
         trials = limits.trials or _SHORT_AIMED_AT
-        planned["short"] = round(training_s * _SHORT_SHARE / min(trials, _SHORT_AIMED_AT) / step_s)
-        planned["long"] = round(training_s * (1.0 - _SHORT_SHARE) / min(trials, _LONG_AIMED_AT) / step_s)
+        planned["short"] = max(round(training_s * _SHORT_SHARE / min(trials, _SHORT_AIMED_AT) / step_s), _LEAST_STEPS)
+        untrained = section.short_steps is None and planned["short"] < least_steps
+        long_share, aimed_at = (1.0 if untrained else 1.0 - _SHORT_SHARE), min(trials, _LONG_AIMED_AT)
+        planned["long"] = round(training_s * long_share / aimed_at / step_s)
+        if untrained:
+            # fewer that tell something, rather than many that do not
+            planned |= {"short": 0, "long": max(planned["long"], min(least_steps, round(training_s / _FEWEST_LONG / step_s)))}
         planned["final"] = round(left * limits.finalist_share * _FINAL_TRAINING_SHARE / max(limits.finalists, 1) / step_s)
     epoch = max(steps_per_epoch, 1)
-    short = section.short_steps if section.short_steps is not None else min(max(planned["short"], 5), 2 * epoch)
+    short = section.short_steps if section.short_steps is not None else min(planned["short"], 2 * epoch)
     by_default = 0 if section.short_steps is not None else min(max(planned["long"], short), 8 * epoch)
     long = section.long_steps if section.long_steps is not None else by_default
     final = section.final_steps if section.final_steps is not None else min(max(planned["final"], long, short), 40 * epoch)

@@ -88,6 +88,7 @@ class PlanEvaluator:
         self._macs: dict[Plan, Macs] = {}  # they do not depend on the bits
         self._rankings: dict[Criterion, Ranking] = {Criterion.L2: {}}  # what pruning goes by unless told otherwise
         self._judged: Inputs | None = None
+        self._excess: float | None = None
 
     def __call__(self, plan: Plan, rung: Rung, number: int) -> Outcome:
         """Return the measured candidate of a plan at a rung.
@@ -133,7 +134,10 @@ class PlanEvaluator:
         self.left_s = left_s
 
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
-        """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved."""
+        """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved.
+
+        The score is that of the first validation items, less what the original scores there above its score of all.
+        """
         watch = StageTimer()
         held = self._candidate(plan, Rung.COSTS, number, watch)
         self.pipeline.lower(held.module, plan, path, watch, only_timed=True)
@@ -141,8 +145,17 @@ class PlanEvaluator:
         rejected = self._over_budget(latency, path)
         if not rejected:
             self._reconstruct(held, watch)
+        excess = self._early_excess(watch)
         outcome = self.pipeline.untrained(held.module, path, held.macs, latency, watch)
-        return replace(outcome, notes=held.compressed.notes, rejected=rejected)
+        return replace(outcome, val_accuracy=outcome.val_accuracy - excess, notes=held.compressed.notes, rejected=rejected)
+
+    def _early_excess(self, watch: StageTimer) -> float:
+        """Return by how much the original's score on the first validation items is above that on all of them; asked for once."""
+        if self._excess is None:
+            with watch.stage("accuracy"):
+                excess = self.pipeline.early_accuracy(self.pipeline.intake.module) - self.bounds.baseline_accuracy
+            self._excess = excess if math.isfinite(excess) else 0.0
+        return self._excess
 
     def _recovered(self, plan: Plan, rung: Rung, number: int, work: Path, stored: str) -> Outcome:
         watch, path = StageTimer(), work / MODEL_FILE

@@ -185,6 +185,10 @@ class Pipeline:
         """Return the score of a candidate on the validation split before it was quantised."""
         return module_accuracy(module, self._val, self.data.task)
 
+    def early_accuracy(self, module: nn.Module) -> float:
+        """Return the score of a module on the first validation items."""
+        return module_accuracy(module, self._early, self.data.task)
+
     def _test_accuracy(self, path: Path) -> float:
         """Return the accuracy of a file on the test split; one whose bytes were scored already is not scored again."""
         key = _sha256(path)
@@ -310,7 +314,7 @@ class Pipeline:
     def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: StageTimer) -> Outcome:
         """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept."""
         with watch.stage("accuracy"):
-            accuracy = module_accuracy(module, self._early, self.data.task)
+            accuracy = self.early_accuracy(module)
         return _outcome(path, "", Rung.COSTS, accuracy, macs, latency, watch)
 
 

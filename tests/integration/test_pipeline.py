@@ -22,6 +22,7 @@ from paretopress.compress.recover import finetune
 from paretopress.compress.recover.finetune import Recovery
 from paretopress.compress.recover.recipe import Recipe
 from paretopress.compress.recover.student_cache import StudentCache
+from paretopress.config import parse_config
 from paretopress.core.outcome import Budget, Latency, Rung
 from paretopress.core.plan import Criterion, Plan
 from paretopress.core.resampling import resized
@@ -32,10 +33,15 @@ from paretopress.evaluators.size import file_facts, input_shapes
 from paretopress.intake.datasets import batches
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import take_in
+from paretopress.run.findings import SetupFinder
 from paretopress.search.candidates import Bounds
+from paretopress.spaces.space import SearchSpace, SpaceOptions
 from paretopress.system import atomic_files
+from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import RunFolder, create_run_folder
+from paretopress.system.stage_timer import StageTimer
 from paretopress.targets import file_facts as file_facts_module
+from paretopress.tasks.classification import Classification
 from paretopress.tasks.spread import item_scores
 from paretopress.trial import evaluator as evaluator_module
 from paretopress.trial import pipeline
@@ -143,6 +149,64 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert final.macs == short.macs
     assert "reconstruct" not in final.stages_s  # it goes on from weights that were solved for and trained
     assert (folder.root / short.onnx_path).is_file()
+
+
+def test_costs_are_scored_against_the_original_on_the_same_items(
+    tiny: nn.Module, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_EARLY_ITEMS", 8)
+    evaluate = evaluator(tiny, folder, latency_ms=4.0)
+    early = evaluate.pipeline.early_accuracy(evaluate.pipeline.intake.module)
+    assert early != evaluate.bounds.baseline_accuracy
+    assert evaluate(Plan(), Rung.COSTS, 0).val_accuracy == pytest.approx(evaluate.bounds.baseline_accuracy)
+    found = evaluate(Plan(kept={"block1.conv1": 4}), Rung.COSTS, 1).val_accuracy
+    assert evaluate._in_hand is not None
+    assert found == pytest.approx(evaluate.pipeline.early_accuracy(evaluate._in_hand.module) - early + evaluate.bounds.baseline_accuracy)
+
+
+def finder_of(here: Pipeline, deadline: Deadline) -> SetupFinder:
+    return SetupFinder(here, SearchSpace(here.intake.graph, SpaceOptions()), parse_config({}, "the test"), StageTimer(), deadline, print)
+
+
+@dataclass(frozen=True)
+class Scripted(Classification):
+    """A task whose divergences are given."""
+
+    told: tuple[float, ...] = ()
+    asked: list[int] = field(default_factory=list)
+
+    def divergence(self, found: Any, wanted: Any) -> Tensor:
+        self.asked.append(len(self.asked))
+        return torch.tensor(self.told[self.asked[-1]])
+
+
+@pytest.mark.parametrize(
+    ("told", "steps", "trained"),
+    [((0.5, 0.4), 5, [5]), ((0.5, 0.6, 0.5, 0.4), 20, [5, 10, 20]), ((0.5, 0.6, 0.7, 0.8), 40, [5, 10, 20])],
+    ids=["at once", "after twenty", "never"],
+)
+def test_setup_finds_how_many_steps_gain_anything(
+    tiny: nn.Module, folder: RunFolder, told: tuple[float, ...], steps: int, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = evaluator(tiny, folder, latency_ms=4.0).pipeline
+    here.data = replace(here.data, task=Scripted(told=told))
+    ran: list[int] = []
+    monkeypatch.setattr(Recovery, "run", lambda self, student, *, steps, **_: ran.append(steps))
+    recovery = Recovery(here.intake.module, here.data.train, Recipe(batch_size=16))
+    finder = SetupFinder(
+        here, SearchSpace(here.intake.graph, SpaceOptions()), parse_config({}, "the test"), StageTimer(), NO_DEADLINE, print
+    )
+    assert finder._least_steps(recovery, torch.rand(8, 3, 8, 8), 0.01) == steps
+    assert ran == trained
+
+
+def test_setup_takes_few_steps_to_gain_where_there_is_no_time_to_look(tiny: nn.Module, folder: RunFolder) -> None:
+    here = evaluator(tiny, folder, latency_ms=4.0).pipeline
+    recovery = Recovery(here.intake.module, here.data.train, Recipe(batch_size=16))
+    late = SetupFinder(
+        here, SearchSpace(here.intake.graph, SpaceOptions()), parse_config({}, "the test"), StageTimer(), Deadline.after(1.0), print
+    )
+    assert late._least_steps(recovery, torch.rand(8, 3, 8, 8), 60.0) == 5
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another structure"])

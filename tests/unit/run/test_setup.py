@@ -102,6 +102,17 @@ def test_plan_effort_divides_the_time_unless_told(sections: dict[str, Any], expe
     assert (effort.short_steps, effort.long_steps, effort.final_steps) == expected
 
 
+@pytest.mark.parametrize(
+    ("step_s", "least", "expected"),
+    [(0.1, 20, (0, 140)), (0.1, 14, (14, 84)), (1.0, 5, (5, 8)), (1.0, 40, (0, 40)), (2.0, 40, (0, 26))],
+    ids=["few that gain nothing", "enough", "few that gain", "fewer longer ones", "as many as fit"],
+)
+def test_plan_effort_leaves_out_short_recoveries_that_gain_nothing(step_s: float, least: int, expected: tuple[int, int]) -> None:
+    config = parse_config({"time": {"minutes": 20, "finalists": 4}}, "the test")
+    effort = plan_effort(config.recovery, config.limits(), step_s, 200.0, 1_000, least)
+    assert (effort.short_steps, effort.long_steps) == expected
+
+
 def test_plan_effort_trains_no_rung_for_more_than_a_few_epochs() -> None:
     config = parse_config({"time": {"hours": 10}}, "the test")
     effort = plan_effort(config.recovery, config.limits(), 0.1, 0.0, 10)
