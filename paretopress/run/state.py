@@ -111,6 +111,7 @@ class RunState:
             config.metric.metric(),
             self._scale(),
             self.baseline.latency.latency_ci_ms,
+            short_trains=self.effort.short_steps > 0 or self.effort.final_steps == 0,
         )
 
     def _scale(self) -> AccuracyScale | None:

@@ -41,6 +41,7 @@ class Bounds:
 
     `limit_ms` bounds the upper end of the latency interval; `baseline_accuracy` is the score on validation data, in `metric`'s unit.
     `scale` is the noise and range of that metric, None where it was not measured; `baseline_ci_ms` the 95 % interval of `baseline_ms`.
+    `short_trains` is whether candidates are trained at the short rung; else what is allowed there is what is allowed untrained ones.
     """
 
     budget: Budget
@@ -49,6 +50,7 @@ class Bounds:
     metric: Metric = field(default_factory=Metric)
     scale: AccuracyScale | None = None
     baseline_ci_ms: tuple[float, float] | None = None
+    short_trains: bool = True
 
     @property
     def limit_ms(self) -> float:
@@ -114,7 +116,10 @@ class Bounds:
 
     def allowed_drop(self, rung: Rung) -> float:
         """Return the largest drop that a plan may show at a rung; infinite without a bound."""
-        return math.inf if self.budget.max_drop is None else DROP_FACTORS[rung] * self.budget.max_drop
+        if self.budget.max_drop is None:
+            return math.inf
+        untrained = rung is Rung.SHORT and not self.short_trains
+        return DROP_FACTORS[Rung.COSTS if untrained else rung] * self.budget.max_drop
 
     def undecided(self, outcome: Outcome) -> bool:
         """Return whether only the latency is undecided: its interval contains the limit, and every other bound is met."""

@@ -39,6 +39,13 @@ def test_front_leaves_out_a_short_rung_that_only_the_wider_bound_allows() -> Non
     assert best(front([short, final], BOUNDS), BOUNDS, 5_000) is None
 
 
+def test_promising_allows_more_at_a_short_rung_that_trains_nothing() -> None:
+    untrained, trained = candidate(1, 80.0, 2.0), candidate(2, 86.0, 3.0, Rung.LONG)
+    assert promising_front([untrained, trained], BOUNDS) == []
+    assert promising_front([untrained, trained], replace(BOUNDS, short_trains=False)) == [untrained]
+    assert front([untrained, trained], replace(BOUNDS, short_trains=False)) == []
+
+
 def test_front_holds_what_meets_the_own_bounds_at_any_rung() -> None:
     points = [candidate(0, 89.5, 3.0), candidate(1, 89.2, 2.0, Rung.FINAL)]
     assert front(points, BOUNDS) == [points[1], points[0]]
