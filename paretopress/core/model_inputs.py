@@ -54,16 +54,15 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-def outputs_in_pieces(module: nn.Module, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the outputs of a module in eval mode for inputs (N, ...), run in pieces whose activations stay in the caches; no gradients.
+def outputs_in_pieces(module: nn.Module, x: Inputs) -> tuple[Tensor, ...]:
+    """Return the outputs of a module in eval mode for a batch, run in pieces whose activations stay in the caches; no gradients.
 
     An output that has no axis of items is the same for every piece.
     """
-    step = max(_PIECE_ITEMS[0], min(_PIECE_VALUES // max(sum(part[0].numel() for part in parts), 1), _PIECE_ITEMS[1]))
+    step = max(_PIECE_ITEMS[0], min(_PIECE_VALUES // max(values_of_an_item(x), 1), _PIECE_ITEMS[1]))
     with torch.inference_mode():
-        split = zip(*(torch.split(channels_last(part), step) for part in parts), strict=True)
-        found = [outputs_of(module(*piece)) for piece in split]
-    return tuple(_whole(outputs, min(step, len(parts[0]))) for outputs in zip(*found, strict=True))
+        found = [outputs_of(module(*map(channels_last, tensors(piece)))) for piece in split(x, step)]
+    return tuple(_whole(outputs, min(step, size_of(x))) for outputs in zip(*found, strict=True))
 
 
 def _whole(outputs: Sequence[Tensor], items: int) -> Tensor:

@@ -85,7 +85,7 @@ def module_accuracy(module: nn.Module, batches: Iterable[Scored], task: Task = _
     """
 
     def run(inputs: Arrays) -> Arrays:
-        return tuple(part.numpy() for part in outputs_in_pieces(module, [torch.from_numpy(part) for part in inputs]))
+        return tuple(part.numpy() for part in outputs_in_pieces(module, tuple(map(torch.from_numpy, inputs))))
 
     return _scored(batches, task, run, type(module).__name__).score()
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from paretopress.compress.apply import compress_module
+from paretopress.compress.sensitivity.divergence import divergence_from
 from paretopress.compress.sensitivity.fisher import Asked, Damages, fisher_damages
 from paretopress.core.model_graph import LayerKind
-from paretopress.core.model_inputs import Inputs, outputs_in_pieces, size_of, tensors
+from paretopress.core.model_inputs import Inputs, size_of
 from paretopress.core.plan import FLOAT_BITS, Plan
 from paretopress.evaluators.profile import layer_by_module_path, profile_onnx
 from paretopress.runtimes.runtime import SessionSettings
@@ -141,8 +141,5 @@ def _damages(
 def _resolution_damages(pipeline: Pipeline, shares: Sequence[float], items: Inputs) -> dict[Value, float]:
     """Return resolution -> the task's divergence of the untrained model there from its outputs at full resolution."""
     base, graph = pipeline.intake.module, pipeline.intake.graph
-    with torch.inference_mode():
-        wanted = outputs_in_pieces(base, tensors(items))
-        lower = {share: compress_module(base, graph, Plan(resolution=share)).module for share in shares}
-        found = {share: outputs_in_pieces(module, tensors(items)) for share, module in lower.items()}
-        return {share: float(pipeline.data.task.divergence(outputs, wanted)) for share, outputs in found.items()}
+    divergence = divergence_from(base, items, pipeline.data.task)
+    return {share: divergence(compress_module(base, graph, Plan(resolution=share)).module) for share in shares}

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover.finetune import Recovery, learning_rate_test, usual_optimizer
+from paretopress.compress.recover.finetune import TRIED_ALPHA, TRIED_TEMPERATURE, Recovery, learning_rate_test, usual_optimizer
 from paretopress.compress.recover.recipe import RATES
 from paretopress.compress.sensitivity.branch_ranking import judged_items, rank_branches
+from paretopress.compress.sensitivity.divergence import divergence_from
 from paretopress.config import RunConfig
 from paretopress.core.model_graph import ModelGraph
-from paretopress.core.model_inputs import Inputs, outputs_in_pieces, tensors
+from paretopress.core.model_inputs import Inputs
 from paretopress.core.plan import Plan
 from paretopress.intake.datasets.data import stack
 from paretopress.run.cost_tables import measure_tables
@@ -31,12 +31,13 @@ from paretopress.trial.pipeline import Pipeline
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
 # the shares of the set-up's time that is left which its parts may take
 _STEPS_SHARE, _RATE_SHARE, _RANKING_SHARE = 0.25, 0.5, 0.5
+# the fewest steps of a rung that trains
+LEAST_STEPS = 5
 # the steps after which a mildly pruned student is looked at for a gain over re-solved layers alone, and what is said where there was none
-_TRIED_STEPS, _NO_GAIN_STEPS = (5, 10, 20), 40
+_TRIED_STEPS, _NO_GAIN_STEPS = (LEAST_STEPS, 10, 20), 40
 # fewer threads are taken where their steps are so much quicker
 _CLEARLY_QUICKER = 0.85
 _GREEDY_UP_TO = 10
-_TEMPERATURE, _ALPHA = 4.0, 0.9
 
 
 def has_training(config: RunConfig, graph: ModelGraph) -> bool:
@@ -58,7 +59,7 @@ class SetupFindings:
     tables: CostTables
     baseline_ms: float
     quickest_threads: int = 0
-    least_steps: int = _TRIED_STEPS[0]
+    least_steps: int = LEAST_STEPS
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -91,7 +92,7 @@ class SetupFinder:
         """Return the findings; training uses the number of threads whose steps are quickest now."""
         intake, config, recovery = self.pipeline.intake, self.config, self._recovery()
         step_s, rate, losses = 0.0, config.recovery.learning_rate or 0.0, dict[float, float]()
-        quickest, least_steps = 0, _TRIED_STEPS[0]
+        quickest, least_steps = 0, LEAST_STEPS
         items, _ = stack(self.pipeline.data.train, judged_items(intake.graph), config.seed)
         if has_training(config, intake.graph):
             with self.watch.stage("recover"):
@@ -171,22 +172,17 @@ class SetupFinder:
         The first steps shake what was re-solved: five of them can cost more than they gain. Where there is no time to look, few are taken
         to do.
         """
-        base, task, until = self.pipeline.intake.module, self.pipeline.data.task, self.deadline.share(_STEPS_SHARE)
+        until = self.deadline.share(_STEPS_SHARE)
         pruned = self._pruned(0.25)
         recovery.reconstruct(pruned, seed=0)
-        wanted = outputs_in_pieces(base, tensors(items))
-
-        def off(module: nn.Module) -> float:
-            with torch.inference_mode():
-                return float(task.divergence(outputs_in_pieces(module, tensors(items)), wanted))
-
-        before = off(pruned.module.eval())
+        divergence = divergence_from(self.pipeline.intake.module, items, self.pipeline.data.task)
+        before = divergence(pruned.module.eval())
         for steps in _TRIED_STEPS:
             if until.finite and until.left_s < steps * step_s:
-                return _TRIED_STEPS[0]
+                return LEAST_STEPS
             student = copy.deepcopy(pruned.module)
-            recovery.run(student, temperature=_TEMPERATURE, alpha=_ALPHA, steps=steps, seed=0)
-            if off(student) < before:
+            recovery.run(student, temperature=TRIED_TEMPERATURE, alpha=TRIED_ALPHA, steps=steps, seed=0)
+            if divergence(student) < before:
                 return steps
         return _NO_GAIN_STEPS
 

@@ -21,7 +21,7 @@ from paretopress.core.model_graph import ModelGraph
 from paretopress.core.outcome import Outcome
 from paretopress.intake.datasets.data import Data
 from paretopress.intake.trace import Intake
-from paretopress.run.findings import SetupFinder, SetupFindings, has_training
+from paretopress.run.findings import LEAST_STEPS, SetupFinder, SetupFindings, has_training
 from paretopress.run.state import RunState
 from paretopress.search.limits import Limits
 from paretopress.spaces.space import SearchSpace, SpaceOptions
@@ -47,7 +47,6 @@ _SETUP_SHARE, _SETUP_MOST_S = 0.25, 1_200.0
 # plans that a search has time to train shortly, and for longer; the shares of its training time that these take
 _SHORT_AIMED_AT, _LONG_AIMED_AT, _FEWEST_LONG = 120, 30, 8
 _SHORT_SHARE = 0.4
-_LEAST_STEPS = 5
 _STEPS_WITHOUT_TIME = {"short": 25, "long": 100, "final": 400}
 # a trial is not training alone: the share of its time that is, and of a finalist's, on a small network
 _TRAINING_SHARE, _FINAL_TRAINING_SHARE = 0.7, 0.9
@@ -195,7 +194,7 @@ def _effort(config: RunConfig, intake: Intake, found: SetupFindings, spent_s: fl
 
 
 def plan_effort(
-    section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int, least_steps: int = _LEAST_STEPS
+    section: RecoverySection, limits: Limits, step_s: float, spent_s: float, steps_per_epoch: int, least_steps: int = LEAST_STEPS
 ) -> Effort:
     """Return the steps of each rung: as configured, else what the time allows for 120 short and 30 longer recoveries and the finalists.
 
@@ -207,7 +206,7 @@ def plan_effort(
         left = max(limits.seconds - spent_s, 1.0)
         training_s = left * (1.0 - limits.finalist_share) * _TRAINING_SHARE
         trials = limits.trials or _SHORT_AIMED_AT
-        planned["short"] = max(round(training_s * _SHORT_SHARE / min(trials, _SHORT_AIMED_AT) / step_s), _LEAST_STEPS)
+        planned["short"] = max(round(training_s * _SHORT_SHARE / min(trials, _SHORT_AIMED_AT) / step_s), LEAST_STEPS)
         untrained = section.short_steps is None and planned["short"] < least_steps
         long_share, aimed_at = (1.0 if untrained else 1.0 - _SHORT_SHARE), min(trials, _LONG_AIMED_AT)
         planned["long"] = round(training_s * long_share / aimed_at / step_s)

@@ -193,9 +193,7 @@ def test_setup_finds_how_many_steps_gain_anything(
     ran: list[int] = []
     monkeypatch.setattr(Recovery, "run", lambda self, student, *, steps, **_: ran.append(steps))
     recovery = Recovery(here.intake.module, here.data.train, Recipe(batch_size=16))
-    finder = SetupFinder(
-        here, SearchSpace(here.intake.graph, SpaceOptions()), parse_config({}, "the test"), StageTimer(), NO_DEADLINE, print
-    )
+    finder = finder_of(here, NO_DEADLINE)
     assert finder._least_steps(recovery, torch.rand(8, 3, 8, 8), 0.01) == steps
     assert ran == trained
 
@@ -203,10 +201,7 @@ def test_setup_finds_how_many_steps_gain_anything(
 def test_setup_takes_few_steps_to_gain_where_there_is_no_time_to_look(tiny: nn.Module, folder: RunFolder) -> None:
     here = evaluator(tiny, folder, latency_ms=4.0).pipeline
     recovery = Recovery(here.intake.module, here.data.train, Recipe(batch_size=16))
-    late = SetupFinder(
-        here, SearchSpace(here.intake.graph, SpaceOptions()), parse_config({}, "the test"), StageTimer(), Deadline.after(1.0), print
-    )
-    assert late._least_steps(recovery, torch.rand(8, 3, 8, 8), 60.0) == 5
+    assert finder_of(here, Deadline.after(1.0))._least_steps(recovery, torch.rand(8, 3, 8, 8), 60.0) == 5
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another structure"])

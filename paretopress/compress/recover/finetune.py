@@ -37,6 +37,8 @@ from paretopress.tasks.classification import Classification
 _RECENT_STEPS, _ENDING_STEPS = 8, 2.0
 # images that layers are re-solved on: 512 small ones, fewer large ones
 _RECONSTRUCTION_ITEMS, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
+# the distillation of what is trained before the first trial, to time steps and to compare rates
+TRIED_TEMPERATURE, TRIED_ALPHA = 4.0, 0.9
 _TOP_1 = Classification()
 DistillationBatch = tuple[Inputs, Tensor, tuple[Tensor, ...]]
 
@@ -207,7 +209,9 @@ class Recovery:
             return 0.0
         bare = copy.copy(self)
         bare.recipe, bare.pace = replace(self.recipe, calibration_batches=0), ThreadPace(1)
-        return bare.run(copy.deepcopy(student), temperature=4.0, alpha=0.9, steps=steps, seed=0, deadline=deadline).step_s
+        return bare.run(
+            copy.deepcopy(student), temperature=TRIED_TEMPERATURE, alpha=TRIED_ALPHA, steps=steps, seed=0, deadline=deadline
+        ).step_s
 
     def _optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         # decay pulls scales of normalisation and biases to zero for nothing: weights of two or more axes alone are decayed
@@ -283,7 +287,9 @@ def learning_rate_test(
     centre = (len(rates) - 1) / 2.0
     for rate in sorted(rates, key=lambda rate: (abs(rates.index(rate) - centre), -rate)):
         try:
-            report = recovery_of(rate).run(make_student(), temperature=4.0, alpha=0.9, steps=steps, seed=0, deadline=deadline)
+            report = recovery_of(rate).run(
+                make_student(), temperature=TRIED_TEMPERATURE, alpha=TRIED_ALPHA, steps=steps, seed=0, deadline=deadline
+            )
             if report.steps < steps:
                 break
             losses[rate] = report.last_loss

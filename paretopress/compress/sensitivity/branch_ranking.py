@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import fx, nn
 
 from paretopress.compress.apply import compress_module
+from paretopress.compress.sensitivity.divergence import divergence_from
 from paretopress.core.model_graph import ModelGraph
-from paretopress.core.model_inputs import Inputs, outputs_in_pieces, tensors
+from paretopress.core.model_inputs import Inputs
 from paretopress.core.plan import Plan
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.tasks.base import Task
@@ -59,13 +59,12 @@ def rank_branches(
     Args:
         inputs: training items. recalibrate: sets batch-norm statistics in place.
     """
-    wanted = outputs_in_pieces(base, tensors(inputs))
+    divergence = divergence_from(base, inputs, task)
 
     def loss(removed: list[str]) -> float:
         module = compress_module(base, graph, Plan(kept=dict.fromkeys(removed, 0))).module
         recalibrate(module)
-        with torch.inference_mode():
-            found = float(task.divergence(outputs_in_pieces(module, tensors(inputs)), wanted))
+        found = divergence(module)
         return found if math.isfinite(found) else math.inf  # NaN would sort anywhere; a model that collapses is missed most
 
     left = [branch.group for branch in graph.branches]
