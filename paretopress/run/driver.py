@@ -25,7 +25,7 @@ from paretopress.search.candidates import Candidate, best, front
 from paretopress.search.fidelity.latency_pooling import drift_of, reserve
 from paretopress.search.fidelity.remeasurement import OCCASIONS
 from paretopress.search.sampler_names import OURS, PROGRAMME
-from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans, with_solved
+from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans, with_solved, without_slow
 from paretopress.search.samplers.predictor import Predictor, PriorKnowledge
 from paretopress.search.samplers.tables import CostTables
 from paretopress.search.storage.leases import Leases
@@ -163,11 +163,14 @@ def _options(config: RunConfig) -> str:
 
 
 def _seeds(run: PreparedRun, known: PriorKnowledge | None) -> list[Plan]:
-    if known is None or run.config.sampler != PROGRAMME:
-        return initial_plans(run.space, run.state.removal_order)
+    plans = initial_plans(run.space, run.state.removal_order)
+    if known is None:
+        return plans
+    plans = without_slow(plans, run.space, known.predictor, known.limit_ms)
+    if run.config.sampler != PROGRAMME:
+        return plans
     aim_ms = known.limit_ms / reserve(drift_of(()), OCCASIONS)
-    ladder = ladder_plans(run.space, known.predictor, aim_ms)
-    return with_solved(initial_plans(run.space, run.state.removal_order), ladder)
+    return with_solved(plans, ladder_plans(run.space, known.predictor, aim_ms))
 
 
 def _note(event: str, fields: Mapping[str, Any], run: PreparedRun, search: Search, reporter: Reporter) -> None:

@@ -131,6 +131,13 @@ class Bounds:
         """Return whether the outcome meets every bound but that on the drop."""
         return all(violation <= 0.0 for name, violation in self.constraints(outcome).items() if name != "max_drop")
 
+    def may_meet_costs(self, outcome: Outcome) -> bool:
+        """Return whether the outcome was recovered and meets every bound but that on the drop, its latency perhaps: the interval may
+        hold the limit.
+        """
+        others = (violation for name, violation in self.constraints(outcome).items() if name not in ("latency_ms", "max_drop"))
+        return not outcome.rejected and outcome.latency.latency_ci_ms[0] <= self.limit_ms and all(violation <= 0.0 for violation in others)
+
     def promising(self, outcome: Outcome) -> bool:
         """Return whether the outcome was recovered and meets the bounds that steer the search at its rung."""
         return not outcome.rejected and all(violation <= 0.0 for violation in self.constraints(outcome).values())

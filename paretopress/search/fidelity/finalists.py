@@ -27,7 +27,7 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     """Return the candidate whose full recovery promises most, or None if none is left.
 
     While no candidate is within every bound: the one that most probably ends there, see `_safest`; those whose latency interval holds
-    the bound count too, and where there is no such candidate, all that meet the bounds on latency and size.
+    the bound count too, and where there is no such candidate, all that may meet the bounds on latency and size.
     Then, with a bound on the drop: now and then the fastest whose drop is expected to end within it, from the second time on by the
     selection margin; else the one whose drop is expected to end farthest, as a ratio, from all that are there, the baseline included: the
     user picks from a front, not from copies of one point, and asks for half a point, one or two rather than for three or three and a half.
@@ -47,7 +47,7 @@ def next_finalist(candidates: Sequence[Candidate], finals: Mapping[int, Outcome]
     if not any(bounds.feasible(outcome) for outcome in outcomes):
         hopeful = [c for c in left if bounds.promising(c.outcome) or bounds.undecided(c.outcome)]
         # what lost too much to be promising is better than nothing while there is time
-        return _safest(hopeful or [c for c in left if not c.outcome.rejected and bounds.within_costs(c.outcome)], expected, bounds)
+        return _safest(hopeful or [c for c in left if bounds.may_meet_costs(c.outcome)], expected, bounds)
     if not pool:
         return None
     limit = bounds.budget.max_drop

@@ -46,12 +46,14 @@ class Remeasurement:
     def take(self, occasions: int, *, final: bool) -> Candidate | None:
         """Return the candidate, on a front or astride the budget, whose file was seen on the fewest occasions.
 
-        None if all were seen on so many occasions, or failed too often. `final` looks at full recoveries alone. What is taken must be
-        measured.
+        While every candidate loses more than is allowed at its rung: one of the best of those that may meet the other bounds, for the
+        finalists come from them. None if all were seen on so many occasions, or failed too often. `final` looks at full recoveries
+        alone. What is taken must be measured.
         """
         candidates = [c for c in self.records.candidates() if not final or c.outcome.rung is Rung.FINAL]
         unsure = [c for c in candidates if self.bounds.undecided(c.outcome)]
-        return self._fewest([*front(candidates, self.bounds), *promising_front(candidates, self.bounds), *unsure], occasions)
+        wanted = [*front(candidates, self.bounds), *promising_front(candidates, self.bounds), *unsure]
+        return self._fewest(wanted or undominated([c for c in candidates if self.bounds.may_meet_costs(c.outcome)]), occasions)
 
     def take_undecided(self) -> Candidate | None:
         """Return the candidate that would be within every bound of the user's but for an interval that holds the one on latency.

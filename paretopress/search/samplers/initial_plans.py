@@ -8,13 +8,15 @@ from dataclasses import replace
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
 from paretopress.search.samplers.predictor import Predictor
-from paretopress.spaces.space import RESOLUTION, SearchSpace
+from paretopress.spaces.space import RESOLUTION, SearchSpace, share_of_pixels
 
 _WIDE_CHANNELS = 32
 _BRANCHES_BESIDE_PRUNING = (0.25, 0.5, 0.75)
 # shares of the limit that plans are solved for before the first trial: a prediction may err on either side
 _LADDER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
 _LOWER_LADDER = (0.85, 0.6)
+# what the tables predict to take so many times the limit is not tried first; what is nearer to it can be a parent of what is within
+_FAR_OVER = 1.2
 
 
 def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan]:
@@ -45,6 +47,23 @@ def initial_plans(space: SearchSpace, removal_order: Sequence[str]) -> list[Plan
     whole = [replace(plan, temperature=temperature, alpha=alpha, importance=importance) for plan in plans]
     canonical = [space.plan(space.params(plan)) for plan in whole]
     return list(dict.fromkeys(canonical))
+
+
+def without_slow(plans: Sequence[Plan], space: SearchSpace, predictor: Predictor, limit_ms: float) -> list[Plan]:
+    """Return the plans but those that the tables predict to be far over the latency limit.
+
+    The first two stay, the unchanged model and uniform int8, from which the tables are corrected; and where all others are too slow, the
+    one that is predicted the fastest.
+    """
+    programme = predictor.tables_alone
+
+    def predicted_ms(plan: Plan) -> float:
+        params = space.params(plan)
+        return programme.cost(params) * share_of_pixels(params)
+
+    others = plans[2:]
+    kept = [plan for plan in others if predicted_ms(plan) <= _FAR_OVER * limit_ms]
+    return [*plans[:2], *(kept or sorted(others, key=predicted_ms)[:1])]
 
 
 def with_solved(seeds: Sequence[Plan], solved: Sequence[Plan]) -> list[Plan]:

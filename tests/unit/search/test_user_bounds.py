@@ -107,6 +107,12 @@ def test_next_finalist_takes_one_astride_the_limit_when_none_else_is_left() -> N
     assert next_finalist([astride], {}, BOUNDS, 10_000) == astride
 
 
+def test_next_finalist_is_astride_the_limit_when_all_lost_too_much() -> None:
+    # 12 and 18 points where 6 are allowed: the one that lost less, though the upper end of its latency's interval is over the limit
+    astride, below = candidate(0, 78.0, 4.8, spread=0.1), candidate(1, 72.0, 4.3, spread=0.1)
+    assert next_finalist([astride, below], {}, BOUNDS, 10_000) == astride
+
+
 def searched(tmp_path: Path, evaluate: object, limits: Limits, clock: list[float]) -> Search:
     study = create_study(tmp_path / "journal.log", "random", SPACE, 0)
     return Search(study, SPACE, evaluate, BOUNDS, limits, 10_000, clock=lambda: clock[0])  # type: ignore[arg-type]

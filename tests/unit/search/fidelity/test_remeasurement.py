@@ -10,7 +10,7 @@ import optuna
 import pytest
 from four_layers import BOUNDS, SPACE, made_up
 
-from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.outcome import Budget, Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import RunError, TargetLostError
 from paretopress.search.fidelity.remeasurement import Remeasurement
@@ -34,6 +34,18 @@ def repeats() -> Remeasurement:
         trial.set_user_attr(keys.OUTCOME, replace(outcome, latency=latency).to_json())
         study.tell(trial, [outcome.val_accuracy, outcome.macs, ms])
     return Remeasurement(Records(study), BOUNDS, threading.RLock())
+
+
+def test_take_turns_to_what_may_meet_the_costs_when_all_lost_too_much(repeats: Remeasurement) -> None:
+    budget = Budget(latency_ms=1.5, max_drop=0.001)  # "a" takes 1 ms and "b" 2
+    hopeless = Remeasurement(repeats.records, replace(BOUNDS, budget=budget, baseline_accuracy=200.0), threading.RLock())
+    taken = hopeless.take(6, final=False)
+    assert taken is not None
+    assert taken.outcome.onnx_sha256 == "a"
+    hopeless.measure(taken, lambda outcome: outcome.latency)
+    again = hopeless.take(6, final=False)
+    assert again is not None
+    assert again.outcome.onnx_sha256 == "a"
 
 
 @pytest.mark.parametrize(

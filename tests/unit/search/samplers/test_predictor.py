@@ -8,7 +8,7 @@ import pytest
 from three_layers import GRAPH, NAMES, TABLES
 
 from paretopress.core.model_graph import ModelGraph
-from paretopress.search.samplers.initial_plans import ladder_plans
+from paretopress.search.samplers.initial_plans import initial_plans, ladder_plans, without_slow
 from paretopress.search.samplers.predictor import MeasuredTrial, Predictor, shrunk_fit
 from paretopress.search.samplers.tables import CostTables
 from paretopress.spaces.space import ALPHA, TEMPERATURE, SearchSpace, SpaceOptions
@@ -103,3 +103,15 @@ def test_ladder_plans_fall_in_predicted_latency_when_budgets_do() -> None:
     assert len(plans) >= 3
     assert costs == sorted(costs, reverse=True)
     assert costs[0] <= 8.0
+
+
+def test_without_slow_keeps_the_first_two_and_what_may_be_within() -> None:
+    predictor = Predictor(SPACE, TABLES)
+    plans = initial_plans(SPACE, [])
+    costs = {plan: predictor.tables_alone.cost(SPACE.params(plan)) for plan in plans}
+    limit_ms = max(costs[plan] for plan in plans[2:]) / 1.21
+    kept = without_slow(plans, SPACE, predictor, limit_ms)
+    assert kept[:2] == plans[:2]
+    assert len(kept) < len(plans)
+    assert set(plans[2:]) - set(kept) == {plan for plan in plans[2:] if costs[plan] > 1.2 * limit_ms}
+    assert without_slow(plans, SPACE, predictor, 0.01) == [*plans[:2], min(plans[2:], key=costs.__getitem__)]
