@@ -172,13 +172,13 @@ class SetupFinder:
         The first steps shake what was re-solved: five of them can cost more than they gain. Where there is no time to look, few are taken
         to do.
         """
-        until = self.deadline.share(_STEPS_SHARE)
+        until = Deadline.after(min(self.deadline.share(_STEPS_SHARE).left_s, _RATE_TEST_S))
         pruned = self._pruned(0.25)
         recovery.reconstruct(pruned, seed=0)
         divergence = divergence_from(self.pipeline.intake.module, items, self.pipeline.data.task)
         before = divergence(pruned.module.eval())
         for steps in _TRIED_STEPS:
-            if until.finite and until.left_s < steps * step_s:
+            if until.left_s < steps * step_s:
                 return LEAST_STEPS
             student = copy.deepcopy(pruned.module)
             recovery.run(student, temperature=TRIED_TEMPERATURE, alpha=TRIED_ALPHA, steps=steps, seed=0)

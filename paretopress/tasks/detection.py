@@ -42,15 +42,13 @@ class MeanAveragePrecision:
         self._key = "map" if by == MAP else "map_50"
         try:
             from torchmetrics.detection import MeanAveragePrecision as Metric  # needs a package that only detection needs
-        except ImportError as error:
-            raise ConfigError(f"{MAP} needs pycocotools, but got: {error}", "pip install 'paretopress[detection]'") from error
-        try:
+
             thresholds = None if by == MAP else [0.5]
-            self._new: Callable[[], Any] = partial(Metric, box_format="xyxy", iou_thresholds=thresholds)
+            self._new: Callable[[], Any] = partial(Metric, box_format="xyxy", iou_thresholds=thresholds, backend="faster_coco_eval")
             self._metric = self._new()
-            self._metric.warn_on_many_detections = False
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"{MAP} needs pycocotools, but it is not installed", "pip install 'paretopress[detection]'") from error
+        except ImportError as error:
+            raise ConfigError(f"{MAP} needs faster-coco-eval, but got: {error}", "pip install 'paretopress[detection]'") from error
+        self._metric.warn_on_many_detections = False
         self._found: list[dict[str, Tensor]] = []
         self._there: list[dict[str, Tensor]] = []
 

@@ -198,10 +198,11 @@ def test_setup_finds_how_many_steps_gain_anything(
     assert ran == trained
 
 
-def test_setup_takes_few_steps_to_gain_where_there_is_no_time_to_look(tiny: nn.Module, folder: RunFolder) -> None:
+@pytest.mark.parametrize("deadline", [Deadline.after(1.0), NO_DEADLINE], ids=["no time", "steps of a minute"])
+def test_setup_takes_few_steps_to_gain_where_there_is_no_time_to_look(tiny: nn.Module, folder: RunFolder, deadline: Deadline) -> None:
     here = evaluator(tiny, folder, latency_ms=4.0).pipeline
     recovery = Recovery(here.intake.module, here.data.train, Recipe(batch_size=16))
-    assert finder_of(here, Deadline.after(1.0))._least_steps(recovery, torch.rand(8, 3, 8, 8), 60.0) == 5
+    assert finder_of(here, deadline)._least_steps(recovery, torch.rand(8, 3, 8, 8), 60.0) == 5
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another structure"])
