@@ -32,6 +32,8 @@ MODEL_FORMS = (
 # what training scripts put around a state dict
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema", "ema")
 NAMED = 3
+_TENSORFLOW_FILES = {".tflite": "--tflite", ".pb": "--graphdef"}
+_KERAS_FILES = (".keras", ".h5", ".hdf5")
 Shapes = Mapping[str, tuple[int, ...]] | Sequence[tuple[int, ...]]
 
 
@@ -59,7 +61,20 @@ def load_model(spec: str, *, trust: bool = False, base: Path | None = None, shap
         return _ultralytics_model(parsed, trust).eval()
     if parsed.kind == "keras":
         return _keras_model(parsed, trust).eval()
-    raise ConfigError(f"a model spec must have a known form, but got {spec!r}", f"Valid forms: {', '.join(MODEL_FORMS)}.")
+    raise ConfigError(f"a model spec must have a known form, but got {spec!r}", _way_round(spec, base))
+
+
+def _way_round(spec: str, base: Path | None) -> str:
+    """Return what to do with a spec of no known form: how a file of TensorFlow becomes one that is taken, else the known forms."""
+    path = resolve(spec, base)
+    option = "--saved-model" if (path / "saved_model.pb").is_file() else _TENSORFLOW_FILES.get(path.suffix)
+    if option is not None:
+        return (
+            f"Convert it: python -m tf2onnx.convert {option} {spec} --inputs-as-nchw INPUT --output model.onnx, and hand over model.onnx."
+        )
+    if path.suffix in _KERAS_FILES:
+        return f"Hand over keras:{spec}; a file of Keras 2 is saved anew by Keras 3 first: model.save('MODEL.keras')."
+    return f"Valid forms: {', '.join(MODEL_FORMS)}."
 
 
 def onnx_file(spec: str, base: Path | None = None) -> Path | None:

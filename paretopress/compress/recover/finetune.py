@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
 from paretopress.compress.recover.batch_statistics import recompute_batch_statistics
+from paretopress.compress.recover.depthwise_precision import in_float32, slow_in_bf16
 from paretopress.compress.recover.distillation_batches import KEPT_BYTES, DistillationBatches
 from paretopress.compress.recover.features import OutputsAndFeatures, feature_loss, outputs_and_features
 from paretopress.compress.recover.memory_format import placed
@@ -131,7 +132,8 @@ class Recovery:
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
             taught_batches = self._batches.taught_batches(seed, start=self.recipe.calibration_batches)
-            with held(sparsity_masks(self.recipe.zeros, student)):
+            slow = slow_in_bf16(student) if self._bf16 and self.device.type == "cpu" else []
+            with held(sparsity_masks(self.recipe.zeros, student)), in_float32(slow, self.device):
                 while len(losses) < (whole := steps_in_time(steps, took_s, deadline)):
                     for group in optimizer.param_groups:
                         group["lr"] = self.recipe.learning_rate * rate_factor(len(losses), whole, self.recipe)

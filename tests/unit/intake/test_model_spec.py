@@ -29,12 +29,30 @@ def same(model: nn.Module, state: dict[str, Tensor]) -> bool:
     return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize("spec", ["resnet18", "model.safetensors", "model.tflite", "", "timm:resnet18"])
+@pytest.mark.parametrize("spec", ["resnet18", "model.safetensors", "model.caffemodel", "", "timm:resnet18"])
 def test_load_model_lists_the_forms_when_the_spec_is_unknown(spec: str) -> None:
     with pytest.raises(ConfigError, match="known form") as caught:
         load_model(spec)
     assert "FILE.py:FACTORY" in caught.value.hint
     assert "torchvision:" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("saved/saved_model.pb", "tf2onnx.convert --saved-model saved --inputs-as-nchw"),
+        ("model.tflite", "tf2onnx.convert --tflite model.tflite"),
+        ("model.keras", "keras:model.keras"),
+        ("model.h5", "model.save('MODEL.keras')"),
+    ],
+)
+def test_load_model_says_the_way_round_for_files_of_other_frameworks(tmp_path: Path, name: str, way: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    with pytest.raises(ConfigError) as caught:
+        load_model(name.removesuffix("/saved_model.pb"), base=tmp_path)
+    assert way in caught.value.hint
 
 
 def test_load_model_returns_eval_mode_when_the_factory_left_it_training(tmp_path: Path) -> None:
