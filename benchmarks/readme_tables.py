@@ -181,6 +181,20 @@ def busy(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def training_step(value: Mapping[str, Any]) -> list[str]:
+    """Return the headlines, and a row for each network."""
+    lines = [
+        *headlines(value),
+        "",
+        "| network | pixels | batch | bfloat16, ms | slow layers in float32, ms | float32, ms | gain |",
+        "|---" * 7 + "|",
+    ]
+    for row in value["rows"]:
+        taken = " | ".join(f"{1e3 * row[key]:.0f}" for key in ("bf16_s", "mixed_s", "fp32_s"))
+        lines.append(f"| {row['network']} | {row['pixels']} | {row['batch']} | {taken} | {row['bf16_s'] / row['mixed_s']:.2f}x |")
+    return lines
+
+
 PAGES: dict[str, dict[str, Table]] = {
     "README.md": {
         "demo": headlines,
@@ -202,6 +216,7 @@ PAGES: dict[str, dict[str, Table]] = {
         "samplers": headlines,
         "throughput": headlines,
         "stopping": stopping,
+        "training_step": training_step,
         "recovery": headlines,
         "scale": scale,
         "faults": headlines,

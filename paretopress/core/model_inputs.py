@@ -13,8 +13,8 @@ from paretopress.core.model_graph import TensorSpec
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 _Array = TypeVar("_Array", Tensor, np.ndarray)
-# a module is run in pieces of about so many input values, but of so many items: 512 photos of 128 x 128 through an EfficientNet-lite0 took
-# 8.2 s in one piece and 1.5 s so, 512 of 32 x 32 through a MobileNetV2 2.5 and 0.4 s (two threads of an AMD EPYC)
+# a model is run in pieces of about so many input values, but of so many items: 512 photos of 128 x 128 through an EfficientNet-lite0 took
+# 8.2 s in one piece and 1.5 s so, 512 of 32 x 32 through a MobileNetV2 2.5 and 0.4 s (torch, two threads of an AMD EPYC)
 _PIECE_VALUES, _PIECE_ITEMS = 400_000, (8, 32)
 
 
@@ -59,10 +59,16 @@ def outputs_in_pieces(module: nn.Module, x: Inputs) -> tuple[Tensor, ...]:
 
     An output that has no axis of items is the same for every piece.
     """
-    step = max(_PIECE_ITEMS[0], min(_PIECE_VALUES // max(values_of_an_item(x), 1), _PIECE_ITEMS[1]))
+    step = items_at_a_time(values_of_an_item(x))
     with torch.inference_mode():
         found = [outputs_of(module(*map(channels_last, tensors(piece)))) for piece in split(x, step)]
     return tuple(_whole(outputs, min(step, size_of(x))) for outputs in zip(*found, strict=True))
+
+
+def items_at_a_time(values: int) -> int:
+    """Return how many items of so many values each are run at a time, for their activations to stay in the caches."""
+    fewest, most = _PIECE_ITEMS
+    return max(fewest, min(_PIECE_VALUES // max(values, 1), most))
 
 
 def _whole(outputs: Sequence[Tensor], items: int) -> Tensor:
@@ -93,15 +99,20 @@ def zeros(specs: Sequence[TensorSpec], count: int) -> Inputs:
     return made[0] if len(made) == 1 else made
 
 
-def pieces(parts: Sequence[_Array], shape: Sequence[object]) -> Iterator[tuple[_Array, ...]]:
-    """Yield tensors or arrays (N, ...) in pieces of the batch size that a file's input of such a shape has, or whole if it is dynamic.
+def pieces(parts: Sequence[_Array], shape: Sequence[object], most: int | None = None) -> Iterator[tuple[_Array, ...]]:
+    """Yield tensors or arrays (N, ...) in pieces of the batch size that a file's input of such a shape has.
 
-    The last piece is filled up with its last item: of what comes out the first N rows count.
+    Where that is dynamic, in pieces of `most` items, by default whole. Of a fixed size, the last piece is filled up with its last item: of
+    what comes out the first N rows count.
     """
-    step, count = fixed_batch(shape) or max(len(parts[0]), 1), len(parts[0])
+    fixed, count = fixed_batch(shape), len(parts[0])
+    step = fixed or most or max(count, 1)
     for start in range(0, count, step):
-        rows = [min(row, count - 1) for row in range(start, start + step)]
-        yield tuple(part[rows] if rows[-1] < start + step - 1 else part[start : start + step] for part in parts)
+        if fixed and start + step > count:
+            rows = [min(row, count - 1) for row in range(start, start + step)]
+            yield tuple(part[rows] for part in parts)
+        else:
+            yield tuple(part[start : start + step] for part in parts)
 
 
 def fixed_batch(shape: Sequence[object]) -> int | None:

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from paretopress.core.arrays import Feed
-from paretopress.core.model_inputs import pieces
+from paretopress.core.model_inputs import items_at_a_time, pieces
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
 from paretopress.lower.float16_storage import store_in_16_bits
@@ -165,11 +165,11 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
 
 
 def _in_pieces(graph: onnx.GraphProto, batches: Sequence[Feed]) -> Iterator[Feed]:
-    """Yield the batches in the size that the file takes, where that is fixed."""
+    """Yield the batches in the size that the file takes where that is fixed, else in pieces whose activations stay in the caches."""
     shapes = {value.name: [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in graph.input}
     for batch in batches:
         shape = shapes[next(iter(batch))]
-        for parts in pieces(list(batch.values()), shape):
+        for parts in pieces(list(batch.values()), shape, items_at_a_time(sum(part[0].size for part in batch.values()))):
             yield dict(zip(batch, parts, strict=True))
 
 

@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from paretopress.core.arrays import Batch
+from paretopress.core.arrays import Arrays, Batch
 from paretopress.errors import DataError, RunError, TargetLostError
+from paretopress.evaluators import accuracy
 from paretopress.evaluators.accuracy import module_accuracy, onnx_accuracies, onnx_accuracy
 from paretopress.runtimes.runtime import OpenFile
 from paretopress.targets.local import LocalTarget
+from paretopress.tasks.classification import Classification, TopK
 
 
 def _write(path: Path, op: str = "Flatten", batch: int | str = "batch") -> Path:
@@ -41,6 +44,49 @@ def test_onnx_accuracy_counts_images_when_batches_are_unequal(tmp_path: Path, ba
     path = _write(tmp_path / "m.onnx", batch=batch)
     batches = [_batch([0, 1, 2], [0, 1, 1]), _batch([2], [2]), _batch([], []), _batch([0], [2])]
     assert onnx_accuracy(path, batches, threads=1) == pytest.approx(60.0)
+
+
+def test_onnx_accuracy_runs_many_items_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    opened = accuracy.open_session
+
+    class Watched:
+        def __init__(self, session: ort.InferenceSession) -> None:
+            self.session = session
+
+        def run(self, names: Any, feed: Any) -> Any:
+            seen.append(len(next(iter(feed.values()))))
+            return self.session.run(names, feed)
+
+        def get_inputs(self) -> Any:
+            return self.session.get_inputs()
+
+    monkeypatch.setattr(accuracy, "open_session", lambda *args, **options: Watched(opened(*args, **options)))
+    labels = [row % 3 for row in range(70)]
+    assert onnx_accuracy(_write(tmp_path / "m.onnx"), [_batch(labels, [0] * 70)], threads=1) == pytest.approx(100.0 * 24 / 70)
+    assert seen == [32, 32, 6]
+
+
+def test_onnx_accuracy_takes_an_output_that_is_the_same_for_every_item(tmp_path: Path) -> None:
+    path = _write(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    grid = onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(3, 2))
+    model.graph.node.append(helper.make_node("Constant", [], ["grid"], value=grid))
+    model.graph.output.append(helper.make_tensor_value_info("grid", TensorProto.FLOAT, [3, 2]))
+    onnx.save(model, path)
+    seen: list[Any] = []
+
+    class Keeping(TopK):
+        def update(self, outputs: Arrays, targets: Any) -> None:
+            seen.append(outputs[1])
+            super().update(outputs, targets)
+
+    class Kept(Classification):
+        def scorer(self) -> Keeping:
+            return Keeping(1)
+
+    assert onnx_accuracy(path, [_batch([0] * 70, [0] * 70)], threads=1, task=Kept()) == 100.0
+    assert [output.tolist() for output in seen] == [[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]]
 
 
 def test_onnx_accuracy_raises_when_there_is_no_image(tmp_path: Path) -> None:
