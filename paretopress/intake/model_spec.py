@@ -69,9 +69,7 @@ def _way_round(spec: str, base: Path | None) -> str:
     path = resolve(spec, base)
     option = "--saved-model" if (path / "saved_model.pb").is_file() else _TENSORFLOW_FILES.get(path.suffix)
     if option is not None:
-        return (
-            f"Convert it: python -m tf2onnx.convert {option} {spec} --inputs-as-nchw INPUT --output model.onnx, and hand over model.onnx."
-        )
+        return f"Convert it: python -m tf2onnx.convert {option} {spec} --output model.onnx, and hand over model.onnx."
     if path.suffix in _KERAS_FILES:
         return f"Hand over keras:{spec}; a file of Keras 2 is saved anew by Keras 3 first: model.save('MODEL.keras')."
     return f"Valid forms: {', '.join(MODEL_FORMS)}."

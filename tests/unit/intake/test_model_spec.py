@@ -40,7 +40,7 @@ def test_load_model_lists_the_forms_when_the_spec_is_unknown(spec: str) -> None:
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("saved/saved_model.pb", "tf2onnx.convert --saved-model saved --inputs-as-nchw"),
+        ("saved/saved_model.pb", "tf2onnx.convert --saved-model saved --output model.onnx"),
         ("model.tflite", "tf2onnx.convert --tflite model.tflite"),
         ("model.keras", "keras:model.keras"),
         ("model.h5", "model.save('MODEL.keras')"),
