@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
-
-from paretopress.lower.quantise import CalibrationBatches
 
 
 def weighted(module: nn.Module) -> dict[str, nn.Module]:
@@ -130,6 +128,18 @@ def corrected(module: fx.GraphModule, images: Tensor, levels: int = 127) -> fx.G
             mean = nn.functional.conv2d(x, off, None, layer.stride, layer.padding, layer.dilation, layer.groups).mean((0, 2, 3))
             layer.bias.sub_(mean)
     return student
+
+
+class CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    """Hands batches to the runtime's quantiser, one after another."""
+
+    def __init__(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch, None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else dict(batch)
 
 
 def static_per_tensor(source: Path, target: Path, batches: Sequence[Mapping[str, np.ndarray]]) -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnx import numpy_helper, version_converter
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from paretopress.core.arrays import Feed
 from paretopress.core.model_inputs import items_at_a_time, pieces
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
 from paretopress.lower.float16_storage import store_in_16_bits
+from paretopress.lower.qdq import mark, measure_ranges, write_qdq
 from paretopress.system.atomic_files import write_bytes
 from paretopress.system.quiet_logger import quiet_logger
 
@@ -29,6 +30,9 @@ _ACTIVATIONS = frozenset({"Relu", "Clip"})
 # ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
 _FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
 _INT4_BLOCK = 32
+_QDQ_OPSET = 13  # the first in which a weight has a scale for each channel
+# of every activation of a file that is only timed
+_ANY_RANGE = (-1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ def quantise_onnx(
 
     Args:
         bits: layer -> 8 or 4; layers that are not named stay float. Factors `name.0` and `name.1` follow `name`.
-        calibration: input name -> array, for each batch of training items; the ranges are the minimum and maximum seen.
+        calibration: input name -> array, for each batch of training items; the ranges are the minimum and maximum seen. Without any, they
+            are made up: what the file puts out is worth nothing then, and it takes the same time.
         reduce_range: 7-bit weights, for x86 CPUs without VNNI, where 8 bits saturate.
     Raises: LoweringError: a layer is not in the file, or the quantiser failed.
     """
@@ -129,39 +134,15 @@ def _copy_name(name: str, index: int) -> str:
     return f"{name}{CALL}{index}"
 
 
-class CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Hands batches to the quantiser, one after another."""
-
-    def __init__(self, batches: Sequence[Feed]) -> None:
-        self._batches: Iterator[Feed] = iter(batches)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next batch, None after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else dict(batch)
-
-
 def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: Sequence[Feed], reduce_range: bool) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, _quiet():
-        source, target = Path(folder, "float.onnx"), Path(folder, "quantised.onnx")
-        _own_biases(model.graph)
-        onnx.save(model, source)
-        quantize_static(
-            source,
-            target,
-            CalibrationBatches(list(_in_pieces(model.graph, calibration))),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=sorted(_LAYER_OPS | _ACTIVATIONS | _FOLLOWERS),
-            nodes_to_quantize=_with_followers(model.graph, set(layers)),
-            per_channel=True,
-            reduce_range=reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            # the logits stay float: nothing after them would use 8 bits
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
-        )
-        return onnx.load(target)
+    if next(used.version for used in model.opset_import if used.domain in ("", "ai.onnx")) < _QDQ_OPSET:
+        model = version_converter.convert_version(model, _QDQ_OPSET)
+    own_biases(model.graph)
+    marks = mark(model.graph, with_followers(model.graph, set(layers)))
+    wanted = marks.measured()
+    ranges = measure_ranges(model, wanted, _in_pieces(model.graph, calibration)) if calibration else dict.fromkeys(wanted, _ANY_RANGE)
+    write_qdq(model.graph, marks, ranges, reduce_range=reduce_range)
+    return model
 
 
 def _in_pieces(graph: onnx.GraphProto, batches: Sequence[Feed]) -> Iterator[Feed]:
@@ -192,7 +173,7 @@ def _dynamic_8_bits(model: onnx.ModelProto, nodes: Sequence[str], op: str, reduc
         return onnx.load(target)
 
 
-def _own_biases(graph: onnx.GraphProto) -> None:
+def own_biases(graph: onnx.GraphProto) -> None:
     """Give each node a bias of its own: the quantiser rounds a bias by the scale of its first node's input, which is not the others'."""
     biases = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
@@ -208,7 +189,7 @@ def _own_biases(graph: onnx.GraphProto) -> None:
         taken.add(name)
 
 
-def _with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
+def with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
     """Return the layer nodes, and the nodes between them that read quantised tensors alone, in graph order."""
     quantised: dict[str, onnx.NodeProto] = {}
     tensors: set[str] = set()

@@ -46,7 +46,6 @@ from paretopress.tasks.base import Scorer
 from paretopress.tasks.spread import item_scores, paired_error, score_error
 
 _CALIBRATION_ITEMS, _CALIBRATION_BATCH = 256, 64
-_TIMED_ITEMS = 4
 _EARLY_ITEMS = 512
 _SAMPLES = 16
 _EXPORTS_BYTES = 64 << 20
@@ -221,8 +220,8 @@ class Pipeline:
     def lower(self, module: nn.Module, plan: Plan, path: Path, watch: StageTimer, *, only_timed: bool = False) -> None:
         """Write the ONNX file of a module under a plan's bits.
 
-        One that is `only_timed` must be what the plan makes of the original, without any training. It is calibrated on a few items, not
-        compared with the module, and exported once for all plans that differ in their bits.
+        One that is `only_timed` must be what the plan makes of the original, without any training. Its ranges are made up, it is not
+        compared with the module, and it is exported once for all plans that differ in their bits.
         """
         bare, example = without_resize(module, self.example)
         with tempfile.TemporaryDirectory(prefix="paretopress-") as temporary:
@@ -236,9 +235,8 @@ class Pipeline:
                     export_onnx(bare, example, exported, self._names, self._outputs)
             if stored_otherwise:
                 with watch.stage("quantise"):
-                    few = [{name: part[:_TIMED_ITEMS] for name, part in self._calibration[0].items()}]
                     shapes = list(zip(self._names, (part.shape for part in tensors(example)), strict=True))
-                    items = [fitted_feed(feed, shapes) for feed in (few if only_timed else self._calibration)]
+                    items = [] if only_timed else [fitted_feed(feed, shapes) for feed in self._calibration]
                     quantise_onnx(exported, path, bits, items, reduce_range=self.reduce_range, formats=self.formats)
 
     def _export_to_time(self, module: nn.Module, example: Inputs, widths: Plan, path: Path) -> None:

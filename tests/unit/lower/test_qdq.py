@@ -1,0 +1,209 @@
+"""Quantisation that is written into the graph, against ONNX Runtime's own quantiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paretopress.lower.export import CALL, export_onnx
+from paretopress.lower.qdq import Marks, mark, measure_ranges, signed_scales, unsigned_scale, write_qdq
+from paretopress.lower.quantise import own_biases, quantise_onnx, with_followers
+
+QUANTISED = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"]
+
+
+class Mixed(nn.Module):
+    """Convolutions with ReLU, ReLU6, a sum, poolings, a concatenation and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 1)
+        self.deep, self.back = nn.Conv2d(16, 16, 5, padding=2, groups=16, bias=False), nn.Conv2d(16, 8, 1)
+        self.fc = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.stem(x)), 2)
+        wide = F.relu6(self.wide(x))
+        x = x + self.back(F.relu6(self.deep(wide)))
+        return self.fc(torch.cat([x.mean((2, 3)), F.adaptive_avg_pool2d(wide, 1).flatten(1)], dim=1))
+
+
+class ReadTwice(nn.Module):
+    """A convolution that is put out and read by a ReLU, and a ReLU's input that another reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.first(x)
+        second = self.second(torch.relu(first))
+        return first, self.third(second) + self.third(torch.relu(second))
+
+
+class Tokens(nn.Module):
+    """Linear layers on rows of tokens, one of which reads a product of two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.out = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(8, 12, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2)[:, :, :96].reshape(-1, 8, 36)[..., :12]
+        return self.out(F.gelu(self.query(tokens) @ self.key(tokens).transpose(1, 2)))
+
+
+class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = iter(batches)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.batches, None)
+
+
+def by_onnx_runtime(path: Path, nodes: list[str], batches: list[dict[str, Any]], reduce_range: bool) -> onnx.ModelProto:
+    target = path.with_name("theirs.onnx")
+    quantize_static(
+        path,
+        target,
+        Batches(batches),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=QUANTISED,
+        nodes_to_quantize=nodes,
+        per_channel=True,
+        reduce_range=reduce_range,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+    )
+    return onnx.load(target)
+
+
+def by_us(path: Path, nodes: list[str], batches: list[dict[str, Any]], reduce_range: bool) -> onnx.ModelProto:
+    model = onnx.load(path)
+    marks = mark(model.graph, nodes)
+    write_qdq(model.graph, marks, measure_ranges(model, marks.measured(), batches), reduce_range=reduce_range)
+    onnx.checker.check_model(model)
+    return model
+
+
+def wiring(model: onnx.ModelProto) -> set[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    return {(node.op_type, tuple(node.input), tuple(node.output)) for node in model.graph.node}
+
+
+def demand_same(ours: onnx.ModelProto, theirs: onnx.ModelProto, batch: dict[str, Any]) -> None:
+    """Check that two files have one graph, the same rounded weights, and scales and outputs that differ by float's last bits at most."""
+    assert wiring(ours) == wiring(theirs)
+    mine, other = ({tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer} for model in (ours, theirs))
+    assert mine.keys() == other.keys()
+    for name, array in mine.items():
+        np.testing.assert_allclose(array.ravel().astype(np.float64), other[name].ravel().astype(np.float64), rtol=2e-6, err_msg=name)
+    found, wanted = (ort.InferenceSession(model.SerializeToString()).run(None, batch) for model in (ours, theirs))
+    for one, another in zip(found, wanted, strict=True):
+        # a scale that differs in its last bit moves a value to the next step here and there
+        np.testing.assert_allclose(one, another, atol=0.02 * np.abs(another).max())
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("share", ["all", "some"])
+@pytest.mark.parametrize("network", [Mixed, ReadTwice, Tokens])
+def test_write_qdq_makes_what_onnx_runtimes_quantiser_makes(
+    network: Callable[[], nn.Module], share: str, reduce_range: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module, images = network().eval(), torch.randn(6, 3, 8, 8)
+    export_onnx(module, images, tmp_path / "float.onnx")
+    model = onnx.load(tmp_path / "float.onnx")
+    graph = model.graph
+    own_biases(graph)
+    onnx.save(model, tmp_path / "float.onnx")
+    layers = [node.name for node in graph.node if node.name.split(CALL)[0] in dict(module.named_modules())]
+    nodes = with_followers(graph, set(layers if share == "all" else layers[::2]))
+    batches = [{graph.input[0].name: part.numpy()} for part in images.split(3)]
+    theirs = by_onnx_runtime(tmp_path / "float.onnx", nodes, batches, reduce_range)
+    demand_same(by_us(tmp_path / "float.onnx", nodes, batches, reduce_range), theirs, batches[0])
+
+
+def file_of(nodes: list[onnx.NodeProto], arrays: dict[str, np.ndarray], path: Path) -> Path:
+    """Write a file that reads "x" (N, 4) and puts out "y"."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y"))
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "small", [x], [y], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+@pytest.mark.parametrize("bias", [0.1, 1e9], ids=["plain", "overflows"])
+def test_write_qdq_rounds_a_bias_as_onnx_runtime_does(beta: float, bias: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.standard_normal((4, 4)).astype(np.float32), "b": (bias * rng.standard_normal(4)).astype(np.float32)}
+    path = file_of([helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc", beta=beta, transB=1)], arrays, tmp_path / "float.onnx")
+    batches = [{"x": rng.standard_normal((5, 4)).astype(np.float32)}]
+    demand_same(by_us(path, ["fc"], batches, False), by_onnx_runtime(path, ["fc"], batches, False), batches[0])
+
+
+def test_write_qdq_rounds_a_constant_that_is_added(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"c": rng.standard_normal(4).astype(np.float32)}
+    path = file_of([helper.make_node("Add", ["x", "c"], ["y"], "plus")], arrays, tmp_path / "float.onnx")
+    batches = [{"x": rng.standard_normal((5, 4)).astype(np.float32)}]
+    for reduce_range in (False, True):
+        theirs = by_onnx_runtime(path, ["plus"], batches, reduce_range)
+        demand_same(by_us(path, ["plus"], batches, reduce_range), theirs, batches[0])
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13])
+def test_quantise_onnx_takes_files_of_old_opsets(opset: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.standard_normal((8, 3, 3, 3)).astype(np.float32), "w")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None, None, None]) for name in ("x", "y"))
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], "conv"), helper.make_node("Relu", ["c"], ["y"], "relu")]
+    graph = helper.make_graph(nodes, "old", [x], [y], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7), tmp_path / "float.onnx")
+    feed = {"x": rng.standard_normal((4, 3, 8, 8)).astype(np.float32)}
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", {"conv": 8}, [feed], reduce_range=False)
+    found, wanted = (ort.InferenceSession(tmp_path / name).run(None, feed)[0] for name in ("int8.onnx", "float.onnx"))
+    assert 0.0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_quantise_onnx_makes_ranges_up_without_calibration(tmp_path: Path) -> None:
+    module, images = Mixed().eval(), torch.randn(2, 3, 8, 8)
+    export_onnx(module, images, tmp_path / "float.onnx")
+    for name, batches in (("timed", []), ("whole", [{"input": images.numpy()}])):
+        quantise_onnx(tmp_path / "float.onnx", tmp_path / f"{name}.onnx", {"stem": 8, "fc": 8}, batches, reduce_range=False)
+    timed, whole = (onnx.load(tmp_path / f"{name}.onnx") for name in ("timed", "whole"))
+    assert wiring(timed) == wiring(whole)
+
+
+def test_unsigned_scale_holds_zero_and_refuses_what_is_not_finite() -> None:
+    scale, zero = unsigned_scale(0.5, 2.55)
+    assert (float(scale), int(zero)) == (pytest.approx(0.01), 0)
+    scale, zero = unsigned_scale(-1.0, 1.55)
+    assert (float(scale), int(zero)) == (pytest.approx(0.01), 100)
+    assert [float(part) for part in unsigned_scale(0.0, 0.0)] == [1.0, 0.0]
+    with pytest.raises(ValueError, match="must be finite"):
+        unsigned_scale(0.0, float("inf"))
+
+
+def test_signed_scales_are_one_for_each_channel_of_the_axis() -> None:
+    values = np.array([[1.27, -0.5], [0.0, 0.0], [2.54, -1.0]], np.float32)
+    assert signed_scales(values, 0, reduce_range=False) == pytest.approx([0.01, 1.0, 0.02])
+    assert signed_scales(values, 1, reduce_range=True) == pytest.approx([2.54 / 64, 1.0 / 64])
+
+
+def test_mark_leaves_an_activation_whose_input_is_float(tmp_path: Path) -> None:
+    path = file_of([helper.make_node("Relu", ["x"], ["y"], "relu")], {}, tmp_path / "float.onnx")
+    assert mark(onnx.load(path).graph, ["relu"]) == Marks()
