@@ -72,17 +72,21 @@ def _linear(found: _Found) -> nn.Module | None:
 
 def _batch_norm(found: _Found) -> nn.Module | None:
     kind, mean, eps = _NORMS.get(len(found.shape)), found.tensors["running_mean"], float(found.given["eps"])
-    return None if kind is None or found.given["training"] else kind(len(mean), eps, affine="weight" in found.tensors, device="meta")
+    return None if kind is None or found.given["training"] else kind(len(mean), eps, affine=_affine(found), device="meta")
 
 
 def _layer_norm(found: _Found) -> nn.Module | None:
-    shape, affine = tuple(found.given["normalized_shape"]), "weight" in found.tensors
-    return nn.LayerNorm(shape, float(found.given["eps"]), affine, bias="bias" in found.tensors, device="meta")
+    shape = tuple(found.given["normalized_shape"])
+    return nn.LayerNorm(shape, float(found.given["eps"]), _affine(found), bias="bias" in found.tensors, device="meta")
 
 
 def _group_norm(found: _Found) -> nn.Module | None:
-    groups, affine = int(found.given["num_groups"]), "weight" in found.tensors
-    return nn.GroupNorm(groups, found.shape[1], float(found.given["eps"]), affine, device="meta")
+    return nn.GroupNorm(int(found.given["num_groups"]), found.shape[1], float(found.given["eps"]), _affine(found), device="meta")
+
+
+def _affine(found: _Found) -> bool:
+    """Return whether a normalisation scales or shifts; where it does one of the two alone, the other is given its neutral value."""
+    return not found.tensors.keys().isdisjoint({"weight", "bias"})
 
 
 def _embedding(found: _Found) -> nn.Module | None:
@@ -219,6 +223,9 @@ def _give(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             layer._buffers[name] = value.detach()
         else:
             setattr(layer, name, value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach(), value.is_floating_point()))
+    for name, parameter in list(layer.named_parameters()):
+        if name not in tensors:  # a normalisation that scales without a shift, or the reverse
+            setattr(layer, name, nn.Parameter((torch.ones if name == "weight" else torch.zeros)(parameter.shape)))
     if "num_batches_tracked" in layer._buffers:
         layer._buffers["num_batches_tracked"] = torch.tensor(0)
 

@@ -170,6 +170,35 @@ def test_record_raises_functions_with_weights_to_layers() -> None:
     assert sum(part.numel() for part in module.parameters()) == count
 
 
+class Halves(nn.Module):
+    """Normalisations that scale without a shift, or shift without a scale."""
+
+    def __init__(self, kind: str, *, scales: bool) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, nn.Conv2d(3, 8, 1)
+        self.scale, self.shift = (nn.Parameter(torch.rand(8) + 0.5) if part else None for part in (scales, not scales))
+        self.register_buffer("mean", torch.rand(8))
+        self.register_buffer("var", torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.kind == "group":
+            return F.group_norm(x, 2, self.scale, self.shift)
+        if self.kind == "layer":
+            return F.layer_norm(x.permute(0, 2, 3, 1), (8,), self.scale, self.shift)
+        return F.batch_norm(x, self.mean, self.var, self.scale, self.shift)
+
+
+@pytest.mark.parametrize("scales", [True, False])
+@pytest.mark.parametrize(("kind", "layer"), [("group", nn.GroupNorm), ("layer", nn.LayerNorm), ("batch", nn.BatchNorm2d)])
+def test_record_raises_norms_that_scale_or_shift_alone(kind: str, layer: type[nn.Module], scales: bool) -> None:
+    model, x = Halves(kind, scales=scales).eval(), images()
+    module = recorded(model, x)
+    assert any(isinstance(part, layer) for part in module.modules())
+    assert not any(part.is_meta for part in (*module.parameters(), *module.buffers()))
+    torch.testing.assert_close(module(x), model(x))
+
+
 class Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
