@@ -145,7 +145,8 @@ def raise_layers(root: nn.Module, graph: fx.Graph) -> None:
             continue
         key = (type(layer), layer.extra_repr(), *sorted((name, id(part)) for name, part in found.tensors.items()))
         if key not in layers:
-            layers[key] = _free_path(node, str(weight.target) if (weight := _weight_of(node, kind)) is not None else "", called)
+            weight = str(read.target) if (read := _weight_of(node, kind)) is not None else ""
+            layers[key] = _free_path(node, weight, called | _still_read(node, set(layer.state_dict())))
             called.add(layers[key])
             _give(layer, found.tensors)
             _put(root, layers[key], layer.eval())
@@ -153,7 +154,17 @@ def raise_layers(root: nn.Module, graph: fx.Graph) -> None:
             made = graph.call_module(layers[key], (found.given["input"],))
         made.meta |= node.meta
         node.replace_all_uses_with(made)
+        reads = [source for source in node.all_input_nodes if source.op == "get_attr"]
         graph.erase_node(node)
+        for source in reads:
+            if not source.users:
+                graph.erase_node(source)  # the layer may lie where the tensor was
+
+
+def _still_read(node: fx.Node, names: set[str]) -> set[str]:
+    """Return the tensors that others than a node read, but for those that a layer in their module's place would have too."""
+    reads = (other for other in node.graph.nodes if other.op == "get_attr" and any(user is not node for user in other.users))
+    return {str(read.target) for read in reads if str(read.target).rpartition(".")[2] not in names}
 
 
 def _products_to_linear(root: nn.Module, graph: fx.Graph) -> None:

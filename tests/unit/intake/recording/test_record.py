@@ -170,6 +170,34 @@ def test_record_raises_functions_with_weights_to_layers() -> None:
     assert sum(part.numel() for part in module.parameters()) == count
 
 
+class Blur(nn.Module):
+    """A depthwise convolution with a constant filter of a name of its own, which is read once, or twice in two ways."""
+
+    def __init__(self, reads: str) -> None:
+        super().__init__()
+        self.reads = reads
+        self.register_buffer("filt", torch.rand(3, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(x, self.filt, groups=3)
+        if self.reads == "in another call":
+            y = F.conv2d(y, self.filt, groups=3, stride=2)
+        elif self.reads == "in a sum":
+            y = y + self.filt.mean()
+        return y
+
+
+@pytest.mark.parametrize("reads", ["once", "in another call", "in a sum"])
+def test_record_raises_a_convolution_whose_filter_has_another_name(reads: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Blur(reads)).eval()
+    wanted, count = model(images()), sum(part.numel() for part in model.state_dict().values())
+    module = recorded(model, images())
+    assert sum(isinstance(part, nn.Conv2d) for part in module.modules()) == (3 if reads == "in another call" else 2)
+    torch.testing.assert_close(module(images()), wanted)
+    if reads == "once":
+        assert sum(part.numel() for part in module.state_dict().values()) == count
+
+
 class Halves(nn.Module):
     """Normalisations that scale without a shift, or shift without a scale."""
 
