@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from paretopress.compress.recover.depthwise_precision import in_float32, slow_in_bf16
 from paretopress.core.model_inputs import outputs_of
 from paretopress.system.atomic_files import write_json
 from paretopress.tasks.base import Task
@@ -159,7 +160,7 @@ def main() -> None:
         losses = 0.0
         for batch, rows in loader:
             x, wanted = mirrored(batch, rows) if torch.rand(()) < 0.5 else (batch, rows)
-            with torch.autocast("cpu", torch.bfloat16):
+            with in_float32(slow_in_bf16(model), torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
                 outputs = model(x.contiguous(memory_format=torch.channels_last))
             loss = loss_of_batch(outputs if isinstance(outputs, list) else outputs.float(), wanted)
             optimizer.zero_grad()

@@ -269,7 +269,13 @@ def main() -> None:
             shown = (found.get(key) for key in ("changeable", "half_difference", "int8_difference", "error"))
             print(row["model"], *shown, flush=True)
             rows.append(row)
-            write_result(args.name, headlines(rows), sorted(rows, key=lambda row: row["model"]), seconds=SECONDS, threads=threads)
+            write(args.name, rows, threads)
+    if not listed:  # all rows are there: what they say is written anew
+        write(args.name, rows, threads)
+
+
+def write(name: str, rows: list[Row], threads: int) -> None:
+    write_result(name, headlines(rows), sorted(rows, key=lambda row: row["model"]), seconds=SECONDS, threads=threads)
 
 
 if __name__ == "__main__":
