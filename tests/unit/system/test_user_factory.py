@@ -103,3 +103,11 @@ def test_call_factory_lists_the_functions_when_the_name_is_unknown(tmp_path: Pat
         with pytest.raises(ConfigError, match=f"no function '{name}'") as caught:
             call_factory(f"make.py:{name}", tmp_path, DataError)
         assert caught.value.hint == "It has: data, model."
+
+
+@pytest.mark.parametrize("place", ["import absent_package\n\ndef make():\n    return 1\n", "def make():\n    import absent_package\n"])
+def test_call_factory_says_what_to_install_when_a_package_is_missing(tmp_path: Path, place: str) -> None:
+    (tmp_path / "needy.py").write_text(place)
+    with pytest.raises(DataError, match="No module named 'absent_package'") as caught:
+        call_factory("needy.py:make", tmp_path, DataError)
+    assert caught.value.hint.startswith("Install the package that holds absent_package")
