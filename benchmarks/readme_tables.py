@@ -34,6 +34,11 @@ def headlines(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def header(*columns: str) -> list[str]:
+    """Return an empty line and the head of a table."""
+    return ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+
+
 def cifar10(value: Mapping[str, Any]) -> list[str]:
     """Return the headlines and the models, fastest first; models that lost more than 8 points are left to the result file."""
     lines = [*headlines(value), "", "| made by | model | test % | drop | x fp32 | MMACs | KB |", "|---|---|---|---|---|---|---|"]
@@ -140,7 +145,7 @@ def wild(value: Mapping[str, Any]) -> list[str]:
         "torch-pruning alone",
         "torch.export",
     )
-    lines = [*headlines(value), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = [*headlines(value), *header(*columns)]
     rows = value["rows"]
     for source in dict.fromkeys(row["model"].split(":")[0] for row in rows):
         mine = [row for row in rows if row["model"].startswith(f"{source}:")]
@@ -169,12 +174,7 @@ Table = Callable[[Mapping[str, Any]], list[str]]
 
 def busy(value: Mapping[str, Any]) -> list[str]:
     """Return the headlines, and a row for each search."""
-    lines = [
-        *headlines(value),
-        "",
-        "| minutes given | busy processes | seconds | overshoot % | trials a minute | points |",
-        "|---" * 6 + "|",
-    ]
+    lines = [*headlines(value), *header("minutes given", "busy processes", "seconds", "overshoot %", "trials a minute", "points")]
     for row in value["rows"]:
         pace = f"{row['overshoot_percent']:.2f} | {row['trials_per_minute']:.1f}"
         lines.append(f"| {row['minutes']:g} | {row['busy']} | {row['wall_s']:.1f} | {pace} | {row['points']} |")
@@ -183,12 +183,8 @@ def busy(value: Mapping[str, Any]) -> list[str]:
 
 def training_step(value: Mapping[str, Any]) -> list[str]:
     """Return the headlines, and a row for each network."""
-    lines = [
-        *headlines(value),
-        "",
-        "| network | pixels | batch | bfloat16, ms | slow layers in float32, ms | float32, ms | gain |",
-        "|---" * 7 + "|",
-    ]
+    columns = ("network", "pixels", "batch", "bfloat16, ms", "slow layers in float32, ms", "float32, ms", "gain")
+    lines = [*headlines(value), *header(*columns)]
     for row in value["rows"]:
         taken = " | ".join(f"{1e3 * row[key]:.0f}" for key in ("bf16_s", "mixed_s", "fp32_s"))
         lines.append(f"| {row['network']} | {row['pixels']} | {row['batch']} | {taken} | {row['bf16_s'] / row['mixed_s']:.2f}x |")

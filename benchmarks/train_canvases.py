@@ -153,6 +153,7 @@ def main() -> None:
     print(f"{len(made)} canvases in {time.monotonic() - started:.0f} s", flush=True)
     loader = DataLoader(made, args.batch, shuffle=True, drop_last=True)
     model = start().to(memory_format=torch.channels_last)
+    slow = slow_in_bf16(model)
     optimizer = torch.optim.AdamW(model.parameters(), args.peak, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.peak, total_steps=args.epochs * len(loader), pct_start=0.2)
     for epoch in range(args.epochs):
@@ -160,7 +161,7 @@ def main() -> None:
         losses = 0.0
         for batch, rows in loader:
             x, wanted = mirrored(batch, rows) if torch.rand(()) < 0.5 else (batch, rows)
-            with in_float32(slow_in_bf16(model), torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+            with in_float32(slow, torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
                 outputs = model(x.contiguous(memory_format=torch.channels_last))
             loss = loss_of_batch(outputs if isinstance(outputs, list) else outputs.float(), wanted)
             optimizer.zero_grad()

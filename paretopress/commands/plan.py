@@ -14,11 +14,10 @@ from paretopress.run.lookup import stored_config, study_place
 from paretopress.run.setup import space_for
 from paretopress.run.state import RunState
 from paretopress.search.samplers.guided import measured_trials
-from paretopress.search.samplers.predictor import MeasuredTrial, Predictor
+from paretopress.search.samplers.predictor import MeasuredTrial, Predictor, predicted_ms
 from paretopress.search.samplers.tables import CostTables
 from paretopress.search.storage.places import StudyPlace
 from paretopress.search.storage.studies import open_study
-from paretopress.spaces.space import share_of_pixels
 from paretopress.system.run_folder import open_run_folder
 from paretopress.targets.capabilities import capabilities_in
 
@@ -48,7 +47,7 @@ def predict_plan(run: Path, latency_ms: float | None) -> dict[str, Any]:
     return {
         "budget_ms": limit_ms,
         "plan": space.plan(params).to_json(),
-        "predicted": {"latency_ms": programme.cost(params) * share_of_pixels(params), "damage": programme.damage(params)},
+        "predicted": {"latency_ms": predicted_ms(programme, params), "damage": programme.damage(params)},
         "trials": len(trials),
     }
 

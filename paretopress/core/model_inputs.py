@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
@@ -59,23 +60,29 @@ def outputs_in_pieces(module: nn.Module, x: Inputs) -> tuple[Tensor, ...]:
 
     An output that has no axis of items is the same for every piece.
     """
-    step = items_at_a_time(values_of_an_item(x))
+    step = items_at_a_time(tensors(x))
     with torch.inference_mode():
         found = [outputs_of(module(*map(channels_last, tensors(piece)))) for piece in split(x, step)]
-    return tuple(_whole(outputs, min(step, size_of(x))) for outputs in zip(*found, strict=True))
+    return tuple(whole(outputs, min(step, size_of(x))) for outputs in zip(*found, strict=True))
 
 
-def items_at_a_time(values: int) -> int:
-    """Return how many items of so many values each are run at a time, for their activations to stay in the caches."""
+def items_at_a_time(parts: Sequence[_Array]) -> int:
+    """Return how many items of tensors or arrays (N, ...) are run at a time, for their activations to stay in the caches."""
     fewest, most = _PIECE_ITEMS
-    return max(fewest, min(_PIECE_VALUES // max(values, 1), most))
+    return max(fewest, min(_PIECE_VALUES // max(sum(math.prod(part.shape[1:]) for part in parts), 1), most))
 
 
-def _whole(outputs: Sequence[Tensor], items: int) -> Tensor:
-    """Return the pieces of an output in one; the first piece has so many items."""
+def whole(outputs: Sequence[_Array], items: int) -> _Array:
+    """Return the pieces of an output in one; the first piece has so many items. What has no axis of items is the same for every piece.
+
+    Raises: ValueError: arrays without any axis.
+    """
     first = outputs[0]
-    constant = first.ndim == 0 or (len(first) != items and all(torch.equal(first, other) for other in outputs[1:]))
-    return first if constant else torch.cat(tuple(outputs))
+    if isinstance(first, np.ndarray):
+        same = first.ndim > 0 and len(first) != items and all(np.array_equal(first, other) for other in outputs[1:])
+        return first if same else np.concatenate(outputs)
+    same = first.ndim == 0 or (len(first) != items and all(torch.equal(first, other) for other in outputs[1:]))
+    return first if same else torch.cat(tuple(outputs))
 
 
 def values_of_an_item(x: Inputs) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from paretopress.core.arrays import Arrays, Batch, Feed
-from paretopress.core.model_inputs import items_at_a_time, outputs_in_pieces, pieces
+from paretopress.core.model_inputs import items_at_a_time, outputs_in_pieces, pieces, whole
 from paretopress.core.resampling import fitted
 from paretopress.errors import DataError, RunError, TargetLostError, first_line
 from paretopress.runtimes.onnx_runtime import open_session
@@ -164,18 +164,12 @@ def _opened_in_process(session: ort.InferenceSession, file: str) -> Callable[[Fe
     return run
 
 
-def _whole(outputs: Sequence[npt.NDArray[Any]], items: int) -> npt.NDArray[Any]:
-    """Return the pieces of an output in one; one that has another length than the items of a piece is the same for every item."""
-    return outputs[0] if outputs[0].ndim and len(outputs[0]) != items else np.concatenate(outputs)
-
-
 def _run_in_pieces(file: OpenFile, name: str, inputs: Arrays) -> Arrays:
     names, shapes = zip(*file.inputs, strict=True)
     taken = tuple(fitted(part, shape) for part, shape in zip(inputs, shapes, strict=True))
-    together = items_at_a_time(sum(part[0].size for part in taken))
-    fed = list(pieces(taken, shapes[0], together))
+    fed = list(pieces(taken, shapes[0], items_at_a_time(taken)))
     found = [[np.asarray(output) for output in file.run(dict(zip(names, parts, strict=True)))] for parts in fed]
     try:
-        return tuple(_whole(outputs, len(fed[0][0]))[: len(inputs[0])] for outputs in zip(*found, strict=True))
+        return tuple(whole(outputs, len(fed[0][0]))[: len(inputs[0])] for outputs in zip(*found, strict=True))
     except ValueError as error:  # an output without an axis of items
         raise RunError(f"outputs must have one row an item, but got: {error} at {name}") from error

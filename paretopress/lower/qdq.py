@@ -8,7 +8,7 @@ graph without optimisations with every tensor as an output, and its weights are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from paretopress.core.arrays import Feed
+from paretopress.runtimes.onnx_runtime import LOG_ERRORS_ONLY, PROVIDERS
 
 # tensor -> least and largest value
 Ranges = Mapping[str, tuple[float, float]]
 _Floats = npt.NDArray[np.float32]
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
-_LAYERS, _REMOVABLE = frozenset({"Conv", "Gemm", "MatMul"}), frozenset({"Relu", "Clip"})
+LAYER_OPS, ACTIVATIONS = frozenset({"Conv", "Gemm", "MatMul"}), frozenset({"Relu", "Clip"})
 # what they put out has the values of what they read, or lies between them
 _SAME_RANGE = frozenset({"MaxPool", "AveragePool", "Reshape", "Flatten"})
 _UNSIGNED, _REDUCED_UNSIGNED = 255.0, 127.0
@@ -34,6 +35,8 @@ _TINY = float(np.finfo(np.float32).tiny)
 # a bias in 32 bits must not overflow: its scale is at least so many times what would just hold it
 _BIAS_ROOM, _BIAS_RANGE = 1.0001, 2.0 * np.iinfo(np.int32).max
 _LEAST, _LARGEST = "_least", "_largest"
+# tensors before a pair, where its output has the name of the model's, and behind it
+_BEFORE, _WIDENED = "_QuantizeLinear_Input", "_DequantizeLinear_Output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,15 @@ def mark(graph: onnx.GraphProto, nodes: Sequence[str]) -> Marks:
     for node in graph.node:
         if node.name not in chosen:
             continue
-        first, output = marks.merged.get(node.input[0], node.input[0]), node.output[0]
-        if node.op_type in _LAYERS:
+        first, output = node.input[0], node.output[0]
+        if node.op_type in LAYER_OPS:
             _mark_layer(node, marks, floats, activation)
-        elif node.op_type in _REMOVABLE:
+        elif node.op_type in ACTIVATIONS:
             if first not in marks.activations:
                 continue
-            if readers[node.input[0]] == 1:
-                if node.input[0] not in outside:
-                    marks.merged[node.input[0]] = output
+            if readers[first] == 1:
+                if first not in outside:
+                    marks.merged[first] = output
                     del marks.activations[first]
                 else:
                     marks.ranges_of[first] = output
@@ -111,11 +114,11 @@ def mark(graph: onnx.GraphProto, nodes: Sequence[str]) -> Marks:
                 marks.activations[output] = first
         else:
             for name in (*node.input, *node.output):
-                activation(marks.merged.get(name, name))
+                activation(name)
     return marks
 
 
-def _mark_layer(node: onnx.NodeProto, marks: Marks, floats: set[str], activation: Any) -> None:
+def _mark_layer(node: onnx.NodeProto, marks: Marks, floats: set[str], activation: Callable[[str], None]) -> None:
     if node.op_type == "MatMul":
         for name in node.input:
             if name in floats:
@@ -146,8 +149,8 @@ def measure_ranges(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterab
             watched.graph.node.append(helper.make_node(op, [name], [name + suffix], name=f"{name}{suffix}_node", keepdims=0))
             watched.graph.output.append(helper.make_tensor_value_info(name + suffix, onnx.TensorProto.FLOAT, []))
     options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = LOG_ERRORS_ONLY
+    session = ort.InferenceSession(watched.SerializeToString(), options, providers=list(PROVIDERS))
     found = np.array([session.run(None, dict(feed)) for feed in feeds], np.float32).reshape(-1, len(tensors), 2)
     least, largest = found[..., 0].min(axis=0), found[..., 1].max(axis=0)
     return {name: (float(low), float(high)) for name, low, high in zip(tensors, least, largest, strict=True)}
@@ -168,6 +171,7 @@ class _Writer:
     def __init__(self, graph: onnx.GraphProto, marks: Marks, ranges: Ranges, reduce_range: bool) -> None:
         self._graph, self._marks, self._ranges, self._reduce_range = graph, marks, ranges, reduce_range
         self._arrays = {tensor.name: tensor for tensor in graph.initializer}
+        self._outputs = {value.name for value in graph.output}
         self._scales: dict[str, _Floats] = {}
         self._first: list[onnx.NodeProto] = []
 
@@ -181,22 +185,21 @@ class _Writer:
             self._constant(name)
         for name, bias in marks.biases.items():
             self._bias(name, bias)
-        read = {name: name + "_DequantizeLinear_Output" for name in (*pairs, *marks.weights, *marks.constants)}
-        outputs = {value.name for value in graph.output}
+        read = {name: name + _WIDENED for name in (*pairs, *marks.weights, *marks.constants)}
         placed = [node for value in graph.input for node in pairs.get(value.name, ())] + self._first
         for node in graph.node:
             for place, name in enumerate(node.input):
-                if name in read and name not in outputs:
+                if name in read and name not in self._outputs:
                     node.input[place] = read[name]
             if len(node.input) > 2 and node.input[2] in marks.biases:
                 _without_beta(node)
             placed.append(node)
             for place, name in enumerate(node.output):
                 placed.extend(pairs.get(name, ()))
-                if name in pairs and name in outputs:
-                    node.output[place] = name + "_QuantizeLinear_Input"
+                if name in pairs and name in self._outputs:
+                    node.output[place] = name + _BEFORE
         _replace_nodes(graph, placed)
-        used = {name for node in graph.node for name in node.input} - marks.biases.keys() | outputs
+        used = {name for node in graph.node for name in node.input} - marks.biases.keys() | self._outputs
         for place in reversed(range(len(graph.initializer))):
             if graph.initializer[place].name not in used:
                 del graph.initializer[place]
@@ -205,7 +208,7 @@ class _Writer:
         merged = self._marks.merged
         kept = []
         for node in self._graph.node:
-            if node.input and node.op_type in _REMOVABLE and merged.get(node.input[0]) == node.output[0]:
+            if node.input and node.op_type in ACTIVATIONS and merged.get(node.input[0]) == node.output[0]:
                 continue
             for place, name in enumerate(node.output):
                 while name in merged:
@@ -224,9 +227,9 @@ class _Writer:
             self._add(provider + "_scale", scale)
             self._add(provider + "_zero_point", zero)
         self._scales[name] = self._scales[provider]
-        is_output = any(value.name == name for value in self._graph.output)
-        source = name + "_QuantizeLinear_Input" if is_output else name
-        sink = name if is_output else name + "_DequantizeLinear_Output"
+        is_output = name in self._outputs
+        source = name + _BEFORE if is_output else name
+        sink = name if is_output else name + _WIDENED
         figures, rounded = [provider + "_scale", provider + "_zero_point"], name + "_QuantizeLinear_Output"
         return [
             helper.make_node(QUANTISE, [source, *figures], [rounded], name + "_QuantizeLinear"),
@@ -282,7 +285,7 @@ class _Writer:
         for key, array in ((stored, values), (named + "_scale", scale), (named + "_zero_point", zero)):
             self._add(key, array)
         options: dict[str, Any] = {} if axis is None else {"axis": axis}
-        inputs, output = [stored, named + "_scale", named + "_zero_point"], sink or name + "_DequantizeLinear_Output"
+        inputs, output = [stored, named + "_scale", named + "_zero_point"], sink or name + _WIDENED
         self._first.append(helper.make_node(DEQUANTISE, inputs, [output], name + "_DequantizeLinear", **options))
 
     def _add(self, name: str, values: npt.NDArray[Any]) -> None:

@@ -19,14 +19,12 @@ from paretopress.core.model_inputs import items_at_a_time, pieces
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
 from paretopress.lower.float16_storage import store_in_16_bits
-from paretopress.lower.qdq import mark, measure_ranges, write_qdq
+from paretopress.lower.qdq import ACTIVATIONS, LAYER_OPS, mark, measure_ranges, write_qdq
 from paretopress.system.atomic_files import write_bytes
 from paretopress.system.quiet_logger import quiet_logger
 
 _LSTM = "LSTM"
 _LINEAR_OPS = frozenset({"Gemm", "MatMul"})
-_LAYER_OPS = _LINEAR_OPS | {"Conv"}
-_ACTIVATIONS = frozenset({"Relu", "Clip"})
 # ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
 _FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
 _INT4_BLOCK = 32
@@ -98,7 +96,7 @@ def quantise_onnx(
 
 
 def _layer_nodes(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
-    names = [node.name for node in graph.node if node.op_type in _LAYER_OPS | {_LSTM}]
+    names = [node.name for node in graph.node if node.op_type in LAYER_OPS | {_LSTM}]
     found: list[str] = []
     for layer in layers:
         own = [name for name in names if name.split(CALL)[0] in (layer, f"{layer}.0", f"{layer}.1")]
@@ -150,7 +148,8 @@ def _in_pieces(graph: onnx.GraphProto, batches: Sequence[Feed]) -> Iterator[Feed
     shapes = {value.name: [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in graph.input}
     for batch in batches:
         shape = shapes[next(iter(batch))]
-        for parts in pieces(list(batch.values()), shape, items_at_a_time(sum(part[0].size for part in batch.values()))):
+        whole = list(batch.values())
+        for parts in pieces(whole, shape, items_at_a_time(whole)):
             yield dict(zip(batch, parts, strict=True))
 
 
@@ -178,7 +177,7 @@ def own_biases(graph: onnx.GraphProto) -> None:
     biases = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
     for node in graph.node:
-        if node.op_type not in _LAYER_OPS or len(node.input) < 3 or node.input[2] not in biases:
+        if node.op_type not in LAYER_OPS or len(node.input) < 3 or node.input[2] not in biases:
             continue
         name = node.input[2]
         if name in taken:
@@ -196,7 +195,7 @@ def with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
     constants = {tensor.name for tensor in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     for node in graph.node:
         reads = [name for name in node.input if name and name not in constants]
-        joins = node.op_type in _ACTIVATIONS | _FOLLOWERS and bool(reads) and all(name in tensors for name in reads)
+        joins = node.op_type in ACTIVATIONS | _FOLLOWERS and bool(reads) and all(name in tensors for name in reads)
         if node.name in layers or joins:
             quantised[node.name] = node
             if node.op_type not in ("Gemm", "MatMul"):  # their outputs are float, see OpTypesToExcludeOutputQuantization

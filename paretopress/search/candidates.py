@@ -124,23 +124,25 @@ class Bounds:
     def undecided(self, outcome: Outcome) -> bool:
         """Return whether only the latency is undecided: its interval contains the limit, and every other bound is met."""
         low, high = outcome.latency.latency_ci_ms
-        others = (violation for name, violation in self.constraints(outcome).items() if name != "latency_ms")
-        return not outcome.rejected and low <= self.limit_ms < high and all(violation <= 0.0 for violation in others)
+        return not outcome.rejected and low <= self.limit_ms < high and self._meets_all_but(outcome, "latency_ms")
 
     def within_costs(self, outcome: Outcome) -> bool:
         """Return whether the outcome meets every bound but that on the drop."""
-        return all(violation <= 0.0 for name, violation in self.constraints(outcome).items() if name != "max_drop")
+        return self._meets_all_but(outcome, "max_drop")
 
     def may_meet_costs(self, outcome: Outcome) -> bool:
         """Return whether the outcome was recovered and meets every bound but that on the drop, its latency perhaps: the interval may
         hold the limit.
         """
-        others = (violation for name, violation in self.constraints(outcome).items() if name not in ("latency_ms", "max_drop"))
-        return not outcome.rejected and outcome.latency.latency_ci_ms[0] <= self.limit_ms and all(violation <= 0.0 for violation in others)
+        low, _ = outcome.latency.latency_ci_ms
+        return not outcome.rejected and low <= self.limit_ms and self._meets_all_but(outcome, "latency_ms", "max_drop")
 
     def promising(self, outcome: Outcome) -> bool:
         """Return whether the outcome was recovered and meets the bounds that steer the search at its rung."""
-        return not outcome.rejected and all(violation <= 0.0 for violation in self.constraints(outcome).values())
+        return not outcome.rejected and self._meets_all_but(outcome)
+
+    def _meets_all_but(self, outcome: Outcome, *names: str) -> bool:
+        return all(violation <= 0.0 for name, violation in self.constraints(outcome).items() if name not in names)
 
     def misses(self, outcome: Outcome) -> tuple[Miss, ...]:
         """Return which of the user's own bounds the outcome's figures miss, whatever rung they are from."""

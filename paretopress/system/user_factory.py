@@ -39,7 +39,7 @@ def call_factory(spec: str, base: Path | None, failure: type[InputError]) -> obj
         try:
             value: object = factory()
         except (Exception, SystemExit) as error:
-            raise failure(f"{spec} failed: {_quote(error, path)}", _hint(error)) from error
+            raise failure(f"{spec} failed: {_quote(error, path)}", _hint(error, "A factory is called without arguments.")) from error
         return value
 
 
@@ -64,7 +64,7 @@ def _function(spec: str, path: Path, failure: type[InputError]) -> Callable[...,
     try:
         module = _import_file(path)
     except (Exception, SystemExit) as error:
-        hint = _hint(error) if isinstance(error, ModuleNotFoundError) else "Run it with python to see the whole error."
+        hint = _hint(error, "Run it with python to see the whole error.")
         raise failure(f"{path.name} could not be imported: {_quote(error, path)}", hint) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -73,10 +73,10 @@ def _function(spec: str, path: Path, failure: type[InputError]) -> Callable[...,
     return found  # type: ignore[no-any-return]  # whatever the user's file holds
 
 
-def _hint(error: BaseException) -> str:
+def _hint(error: BaseException, otherwise: str) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"Install the package that holds {error.name}, in the environment that paretopress runs in."
-    return "A factory is called without arguments."
+    return otherwise
 
 
 def _import_file(path: Path) -> ModuleType:

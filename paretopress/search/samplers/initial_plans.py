@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from paretopress.core.model_graph import ModelGraph
 from paretopress.core.plan import Plan
-from paretopress.search.samplers.predictor import Predictor
-from paretopress.spaces.space import RESOLUTION, SearchSpace, share_of_pixels
+from paretopress.search.samplers.predictor import Predictor, predicted_ms
+from paretopress.spaces.space import RESOLUTION, SearchSpace
 
 _WIDE_CHANNELS = 32
 _BRANCHES_BESIDE_PRUNING = (0.25, 0.5, 0.75)
@@ -55,15 +55,9 @@ def without_slow(plans: Sequence[Plan], space: SearchSpace, predictor: Predictor
     The first two stay, the unchanged model and uniform int8, from which the tables are corrected; and where all others are too slow, the
     one that is predicted the fastest.
     """
-    programme = predictor.tables_alone
-
-    def predicted_ms(plan: Plan) -> float:
-        params = space.params(plan)
-        return programme.cost(params) * share_of_pixels(params)
-
-    others = plans[2:]
-    kept = [plan for plan in others if predicted_ms(plan) <= _FAR_OVER * limit_ms]
-    return [*plans[:2], *(kept or sorted(others, key=predicted_ms)[:1])]
+    predicted = {plan: predicted_ms(predictor.tables_alone, space.params(plan)) for plan in plans[2:]}
+    kept = [plan for plan, ms in predicted.items() if ms <= _FAR_OVER * limit_ms]
+    return [*plans[:2], *(kept or sorted(predicted, key=predicted.__getitem__)[:1])]
 
 
 def with_solved(seeds: Sequence[Plan], solved: Sequence[Plan]) -> list[Plan]:

@@ -144,6 +144,11 @@ class Predictor:
         return floor_ms * nodes + (full_ms - floor_ms) * share
 
 
+def predicted_ms(programme: IntegerProgramme, params: Mapping[str, Value]) -> float:
+    """Return the milliseconds that a programme predicts, at the resolution of the parameters."""
+    return programme.cost(params) * share_of_pixels(params)
+
+
 def shrunk_fit(features: Floats, targets: Floats, prior: Floats) -> Floats:
     """Return the coefficients (F,) of a ridge regression of targets (N,) on features (N, F) that shrinks towards `prior` (F,).
 

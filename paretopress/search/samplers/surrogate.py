@@ -12,8 +12,8 @@ from threadpoolctl import ThreadpoolController
 
 from paretopress.core.pareto import hypervolume_2d, non_dominated
 from paretopress.core.plan import Plan
-from paretopress.search.samplers.predictor import PriorKnowledge
-from paretopress.spaces.space import Params, SearchSpace, share_of_pixels
+from paretopress.search.samplers.predictor import PriorKnowledge, predicted_ms
+from paretopress.spaces.space import Params, SearchSpace
 
 _RIDGE = 1.0
 # The coefficient of a prediction is shrunk a ninth as much as that of a choice: predictions start from the tables, trials correct them.
@@ -147,7 +147,7 @@ class Surrogate:
         tables = self._known.predictor.tables_alone
         switches = _SWITCH_WEIGHT * width_switches(self._space, plan)
         return (
-            [_PRIOR_WEIGHT * float(np.log(max(tables.cost(params) * share_of_pixels(params), _LEAST_MS))), switches],
+            [_PRIOR_WEIGHT * float(np.log(max(predicted_ms(tables, params), _LEAST_MS))), switches],
             [_PRIOR_WEIGHT * float(np.log(tables.damage(params) + _DAMAGE_FLOOR))],
         )
 
