@@ -26,6 +26,7 @@ from paretopress.core.model_inputs import Inputs, feeds, outputs_of, tensors
 from paretopress.errors import LoweringError, ParityError, typed_line
 from paretopress.intake.onnx_module import OPSET, onnx_graph_in
 from paretopress.lower.known_sizes import fold_known_sizes
+from paretopress.lower.padding import fold_paddings
 from paretopress.lower.window_pooling import write_out_poolings
 from paretopress.system.atomic_files import write_bytes
 
@@ -79,6 +80,7 @@ def export_onnx(
         model = onnx.load(scratch)
     _keep_inputs(model.graph, names, example)
     _inline_identities(model.graph)
+    fold_paddings(model)
     _name_nodes(model.graph, fused)
     write_bytes(path, model.SerializeToString())
     if checked:

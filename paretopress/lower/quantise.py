@@ -19,7 +19,7 @@ from paretopress.core.model_inputs import items_at_a_time, pieces
 from paretopress.errors import LoweringError, typed_line
 from paretopress.lower.export import CALL
 from paretopress.lower.float16_storage import store_in_16_bits
-from paretopress.lower.qdq import ACTIVATIONS, LAYER_OPS, mark, measure_ranges, write_qdq
+from paretopress.lower.qdq import ACTIVATIONS, LAYER_OPS, made_up_ranges, mark, measure_ranges, write_qdq
 from paretopress.system.atomic_files import write_bytes
 from paretopress.system.quiet_logger import quiet_logger
 
@@ -29,8 +29,6 @@ _LINEAR_OPS = frozenset({"Gemm", "MatMul"})
 _FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
 _INT4_BLOCK = 32
 _QDQ_OPSET = 13  # the first in which a weight has a scale for each channel
-# of every activation of a file that is only timed
-_ANY_RANGE = (-1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
     own_biases(model.graph)
     marks = mark(model.graph, with_followers(model.graph, set(layers)))
     wanted = marks.measured()
-    ranges = measure_ranges(model, wanted, _in_pieces(model.graph, calibration)) if calibration else dict.fromkeys(wanted, _ANY_RANGE)
+    ranges = measure_ranges(model, wanted, _in_pieces(model.graph, calibration)) if calibration else made_up_ranges(model.graph, wanted)
     write_qdq(model.graph, marks, ranges, reduce_range=reduce_range)
     return model
 

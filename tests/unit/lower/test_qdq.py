@@ -211,3 +211,31 @@ def test_signed_scales_are_one_for_each_channel_of_the_axis() -> None:
 def test_mark_leaves_an_activation_whose_input_is_float(tmp_path: Path) -> None:
     path = file_of([helper.make_node("Relu", ["x"], ["y"], "relu")], {}, tmp_path / "float.onnx")
     assert mark(onnx.load(path).graph, ["relu"]) == Marks()
+
+
+class Between(nn.Module):
+    """Two convolutions of 8 bits, and between them a float one for each channel with an activation."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.first, self.deep, self.last = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 8, 1)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.max_pool2d(self.activation(self.deep(self.activation(self.first(x)))), 2))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(0.0, 4.0), nn.Hardswish(), nn.Sigmoid(), nn.GELU()], ids=repr)
+def test_a_file_that_is_only_timed_has_the_same_operators_in_the_runtime(tmp_path: Path, activation: nn.Module) -> None:
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 4.0
+    torch.manual_seed(0)
+    export_onnx(Between(activation).eval(), images, tmp_path / "float.onnx")
+    found = []
+    for name, batches in (("timed", []), ("whole", [{"input": images.numpy()}])):
+        quantise_onnx(tmp_path / "float.onnx", tmp_path / f"{name}.onnx", {"first": 8, "last": 8}, batches, reduce_range=False)
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"{name}_optimised.onnx")
+        options.log_severity_level = 3
+        ort.InferenceSession(str(tmp_path / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
+        found.append(sorted(node.op_type for node in onnx.load(tmp_path / f"{name}_optimised.onnx").graph.node))
+    assert found[0] == found[1]
