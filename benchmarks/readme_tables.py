@@ -166,7 +166,13 @@ def wild(value: Mapping[str, Any]) -> list[str]:
             left = "" if share is None else f"{100.0 * share:.0f} % changeable"
             why = found.get("error") or (found.get("frozen") or [""])[0]
             lines.append(f"- {row['model']}: {'; '.join(filter(None, (left, why)))}")
-    return lines
+    needs = [
+        f"{row['model']} {row['ours']['duration_s']:.0f} s, {row['ours']['peak_gb']:.1f} GB"
+        for row in rows
+        if row["ours"].get("duration_s", 0.0) > value["seconds"] or row["ours"].get("peak_gb", 0.0) > value["memory_gb"]
+    ]
+    told = f"Needed more than {value['seconds']:.0f} s or {value['memory_gb']:g} GB: {'; '.join(needs)}."
+    return [*lines, "", told] if needs else lines
 
 
 Table = Callable[[Mapping[str, Any]], list[str]]

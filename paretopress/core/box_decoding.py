@@ -6,6 +6,7 @@ Boxes are (x1, y1, x2, y2) in pixels of the model's input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ Array = npt.NDArray[Any]
 # outputs, (rows, columns) of the input -> boxes (N, candidates, 4), scores (N, candidates, classes) in [0, 1]
 Decoder = Callable[[Sequence[Array], tuple[int, int]], tuple[Array, Array]]
 _FINEST = 8  # pixels between two cells of the finest map, in the YOLO family
+_MOST_LOG_SCALE = float(np.log(1000.0 / 16.0))  # of a box to its default box, as torchvision bounds it
 
 
 def decode_yolo(outputs: Sequence[Array], size: tuple[int, int]) -> tuple[Array, Array]:
@@ -81,12 +83,45 @@ def decode_yolox(outputs: Sequence[Array], size: tuple[int, int]) -> tuple[Array
     return _corners(np.concatenate([places, sizes], axis=-1)), _probable(flat[..., 4:5]) * _probable(flat[..., 5:])
 
 
+def decode_ssd(outputs: Sequence[Array], size: tuple[int, int], anchors: Array) -> tuple[Array, Array]:
+    """Return the boxes and scores of an SSD head.
+
+    Args:
+        outputs: offsets (N, candidates, 4) of the default boxes' centres and sizes, and class logits (N, candidates, 1 + classes), the
+            background first; in either order. anchors: (candidates, 4) the default boxes.
+    Source: Liu et al. 2016, "SSD", section 2.2, with the variances 0.1 and 0.2 of its code.
+    Raises: ValueError: another number of candidates.
+    """
+    offsets, logits = ssd_parts(outputs)
+    if offsets.shape[1:] != anchors.shape:
+        raise ValueError(f"there are {len(anchors)} default boxes, but {offsets.shape[1]} candidates: images of {size} are of another size")
+    sizes = anchors[:, 2:] - anchors[:, :2]
+    centres = anchors[:, :2] + sizes / 2.0 + 0.1 * offsets[..., :2] * sizes
+    sizes = np.exp(np.minimum(0.2 * offsets[..., 2:], _MOST_LOG_SCALE)) * sizes
+    return _corners(np.concatenate([centres, sizes], axis=-1)), softmax(logits, axis=2)[..., 1:]
+
+
+def ssd_parts(outputs: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the offsets and the class logits of an SSD head; raises ValueError if they are not of that form."""
+    if len(outputs) != 2 or any(output.ndim != 3 for output in outputs) or 4 not in (output.shape[2] for output in outputs):
+        raise ValueError("an SSD head puts out offsets (N, candidates, 4) and class logits (N, candidates, 1 + classes)")
+    first, second = outputs
+    return (first, second) if first.shape[2] == 4 else (second, first)
+
+
 def _probable(values: Array) -> Array:
     """Return probabilities of logits, or what are probabilities already."""
     return values if values.min() >= 0.0 and values.max() <= 1.0 else sigmoid(values)
 
 
-DECODERS: dict[str, Decoder] = {"yolo": decode_yolo, "yolox": decode_yolox}
+DECODERS = ("yolo", "yolox", "ssd")
+
+
+def decoder_of(name: str, anchors: Sequence[Sequence[float]] = ()) -> Decoder:
+    """Return one of `DECODERS` by its name; "ssd" with its default boxes (candidates, 4)."""
+    if name == "ssd":
+        return partial(decode_ssd, anchors=np.asarray(anchors, np.float64).reshape(-1, 4))
+    return {"yolo": decode_yolo, "yolox": decode_yolox}[name]
 
 
 def suppressed(boxes: Array, scores: Array, least_score: float, overlap: float, most: int) -> tuple[Array, Array, Array]:

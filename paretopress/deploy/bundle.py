@@ -50,7 +50,8 @@ class BundleFacts:
         conditions: under which they were measured: machine, versions, protocol; "batch" is the batch that `run.py --time` uses.
         plan: `Plan.to_json`.
         session_options: onnxruntime's, at least the two thread counts; the measured session's, and used by run.py.
-        detection: of a detector whose boxes a known decoder reads: {"decoder", "size": [rows, columns], "classes"}; else {}.
+        detection: of a detector whose boxes a known decoder reads: {"decoder", "size": [rows, columns], "classes"}, and the
+            "anchors" of an SSD; else {}.
         independent_labels: whether each output is the logit of a label of its own, of which an item may have several, or none.
     """
 

@@ -32,7 +32,7 @@ def find_objects(
     x = np.full((1, 3, size, size), float(steps.get("fill", 114)), np.float32)
     x[0, :, top : top + resized.height, left : left + resized.width] = np.asarray(resized, np.float32).transpose(2, 0, 1)
     outputs = predict(x * np.float32(steps.get("scale", 1 / 255)))
-    places, scores = boxes.DECODERS[detection["decoder"]](outputs, (size, size))
+    places, scores = boxes.decoder_of(detection["decoder"], detection.get("anchors", ()))(outputs, (size, size))
     found, values, kinds = boxes.suppressed(places[0], scores[0], least_score, OVERLAP, MOST)
     corners = (found - np.array([left, top, left, top])) / scale
     corners = np.clip(corners, 0.0, np.array([image.width, image.height, image.width, image.height], float))

@@ -202,6 +202,8 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
         size = detection.get("size") if isinstance(detection, dict) else None
         demand(is_image_size(size), "detection.size", size)
         demand(is_text(detection.get("decoder")), "detection.decoder", detection.get("decoder"))
+        anchors = detection.get("anchors", [])
+        demand(isinstance(anchors, list) and all(map(is_box, anchors)), "detection.anchors", "of another form")
     for kind in ("inputs", "outputs"):
         specs = manifest[kind]
         demand(1 <= len(specs) <= MOST_NAMES, kind, specs)
@@ -242,6 +244,11 @@ def is_count(value: object, most: int) -> bool:
 def is_image_size(value: object) -> bool:
     """Return whether a value is [rows, columns] of an image."""
     return isinstance(value, list) and len(value) == 2 and all(is_count(side, 2**16) for side in value)
+
+
+def is_box(value: object) -> bool:
+    """Return whether a value is a list of four numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(type(side) in (int, float) for side in value)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -13,6 +13,7 @@ from paretopress.core.model_outputs import named_tensors
 from paretopress.intake.datasets.data import Data, split_size
 from paretopress.intake.datasets.unlabelled import has_label, with_outputs_as_targets
 from paretopress.intake.faithful import evaluated_copy
+from paretopress.intake.raw_heads import anchors_of
 from paretopress.system.batch_loading import collate, load_items
 from paretopress.system.seeding import seeded
 from paretopress.tasks.agreement import Agreement
@@ -20,7 +21,7 @@ from paretopress.tasks.base import Task
 from paretopress.tasks.classification import Classification
 from paretopress.tasks.label_forms import task_for_labels
 from paretopress.tasks.metric_names import AGREEMENT, SQNR
-from paretopress.tasks.raw_heads import RawDetection
+from paretopress.tasks.raw_heads import SSD, RawDetection
 
 _JUDGED_ITEMS, _PROBE_ITEMS = 64, 2
 
@@ -45,7 +46,8 @@ def fit_labels(data: Data, model: nn.Module) -> tuple[Data, tuple[str, ...]]:
         return _unlabelled(data, outputs[0], evaluated, names, labelled=labelled)
     if isinstance(data.task, RawDetection):
         rows, columns = tensors(x)[0].shape[-2:]
-        return replace(data, task=replace(data.task, size=(int(rows), int(columns)), classes=data.classes)), ()
+        anchors = anchors_of(evaluated) if data.task.decoder == SSD else ()
+        return replace(data, task=replace(data.task, size=(int(rows), int(columns)), classes=data.classes, anchors=anchors)), ()
     task, note = task_for_labels(data.task, outputs, targets)
     return replace(data, task=task), (note,) if note else ()
 

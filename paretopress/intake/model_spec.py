@@ -32,6 +32,7 @@ MODEL_FORMS = (
 # what training scripts put around a state dict
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema", "ema")
 NAMED = 3
+_COCO_CLASSES = 91  # of torchvision's weights; the background is one of them
 _TENSORFLOW_FILES = {".tflite": "--tflite", ".pb": "--graphdef"}
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 Shapes = Mapping[str, tuple[int, ...]] | Sequence[tuple[int, ...]]
@@ -118,16 +119,21 @@ def _torchvision_model(spec: Spec, trust: bool) -> nn.Module:
     import torchvision  # two seconds that only those wait for who name it
 
     spec.allow("weights", "num_classes", argument="NAME")
-    # classifiers only: torchvision's detectors fetch a backbone even with weights=None
-    known = torchvision.models.list_models(module=torchvision.models)
+    detectors = [name for name in torchvision.models.list_models(module=torchvision.models.detection) if name.startswith("ssd")]
+    known = [*torchvision.models.list_models(module=torchvision.models), *detectors]
     if spec.argument not in known:
-        raise ConfigError(f"torchvision has no classifier {spec.argument!r}", f"Did you mean {nearest(spec.argument, known)}?")
+        raise ConfigError(f"torchvision has no classifier or SSD {spec.argument!r}", f"Did you mean {nearest(spec.argument, known)}?")
+    is_detector = spec.argument in detectors
+    without_download = {"weights_backbone": None} if is_detector else {}
     weights = spec.path("weights")
     state = None if weights is None else _state_dict(weights, trust)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model: nn.Module = torchvision.models.get_model(
-            spec.argument, weights=None, num_classes=spec.integer("num_classes", 1000, minimum=1)
+            spec.argument,
+            weights=None,
+            num_classes=spec.integer("num_classes", _COCO_CLASSES if is_detector else 1000, minimum=1),
+            **without_download,
         )
     if weights is not None and state is not None:
         state = without_prefix(state, model.state_dict())

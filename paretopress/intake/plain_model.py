@@ -1,4 +1,4 @@
-"""Take a model out of what training puts around it: DataParallel, torch.compile, averaged weights, half or double precision."""
+"""Take a model out of what is around it: DataParallel, torch.compile, averaged weights, half or double precision, a choice of boxes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from paretopress.errors import ModelError, typed_line
+from paretopress.intake.raw_heads import SsdHeads, is_ssd
 
 # type of a wrapper, by its name -> the attribute that holds the model; torch.compile's class is private
 _WRAPPERS = {
@@ -38,6 +39,9 @@ def plain_model(model: nn.Module) -> PlainModel:
     while (inner := _inner(model)) is not None:
         notes.append(f"the wrapper {type(model).__name__} was taken off: the model inside of it is compressed")
         model = inner
+    if is_ssd(model):
+        notes.append("the detector puts out its raw heads, for photos in [0, 1] of its own size: the decoder ssd reads boxes from them")
+        model = SsdHeads(copied(model))
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "a model must be eager PyTorch, but got TorchScript, whose layers cannot be changed",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paretopress.core.box_decoding import DECODERS, Decoder, bins_of
+from paretopress.core.box_decoding import Decoder, bins_of, decoder_of, ssd_parts
 from paretopress.core.outcome import Metric
 from paretopress.tasks.base import Arrays, Outputs, Scorer, sampled_nll_of_values, squared_errors
 from paretopress.tasks.binary import binary_divergence
@@ -20,7 +20,7 @@ from paretopress.tasks.detection import MeanAveragePrecision, best_of
 from paretopress.tasks.metric_names import MAP
 
 _LEAST_SCORE, _OVERLAP = 0.001, 0.7
-YOLO, YOLOX = "yolo", "yolox"
+YOLO, YOLOX, SSD = "yolo", "yolox", "ssd"
 
 
 class DecodedPrecision(MeanAveragePrecision):
@@ -42,9 +42,10 @@ class RawDetection:
     """Outputs are what the heads of a detector put out; targets (N, objects, 5) a box in pixels of the input and a label from 1.
 
     Attributes:
-        decoder: "yolo", "yolox", or the name of a function of the user's, which is `decode` then.
+        decoder: "yolo", "yolox", "ssd", or the name of a function of the user's, which is `decode` then.
         size: (rows, columns) of the model's input.
         by: "mAP" (the mean over overlaps of 0.5 to 0.95) or "mAP50". classes: names by label, less 1.
+        anchors: the default boxes of an SSD, corners in pixels of the input.
     """
 
     decoder: str = YOLO
@@ -52,6 +53,7 @@ class RawDetection:
     by: str = MAP
     decode: Decoder | None = None
     classes: tuple[str, ...] = ()
+    anchors: tuple[tuple[float, ...], ...] = ()
 
     @property
     def metric(self) -> Metric:
@@ -62,6 +64,8 @@ class RawDetection:
         """Return "" for outputs that the decoder reads and rows of box and label, else what is wrong."""
         if targets.ndim != 3 or targets.shape[2] != 5:
             return f"targets must be (N, objects, 5), a box and a label each, but got {tuple(targets.shape)}"
+        if self.decoder == SSD and not self.anchors:
+            return "the decoder ssd needs the model's default boxes: let it hold a tensor `anchors` (candidates, 4), corners in pixels"
         try:
             boxes, scores = self._decoder()([output.float().numpy() for output in outputs], self.size)
         except Exception as error:  # whatever a decoder meets in outputs that it was not made for
@@ -87,7 +91,7 @@ class RawDetection:
             return found[0].new_zeros(()) + squared_errors(found, wanted)
         weights = theirs.seen()
         objects = weights.sum().clamp_min(1.0)
-        scores = binary_divergence(mine.scores.float(), theirs.scores.float()).sum()
+        scores = _scores_apart(mine, theirs)
         boxes = (_boxes_apart(mine, theirs) * weights).sum()
         return (scores + boxes) / objects
 
@@ -98,22 +102,31 @@ class RawDetection:
 
     def to_json(self) -> dict[str, Any]:
         """Return how a bundle reads boxes from the outputs as a JSON object; {} where a function of the user's does."""
-        return {} if self.decode is not None else {"decoder": self.decoder, "size": list(self.size), "classes": list(self.classes)}
+        if self.decode is not None:
+            return {}
+        anchors = {"anchors": [list(box) for box in self.anchors]} if self.anchors else {}
+        return {"decoder": self.decoder, "size": list(self.size), "classes": list(self.classes)} | anchors
 
     def _decoder(self) -> Decoder:
-        return self.decode or DECODERS[self.decoder]
+        return self.decode or decoder_of(self.decoder, self.anchors)
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Class logits (N, candidates, classes), objectness logits (N, candidates, 1) or None, and box values (N, candidates, 4, bins)."""
+    """Class logits (N, candidates, classes), objectness logits (N, candidates, 1) or None, and box values (N, candidates, 4, bins).
+
+    Where classes exclude each other, the first is the background.
+    """
 
     scores: Tensor
     objectness: Tensor | None
     boxes: Tensor
+    exclusive: bool = False
 
     def seen(self) -> Tensor:
         """Return (N, candidates): how probably each shows an object."""
+        if self.exclusive:
+            return 1.0 - self.scores.detach().float().softmax(dim=2)[..., 0]
         best = self.scores.detach().float().sigmoid().amax(dim=2)
         return best if self.objectness is None else best * self.objectness.detach().float().sigmoid()[..., 0]
 
@@ -123,6 +136,9 @@ def heads(decoder: str, outputs: Sequence[Tensor]) -> Heads | None:
     if decoder == YOLO and len(outputs) == 2 and all(output.ndim == 3 for output in outputs):
         boxes, scores = (output.transpose(1, 2) for output in outputs)
         return Heads(scores, None, boxes.unflatten(2, (4, boxes.shape[2] // 4)))  # type: ignore[no-untyped-call]  # untyped in torch
+    if decoder == SSD:
+        offsets, logits = ssd_parts(outputs)
+        return Heads(logits, None, offsets[..., None], exclusive=True)
     if decoder not in (YOLO, YOLOX) or any(output.ndim != 4 for output in outputs):
         return None
     rows = torch.cat([output.flatten(2) for output in outputs], dim=2).transpose(1, 2)
@@ -130,6 +146,14 @@ def heads(decoder: str, outputs: Sequence[Tensor]) -> Heads | None:
         return Heads(torch.cat([rows[..., 4:5], rows[..., 5:]], dim=2), rows[..., 4:5], rows[..., :4, None])
     bins = bins_of(outputs)
     return Heads(rows[..., 4 * bins :], None, rows[..., : 4 * bins].unflatten(2, (4, bins)))  # type: ignore[no-untyped-call]  # untyped in torch
+
+
+def _scores_apart(found: Heads, wanted: Heads) -> Tensor:
+    """Return the divergence of the class scores in nats, summed over the candidates."""
+    if wanted.exclusive:
+        mine, theirs = (part.scores.float().log_softmax(dim=2) for part in (found, wanted))
+        return F.kl_div(mine, theirs, reduction="sum", log_target=True)
+    return binary_divergence(found.scores.float(), wanted.scores.float()).sum()
 
 
 def _boxes_apart(found: Heads, wanted: Heads) -> Tensor:

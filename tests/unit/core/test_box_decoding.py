@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou
 
-from paretopress.core.box_decoding import decode_yolo, decode_yolox, overlaps, sigmoid, suppressed
+from paretopress.core.box_decoding import decode_ssd, decode_yolo, decode_yolox, decoder_of, overlaps, sigmoid, suppressed
 
 RNG = np.random.default_rng(0)
 
@@ -41,6 +42,22 @@ def test_decode_yolox_reads_offsets_in_cells() -> None:
     centre = (8 * 2.5, 8 * 1.25)
     np.testing.assert_allclose(boxes[0, 6], [centre[0] - 8, centre[1] - 12, centre[0] + 8, centre[1] + 12], rtol=1e-6)
     np.testing.assert_allclose(scores[0, 6], [0.4, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["offsets first", "logits first"])
+def test_decode_ssd_reads_boxes_as_torchvision_does(*, swapped: bool) -> None:
+    places = RNG.uniform(0, 200, (6, 2))
+    anchors = np.concatenate([places, places + RNG.uniform(5, 90, (6, 2))], axis=1)
+    offsets, logits = RNG.normal(0, 9, (2, 6, 4)), RNG.normal(0, 2, (2, 6, 3))
+    boxes, scores = decoder_of("ssd", anchors.tolist())([logits, offsets] if swapped else [offsets, logits], (320, 320))
+    wanted = [BoxCoder((10.0, 10.0, 5.0, 5.0)).decode_single(torch.from_numpy(one), torch.from_numpy(anchors)) for one in offsets]
+    np.testing.assert_allclose(boxes, torch.stack(wanted).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(scores, torch.from_numpy(logits).softmax(2)[..., 1:].numpy(), rtol=1e-6)
+
+
+def test_decode_ssd_says_that_the_images_are_of_another_size() -> None:
+    with pytest.raises(ValueError, match="5 default boxes, but 6 candidates"):
+        decode_ssd([np.zeros((1, 6, 4)), np.zeros((1, 6, 3))], (96, 96), np.zeros((5, 4)))
 
 
 def test_suppressed_keeps_what_torchvision_keeps() -> None:

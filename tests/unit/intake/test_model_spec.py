@@ -147,6 +147,12 @@ def test_load_model_raises_when_the_weights_are_of_another_kind(tmp_path: Path) 
         load_model(f"torchvision:{NAME}?weights=w.bin", base=tmp_path)
 
 
+def test_load_model_makes_an_ssd_of_torchvision_without_a_download() -> None:
+    model = load_model("torchvision:ssdlite320_mobilenet_v3_large?num_classes=3")
+    assert type(model).__name__ == "SSD"
+    assert model.head.classification_head.num_columns == 3
+
+
 def test_load_model_suggests_names_when_torchvision_has_no_such_classifier() -> None:
     with pytest.raises(ConfigError, match="'resnet19'") as caught:
         load_model("torchvision:resnet19")

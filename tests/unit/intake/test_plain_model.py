@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn.utils import weight_norm
 from torch.optim.swa_utils import AveragedModel
 
+from paretopress.core.box_decoding import decoder_of
 from paretopress.errors import ModelError
 from paretopress.intake.plain_model import copied, plain_model, without_prefix
+from paretopress.intake.raw_heads import anchors_of
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
@@ -82,3 +86,20 @@ def test_without_prefix_finds_the_names_of_the_model(prefix: str) -> None:
 
 def test_without_prefix_leaves_names_that_do_not_fit() -> None:
     assert without_prefix({"encoder.weight": X}, {"fc.weight": X}).keys() == {"encoder.weight"}
+
+
+def test_plain_model_has_an_ssd_put_out_the_heads_that_its_boxes_are_read_from() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=4).eval()
+    photos = torch.rand(2, 3, 320, 320, generator=torch.Generator().manual_seed(0))
+    plain = plain_model(model)
+    assert "decoder ssd" in plain.notes[0]
+    with torch.inference_mode():
+        wanted = model(list(photos))
+        outputs = [part.numpy() for part in plain.module(photos)]
+    boxes, scores = decoder_of("ssd", anchors_of(plain.module))(outputs, (320, 320))
+    for photo, found in enumerate(wanted):
+        box, score, label = (found[key][0].numpy() for key in ("boxes", "scores", "labels"))
+        nearest = np.abs(boxes[photo].clip(0.0, 320.0) - box).max(axis=1).argmin()
+        np.testing.assert_allclose(boxes[photo, nearest].clip(0.0, 320.0), box, atol=0.1)
+        assert scores[photo, nearest, int(label) - 1] == pytest.approx(float(score), abs=1e-4)

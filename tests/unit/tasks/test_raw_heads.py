@@ -49,6 +49,32 @@ def test_divergence_is_zero_for_the_same_and_grows_with_scores_and_boxes(decoder
     assert 0.0 < near < far
 
 
+def ssd_heads() -> list[Tensor]:
+    dice = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 5, 4, generator=dice), torch.randn(2, 5, 3, generator=dice)]
+
+
+def test_divergence_of_ssd_heads_is_zero_for_the_same_and_grows_with_either_part() -> None:
+    task, (offsets, logits) = RawDetection("ssd", SIZE), ssd_heads()
+    assert float(task.divergence([offsets, logits], [offsets, logits])) == pytest.approx(0.0, abs=1e-6)
+    for near, far in (([offsets + 0.01, logits], [offsets + 0.1, logits]), ([offsets, logits * 1.01], [offsets, logits * 1.1])):
+        assert 0.0 < float(task.divergence(near, [offsets, logits])) < float(task.divergence(far, [offsets, logits]))
+
+
+def test_boxes_of_candidates_that_show_the_background_weigh_nothing() -> None:
+    task, (offsets, logits) = RawDetection("ssd", SIZE), ssd_heads()
+    logits[..., 0] = 50.0
+    assert float(task.divergence([offsets + 1.0, logits], [offsets, logits])) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_check_of_an_ssd_asks_for_its_default_boxes() -> None:
+    assert "a tensor `anchors` (candidates, 4)" in RawDetection("ssd", SIZE).check(ssd_heads(), OBJECTS)
+    anchors = ((0.0, 0.0, 8.0, 8.0),) * 5
+    task = RawDetection("ssd", SIZE, anchors=anchors)
+    assert task.check(ssd_heads(), OBJECTS.expand(2, -1, -1)) == ""
+    assert task.to_json() == {"decoder": "ssd", "size": [32, 32], "classes": [], "anchors": [[0.0, 0.0, 8.0, 8.0]] * 5}
+
+
 def test_loss_teaches_a_student_the_heads_of_the_original() -> None:
     task, student = RawDetection("yolo", SIZE), torch.zeros_like(seen()).requires_grad_()
     optimizer = torch.optim.Adam([student], lr=0.5)
@@ -77,7 +103,7 @@ def test_check_names_the_decoder_that_cannot_read_the_outputs() -> None:
 
 
 def test_task_by_decoder_lists_the_valid_names() -> None:
-    with pytest.raises(ConfigError, match="one of yolo, yolox"):
-        task_by_decoder("ssd", None, "mAP")
+    with pytest.raises(ConfigError, match="one of yolo, yolox, ssd"):
+        task_by_decoder("retina", None, "mAP")
     with pytest.raises(ConfigError, match="scored by mAP or mAP50"):
         task_by_decoder("yolo", None, "F1")
