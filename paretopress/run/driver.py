@@ -199,7 +199,13 @@ def _evaluator(run: PreparedRun, reporter: Reporter) -> Iterator[TimedEvaluator]
             yield here
         return
     command = evaluator_command(run.folder.root, worker_threads(config, run.state), trust=config.trust)
-    evaluate = SubprocessEvaluator(lambda: EvaluatorProcess(command, run.folder.worker_log), lambda: math.inf, reporter.message)
+    state = run.state
+    evaluate = SubprocessEvaluator(
+        lambda: EvaluatorProcess(command, run.folder.worker_log),
+        lambda: math.inf,
+        reporter.message,
+        lambda rung: state.effort.steps(rung) * state.seconds_per_step,
+    )
     try:
         yield evaluate
     finally:

@@ -21,8 +21,9 @@ from paretopress.core.plan import Plan
 from paretopress.errors import OutOfTimeError, ParetopressError, RunError, WorkerDiedError, error_named
 from paretopress.targets.wire_protocol import read_frame, write_frame
 
-# A process must be ready, and answer a call, within so many seconds, or within so many times the slowest answer of its kind.
-_READY_S, _LEAST_PATIENCE_S, _PATIENCE_FACTOR = 900.0, 600.0, 10.0
+# A process must be ready, and answer a call, within so many seconds, or within so many times the slowest answer of its kind; with so many
+# times longer as the training that was asked for is expected to take.
+_READY_S, _LEAST_PATIENCE_S, _PATIENCE_FACTOR, _TRAINING_FACTOR = 900.0, 600.0, 10.0, 4.0
 _END_S = 5.0
 TRUST = "--trust"
 # a plan that is evaluated at the very end of a run still gets so long
@@ -159,11 +160,13 @@ class SubprocessEvaluator:
     """`evaluate` and `measure_again` of a search, for any number of its threads: each has a process of its own.
 
     `start` makes the process of a thread; `left_s` returns the seconds until the run must end. `say` is told what a process has to tell.
+    `training_s` returns the seconds that the training of a rung is expected to take.
     """
 
     start: Callable[[], EvaluatorProcess]
     left_s: Callable[[], float]
     say: Callable[[str], None] = lambda _: None
+    training_s: Callable[[Rung], float] = lambda _: 0.0
     _processes: dict[int, EvaluatorProcess] = field(default_factory=dict)
     _slowest_s: dict[str, float] = field(default_factory=dict)
 
@@ -177,7 +180,8 @@ class SubprocessEvaluator:
 
     def _evaluated(self, plan: Plan, rung: Rung, number: int, share: float) -> Outcome:
         head = {"call": "evaluate", "plan": plan.to_json(), "rung": int(rung), "number": number, "share": share}
-        return Outcome.from_json(self._ask(f"rung {int(rung)}", head, max(self.left_s(), _LEAST_LEFT_S), share)["outcome"])
+        reply = self._ask(f"rung {int(rung)}", head, max(self.left_s(), _LEAST_LEFT_S), share, share * self.training_s(rung))
+        return Outcome.from_json(reply["outcome"])
 
     def latency_again(self, outcome: Outcome) -> Latency:
         """Return the latency of a candidate's file, measured once more."""
@@ -192,10 +196,11 @@ class SubprocessEvaluator:
         for process in self._processes.values():
             process.close()
 
-    def _ask(self, kind: str, head: Mapping[str, Any], left_s: float, share: float = 1.0) -> dict[str, Any]:
+    def _ask(self, kind: str, head: Mapping[str, Any], left_s: float, share: float = 1.0, training_s: float = 0.0) -> dict[str, Any]:
         process = self._processes.setdefault(threading.get_ident(), self.start())
         head = {**head, "left_s": left_s} if math.isfinite(left_s) else head
-        patience_s = max(_LEAST_PATIENCE_S, _PATIENCE_FACTOR * max(share, 1.0) * self._slowest_s.get(kind, 0.0))
+        least_s = _LEAST_PATIENCE_S + _TRAINING_FACTOR * training_s
+        patience_s = max(least_s, _PATIENCE_FACTOR * max(share, 1.0) * self._slowest_s.get(kind, 0.0))
         started = time.monotonic()
         try:
             reply = process.ask(head, min(patience_s, left_s), left_s)

@@ -14,6 +14,7 @@ import pytest
 from paretopress.core.outcome import Latency, Outcome, Rung
 from paretopress.core.plan import Plan
 from paretopress.errors import LatencyError, OutOfTimeError, RunError, WorkerDiedError
+from paretopress.trial import subprocess_evaluator
 from paretopress.trial.subprocess_evaluator import EvaluatorProcess, SubprocessEvaluator, revived, waiting_asleep
 
 LATENCY = Latency(1.0, (0.9, 1.1), 0.5, (0.45, 0.55), 1.0, 1.1, 2.0, 8, 100, 0.1)
@@ -127,6 +128,21 @@ def test_isolation_says_that_the_time_is_over_when_it_cuts_a_trial_off(tmp_path:
     with pytest.raises(OutOfTimeError, match="was cut off"):
         evaluate(Plan(), Rung.SHORT, 1)
     evaluate.close()
+
+
+def test_a_process_has_the_time_that_its_training_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess_evaluator, "_LEAST_PATIENCE_S", 0.5)
+    body = f"time.sleep(1.5); reply(outcome=json.loads({json.dumps(OUTCOME.to_json())!r}))"
+    for training_s, share in ((1.0, 1.0), (0.25, 4.0), (0.0, 1.0)):
+        evaluate = SubprocessEvaluator(lambda: process(tmp_path, body), lambda: 1e9, training_s=lambda _, s=training_s: s)
+        try:
+            if training_s:
+                assert evaluate.recover_in_part(Plan(), 7, share).rung == OUTCOME.rung
+            else:
+                with pytest.raises(WorkerDiedError, match="it hung"):
+                    evaluate.recover_in_part(Plan(), 7, share)
+        finally:
+            evaluate.close()
 
 
 def test_subprocess_evaluator_tells_the_time_left_and_passes_lines_on(tmp_path: Path) -> None:
