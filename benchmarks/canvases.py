@@ -6,10 +6,15 @@ detector: EfficientNet-lite0 (`pip install efficientnet_lite_pytorch`) up to its
 anchors on both. The same backbone tells which kinds of items a canvas shows, none, one or several. train_canvases.py trained both.
 
 `data()` and `detector()` are the factories that `runs/canvas_detector.toml` names, `labelled()` and `labeller()` those of
-`runs/canvas_labels.toml`.
+`runs/canvas_labels.toml`. `raccoon_detector()` finds raccoons in photos (data/raccoon: source datitran/raccoon_dataset, MIT licence); name
+the place of their data.yaml in the environment variable PARETOPRESS_RACCOONS, or leave it at ../shared/data/raccoon beside this checkout.
 """
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
 
 import fashion
 import torch
@@ -18,10 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-WEIGHTS = {name: fashion.HERE / "weights" / f"canvas_{name}.safetensors" for name in ("detector", "labeller")}
+from paretopress.intake.datasets.data_spec import load_data
+
+WEIGHTS = {name: fashion.HERE / "weights" / f"canvas_{name}.safetensors" for name in ("detector", "labeller", "raccoons")}
 SIZE, OBJECTS, EDGES = 128, 5, (20, 56)
 TRAIN, VAL, TEST = 8_000, 1_000, 2_000
 STRIDES, WIDTH, CLASSES = (8, 16), 64, 10
+RACCOON_SIZE = 192
 _TAKEN = {8: 4, 16: 10}  # pixels a cell -> the block of EfficientNet-lite0 whose maps are taken
 
 
@@ -100,6 +108,13 @@ def labelled() -> tuple[Labelled, Labelled, Labelled]:
     return train, val, test
 
 
+def raccoons() -> tuple[Dataset[Any], ...]:
+    """Return photos of raccoons in squares of 192 pixels with rows of boxes: train 130, val 30, test 40."""
+    default = fashion.HERE.parent.parent / "shared" / "data" / "raccoon" / "data.yaml"
+    made = load_data(f"yolo:{Path(os.environ.get('PARETOPRESS_RACCOONS', default))}?size={RACCOON_SIZE}")
+    return made.train, made.val, made.test
+
+
 class Backbone(nn.Module):
     """EfficientNet-lite0 up to its maps of 16 pixels a cell."""
 
@@ -123,16 +138,19 @@ class Backbone(nn.Module):
 
 
 class Detector(Backbone):
-    """Two maps (N, 4 + classes, rows, columns): distances to the four sides in cells, and class logits; see `decode_yolo`."""
+    """Two maps (N, 4 + classes, rows, columns): distances to the four sides in cells, and class logits; see `decode_yolo`.
 
-    def __init__(self) -> None:
+    It takes photos (N, 3, height, width) in [0, 1] of any size whose sides are multiples of 16.
+    """
+
+    def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in (40, 112))
         self.towers = nn.ModuleList(nn.Sequential(*unit(WIDTH), *unit(WIDTH)) for _ in STRIDES)
-        self.heads = nn.ModuleList(nn.Conv2d(WIDTH, 4 + CLASSES, 1) for _ in STRIDES)
+        self.heads = nn.ModuleList(nn.Conv2d(WIDTH, 4 + classes, 1) for _ in STRIDES)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the maps of canvases (N, 3, 128, 128) in [0, 1], the finer first."""
+        """Return the maps, the finer first."""
         fine, coarse = (lateral(part) for lateral, part in zip(self.lateral, self.maps(x), strict=True))
         fine = fine + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
         return [head(tower(part)) for part, tower, head in zip((fine, coarse), self.towers, self.heads, strict=True)]
@@ -158,6 +176,11 @@ def unit(channels: int) -> tuple[nn.Module, ...]:
 def detector() -> nn.Module:
     """Return the detector with its weights."""
     return trained(Detector(), "detector")
+
+
+def raccoon_detector() -> nn.Module:
+    """Return the detector of raccoons with its weights."""
+    return trained(Detector(1), "raccoons")
 
 
 def labeller() -> nn.Module:

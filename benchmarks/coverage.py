@@ -63,7 +63,7 @@ def cover(name: str, folder: Path, trials: int = TRIALS) -> dict[str, object]:
             "time": {"trials": trials, "finalists": 0},
             "recovery": {"short_steps": 0, "final_steps": 0, "calibration_batches": 1, "batch_size": 16},
             "disk": {"cache_mb": 0},
-            "metric": {"name": family.metric},
+            "metric": {"name": family.metric, "decoder": family.decoder},
         },
         name,
     )

@@ -60,11 +60,16 @@ class Unlabelled(Dataset[Tensor]):
         return ((crop.flip(2) if self.moves and torch.rand(()) < 0.5 else crop).float() - 127.0) / 128.0
 
 
-def _splits() -> tuple[tuple[Tensor, Tensor], ...]:
-    """Return whole photos (100, 3, 256, 256) and their labels, for train, val and test."""
+def whole_photos() -> tuple[np.ndarray, np.ndarray]:
+    """Return the photos (300, 256, 256, 3) in 8 bits and their labels (300,)."""
     with np.load(data_file()) as archive:
         blob, off, labels = (archive[key] for key in ("blob", "off", "y"))
-    whole = np.stack([np.asarray(Image.open(io.BytesIO(blob[a:b].tobytes())).convert("RGB")) for a, b in pairwise(off)])
+    return np.stack([np.asarray(Image.open(io.BytesIO(blob[a:b].tobytes())).convert("RGB")) for a, b in pairwise(off)]), labels
+
+
+def _splits() -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return whole photos (100, 3, 256, 256) and their labels, for train, val and test."""
+    whole, labels = whole_photos()
     photos, wanted = torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
     order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(photos)))
     return tuple((photos[part], wanted[part]) for part in (order[:TRAIN], order[TRAIN : TRAIN + VAL], order[TRAIN + VAL :]))

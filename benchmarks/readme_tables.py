@@ -166,12 +166,13 @@ def wild(value: Mapping[str, Any]) -> list[str]:
             left = "" if share is None else f"{100.0 * share:.0f} % changeable"
             why = found.get("error") or (found.get("frozen") or [""])[0]
             lines.append(f"- {row['model']}: {'; '.join(filter(None, (left, why)))}")
+    memory_gb = value.get("memory_gb", 8.0)
     needs = [
         f"{row['model']} {row['ours']['duration_s']:.0f} s, {row['ours']['peak_gb']:.1f} GB"
         for row in rows
-        if row["ours"].get("duration_s", 0.0) > value["seconds"] or row["ours"].get("peak_gb", 0.0) > value["memory_gb"]
+        if row["ours"].get("duration_s", 0.0) > value["seconds"] or row["ours"].get("peak_gb", 0.0) > memory_gb
     ]
-    told = f"Needed more than {value['seconds']:.0f} s or {value['memory_gb']:g} GB: {'; '.join(needs)}."
+    told = f"Needed more than {value['seconds']:.0f} s or {memory_gb:g} GB: {'; '.join(needs)}."
     return [*lines, "", told] if needs else lines
 
 
@@ -197,6 +198,42 @@ def training_step(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def fronts(value: Mapping[str, Any]) -> list[str]:
+    """Return a row for each search: what it asked for, and what it would export."""
+    columns = (
+        "search",
+        "metric",
+        "on test before",
+        "minutes",
+        "asked",
+        "points within",
+        "its choice",
+        "lost on val",
+        "lost on test",
+        "fastest",
+    )
+    lines = header(*columns)
+    for row in value["rows"]:
+        chosen, fastest = row["chosen"] or row["nearest"], row["fastest"] or row["nearest"]
+        told = f"{chosen['speedup']:.2f}x | {chosen['val_drop']:.2f} | {chosen['test_drop']:.2f} | " if chosen else "none | | | "
+        asked = f"{row['speedup_asked']:g}x, {row['max_drop']:g} lost"
+        before = f"{row['baseline_test']:.2f} | {row['minutes']:.0f} | {asked} | {row['points_within']}"
+        lines.append(f"| {row['search']} | {row['metric']} | {before} | {told}{fastest['speedup'] if fastest else 0.0:.2f}x |")
+    return [*lines, "", f"`{value['command']}`, {value['date']}."]
+
+
+def recovery_speed(value: Mapping[str, Any]) -> list[str]:
+    """Return the headlines, and a row for each round."""
+    lines = [
+        *headlines(value),
+        *header("photos", "round", "plain loop, images/s", "recovery, images/s", "ratio", "plain, MB", "recovery, MB"),
+    ]
+    for row in value["rows"]:
+        pace = f"{row['plain_images_s']:.1f} | {row['recovery_images_s']:.1f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['photos']} | {row['seed']} | {pace} | {row['plain_mb']:.0f} | {row['recovery_mb']:.0f} |")
+    return lines
+
+
 PAGES: dict[str, dict[str, Table]] = {
     "README.md": {
         "demo": headlines,
@@ -207,7 +244,7 @@ PAGES: dict[str, dict[str, Table]] = {
         "real_models": headlines,
         "knobs": headlines,
     },
-    "docs/coverage.md": {"wild": wild, "wild_drawn": wild, "coverage": coverage, "real_models": real_models},
+    "docs/coverage.md": {"wild": wild, "wild_drawn": wild, "coverage": coverage, "real_models": real_models, "fronts": fronts},
     "docs/techniques.md": {"techniques": techniques},
     "docs/figures.md": {
         "busy": busy,
@@ -219,6 +256,8 @@ PAGES: dict[str, dict[str, Table]] = {
         "throughput": headlines,
         "stopping": stopping,
         "training_step": training_step,
+        "recovery_speed": recovery_speed,
+        "quantiser": headlines,
         "recovery": headlines,
         "scale": scale,
         "faults": headlines,

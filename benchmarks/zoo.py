@@ -70,18 +70,23 @@ def masks() -> Splits:
     return _splits(make)
 
 
-def objects() -> Splits:
+def objects(size: int = SIZE) -> Splits:
     """Return photos of 96x96 with up to three boxes and their labels."""
 
     def make(generator: torch.Generator) -> Item:
         rows = torch.zeros(3, 5)
         for row in rows[: 1 + int(torch.randint(0, 3, (), generator=generator))]:
-            corner = torch.rand(2, generator=generator) * SIZE / 2
-            row[:2], row[2:4] = corner, corner + SIZE / 4 + torch.rand(2, generator=generator) * SIZE / 4
+            corner = torch.rand(2, generator=generator) * size / 2
+            row[:2], row[2:4] = corner, corner + size / 4 + torch.rand(2, generator=generator) * size / 4
             row[4] = 1 + _label(generator) % (CLASSES - 1)
-        return torch.randn(3, SIZE, SIZE, generator=generator), rows
+        return torch.randn(3, size, size, generator=generator), rows
 
     return _splits(make)
+
+
+def large_objects() -> Splits:
+    """Return the same of 320x320."""
+    return objects(320)
 
 
 def views() -> Splits:
@@ -275,18 +280,22 @@ def _from_file(*, odd: bool) -> nn.Module:
         return load_model(str(path))
 
 
+def _whole_ssdlite() -> nn.Module:
+    return torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=CLASSES)
+
+
 def _ssdlite() -> nn.Module:
-    whole = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=CLASSES)
-    return Detector(whole, SIZE)
+    return Detector(_whole_ssdlite(), SIZE)
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A model without arguments, the name of the function here that gives its data, and the metric."""
+    """A model without arguments, the name of the function here that gives its data, the metric, and the decoder of a detector's heads."""
 
     model: Callable[[], nn.Module]
     data: str = "images"
     metric: str = "top-1"
+    decoder: str | None = None
 
 
 def _vision(name: str, data: str = "images", metric: str = "top-1", **options: object) -> Family:
@@ -324,7 +333,7 @@ FAMILIES: dict[str, Family] = {
     "deeplabv3_mobilenet_v3_large": _vision("deeplabv3_mobilenet_v3_large", "masks", "mIoU", weights_backbone=None),
     "fcn_resnet50": _vision("fcn_resnet50", "masks", "mIoU", weights_backbone=None, aux_loss=True),
     "ssdlite320_mobilenet_v3_large, boxes not chosen": Family(_ssdlite, "objects", "mAP"),
-    "ssdlite320_mobilenet_v3_large": _vision("ssdlite320_mobilenet_v3_large", weights_backbone=None),
+    "ssdlite320_mobilenet_v3_large": Family(_whole_ssdlite, "large_objects", "mAP", "ssd"),
     "two inputs": Family(TwoViews, "views"),
     "resnet18.onnx": Family(lambda: _from_file(odd=False)),
     "resnet18.onnx that does not convert": Family(lambda: _from_file(odd=True)),

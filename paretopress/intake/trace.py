@@ -15,7 +15,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from paretopress.compress.prune.recurrent_units import Recurrent
 from paretopress.core.layer_types import Weighted, kernel_of
 from paretopress.core.model_graph import INPUT, OUTPUT, BitGroup, Frozen, Layer, LayerKind, ModelGraph, TensorSpec, kind_of_conv
-from paretopress.core.model_inputs import Inputs, outputs_of, size_of, tensors
+from paretopress.core.model_inputs import Inputs, outputs_of, size_of, taken, tensors, values_of_an_item
 from paretopress.errors import ModelError
 from paretopress.intake.faithful import faithful
 from paretopress.intake.flow.shapes import shape_of
@@ -26,6 +26,8 @@ from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.other_sizes import fixed_size
 from paretopress.intake.tracing import output_names, output_nodes
 
+# what is computed a dozen times is computed for items of so many values together, for two at least
+_FEW_VALUES, _FEWEST_ITEMS = 400_000, 2
 _NORMALISATION = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU
 
 
@@ -52,7 +54,7 @@ def take_in(
 
     Args:
         model: a trained module; it is copied, and left as it is, its training flags too.
-        example: (N, ...), N >= 2, of real inputs: the groups are checked on it.
+        example: (N, ...), N >= 2, of real inputs; the groups are checked on the first of them, two where items are large.
         names: of the arguments of the model's forward that the inputs are; None takes the first ones. The others keep their defaults.
         items: (N, ...) that the comparison runs, where the example is too little to tell, as one without any padding is.
         resolutions: shares of the images' height and width at which the model shall be tried too, see `ModelGraph.fixed_size`.
@@ -61,12 +63,13 @@ def take_in(
     """
     if isinstance(model, OnnxGraph):
         return _take_in_file(model, example, names)
-    found = faithful(model, names, example, example if items is None else items)
+    few = taken(example, max(_FEW_VALUES // values_of_an_item(example), _FEWEST_ITEMS))
+    found = faithful(model, names, few, example if items is None else items)
     module, left_out = found.module, found.left_out
-    ShapeProp(module).propagate(*tensors(example))
-    outputs = _outputs(module, size_of(example))
+    ShapeProp(module).propagate(*tensors(few))
+    outputs = _outputs(module, size_of(few))
     layers = _layers(module)
-    groups, frozen = find_channel_groups(module, layers, example) if layers else ((), ())
+    groups, frozen = find_channel_groups(module, layers, few) if layers else ((), ())
     if not groups and all(layer.kind is LayerKind.RECURRENT for layer in layers):
         others = [f"{layer.name}, a {type(module.get_submodule(layer.name)).__name__} whose units nothing reads" for layer in layers]
         others += [f"{item.name}, {item.reason}" for item in _left_alone(module, left_out)]
@@ -74,7 +77,7 @@ def take_in(
         raise ModelError(f"the model must hold a convolution or a Linear, but got {held}", "There is nothing to compress.")
     branches = find_branches(module, groups)
     graph = ModelGraph(
-        inputs=_specs(module, example),
+        inputs=_specs(module, few),
         outputs=outputs,
         layers=layers,
         channel_groups=groups,

@@ -63,28 +63,40 @@ def export_onnx(
     if file is not None:
         write_bytes(path, file.bytes())
         return
+    try:
+        plain, fused = fused_copy(module, example)
+        model = exported(fused, example, names, outputs)
+    except Exception as error:  # the exporter raises whatever its operators meet
+        raise LoweringError(f"the model must export to ONNX, but got {typed_line(error)}") from error
+    write_bytes(path, model.SerializeToString())
+    if checked:
+        check_parity(plain, path, example)
+
+
+def fused_copy(module: nn.Module, example: Inputs) -> tuple[nn.Module, fx.GraphModule]:
+    """Return a copy of a module in eval mode, and one in the form that is exported: norms folded, poolings and sizes written out."""
+    plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
+    fused = _fused(plain)
+    write_out_poolings(fused, example)
+    fold_known_sizes(fused, example)
+    return plain, fused
+
+
+def exported(fused: fx.GraphModule, example: Inputs, names: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+    """Return the ONNX model of a module that `fused_copy` made."""
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, warnings.catch_warnings(), _without_dump():
         scratch = Path(folder, "exported.onnx")
         warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement; `dynamo=True` takes 15 times as long
         try:
-            plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
-            fused = _fused(plain)
-            write_out_poolings(fused, example)
-            fold_known_sizes(fused, example)
-            try:
-                _to_onnx(fused, example, scratch, names, outputs, OPSET)
-            except UnsupportedOperatorError:  # such as F.fold, which came with 18
-                _to_onnx(fused, example, scratch, names, outputs, NEWEST_OPSET)
-        except Exception as error:  # the exporter raises whatever its operators meet
-            raise LoweringError(f"the model must export to ONNX, but got {typed_line(error)}") from error
+            _to_onnx(fused, example, scratch, names, outputs, OPSET)
+        except UnsupportedOperatorError:  # such as F.fold, which came with 18
+            _to_onnx(fused, example, scratch, names, outputs, NEWEST_OPSET)
         model = onnx.load(scratch)
     _keep_inputs(model.graph, names, example)
     _inline_identities(model.graph)
     fold_paddings(model)
     _name_nodes(model.graph, fused)
-    write_bytes(path, model.SerializeToString())
-    if checked:
-        check_parity(plain, path, example)
+    return model
 
 
 def _to_onnx(module: nn.Module, example: Inputs, path: Path, names: Sequence[str], outputs: Sequence[str], opset: int) -> None:

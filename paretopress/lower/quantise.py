@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,9 @@ from paretopress.system.quiet_logger import quiet_logger
 _LSTM = "LSTM"
 _LINEAR_OPS = frozenset({"Gemm", "MatMul"})
 # ops that ONNX Runtime runs on 8 bits if all they read is 8 bits already
-_FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
+FOLLOWERS = frozenset({"Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"})
+# and those that it moves quantisation across
+_CROSSED = frozenset({"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
 _INT4_BLOCK = 32
 _QDQ_OPSET = 13  # the first in which a weight has a scale for each channel
 
@@ -64,7 +66,8 @@ def quantise_onnx(
     alone joins them.
 
     Args:
-        bits: layer -> 8 or 4; layers that are not named stay float. Factors `name.0` and `name.1` follow `name`.
+        bits: layer -> 8 or 4; layers that are not named stay float, but for those in `with_surrounded`. Factors `name.0` and `name.1`
+            follow `name`.
         calibration: input name -> array, for each batch of training items; the ranges are the minimum and maximum seen. Without any, they
             are made up: what the file puts out is worth nothing then, and it takes the same time.
         reduce_range: 7-bit weights, for x86 CPUs without VNNI, where 8 bits saturate.
@@ -134,7 +137,7 @@ def _static_8_bits(model: onnx.ModelProto, layers: Sequence[str], calibration: S
     if next(used.version for used in model.opset_import if used.domain in ("", "ai.onnx")) < _QDQ_OPSET:
         model = version_converter.convert_version(model, _QDQ_OPSET)
     own_biases(model.graph)
-    marks = mark(model.graph, with_followers(model.graph, set(layers)))
+    marks = mark(model.graph, with_followers(model.graph, with_surrounded(model.graph, set(layers))))
     wanted = marks.measured()
     ranges = measure_ranges(model, wanted, _in_pieces(model.graph, calibration)) if calibration else made_up_ranges(model.graph, wanted)
     write_qdq(model.graph, marks, ranges, reduce_range=reduce_range)
@@ -186,6 +189,37 @@ def own_biases(graph: onnx.GraphProto) -> None:
         taken.add(name)
 
 
+def with_surrounded(graph: onnx.GraphProto, layers: set[str]) -> set[str]:
+    """Return the layer nodes, and float convolutions and Gemms that read what is quantised and whose output is quantised at once.
+
+    ONNX Runtime computes those in 8 bits whatever the file says, with one scale for all channels, which costs depthwise layers much
+    accuracy; named here they have a scale for each. Source: onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc, and
+    qdq_propagation.cc for what it moves Q and DQ across before.
+    """
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    makers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def is_surrounded(node: onnx.NodeProto, quantised: Collection[str]) -> bool:
+        before, behind = node.input[0], node.output[0]
+        while before not in quantised and before in makers and makers[before].op_type in _CROSSED:
+            before = makers[before].input[0]
+        while behind not in quantised and len(read := readers.get(behind, [])) == 1 and read[0].op_type in ACTIVATIONS | _CROSSED:
+            behind = read[0].output[0]
+        return before in quantised and behind in quantised
+
+    while True:
+        quantised = mark(graph, with_followers(graph, layers)).activations
+        others = (node for node in graph.node if node.op_type in ("Conv", "Gemm") and node.name not in layers and node.input[1] in floats)
+        found = {node.name for node in others if is_surrounded(node, quantised)}
+        if not found:
+            return layers
+        layers = layers | found
+
+
 def with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
     """Return the layer nodes, and the nodes between them that read quantised tensors alone, in graph order."""
     quantised: dict[str, onnx.NodeProto] = {}
@@ -193,7 +227,7 @@ def with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
     constants = {tensor.name for tensor in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     for node in graph.node:
         reads = [name for name in node.input if name and name not in constants]
-        joins = node.op_type in ACTIVATIONS | _FOLLOWERS and bool(reads) and all(name in tensors for name in reads)
+        joins = node.op_type in ACTIVATIONS | FOLLOWERS and bool(reads) and all(name in tensors for name in reads)
         if node.name in layers or joins:
             quantised[node.name] = node
             if node.op_type not in ("Gemm", "MatMul"):  # their outputs are float, see OpTypesToExcludeOutputQuantization
@@ -201,7 +235,7 @@ def with_followers(graph: onnx.GraphProto, layers: set[str]) -> list[str]:
     wanted: set[str] = set()
     for node in reversed(list(quantised.values())):
         # an add or a pooling whose readers are all float gains nothing: it would only move the DQ behind it
-        if node.op_type in _FOLLOWERS and not wanted & set(node.output):
+        if node.op_type in FOLLOWERS and not wanted & set(node.output):
             del quantised[node.name]
         else:
             wanted.update(node.input)

@@ -245,7 +245,7 @@ def make_evaluator(
         say(line)
 
     pace = ThreadPace(threads, LoadOfOthers(), changed, spins=spins)
-    recovery = recovery_for(pipeline.intake, pipeline.data, config, state, pace)
+    recovery = recovery_for(pipeline.intake, pipeline.data, config, state, pace, pipeline.folder.root)
     training = {
         "recipe": asdict(recovery.recipe),
         "steps": [state.effort.short_steps, state.effort.long_steps],

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -222,7 +223,9 @@ def plan_effort(
     return Effort(short, long, final, scoring_threads())
 
 
-def recovery_for(intake: Intake, data: Data, config: RunConfig, state: RunState, pace: ThreadPace | None = None) -> Recovery:
-    """Return the recovery that every trial of a run shares; `pace` sets the threads that it trains with."""
+def recovery_for(
+    intake: Intake, data: Data, config: RunConfig, state: RunState, pace: ThreadPace | None = None, folder: Path | None = None
+) -> Recovery:
+    """Return the recovery that every trial of a run shares; `pace` sets its threads, what memory has no room for lies in `folder`."""
     recipe: Recipe = config.recovery.recipe(state.learning_rate or 0.01, usual_optimizer(intake.module))
-    return Recovery(intake.module, data.train, recipe, no_measurement, task=data.task, pace=pace)
+    return Recovery(intake.module, data.train, recipe, no_measurement, task=data.task, pace=pace, folder=folder)

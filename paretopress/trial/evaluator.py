@@ -136,7 +136,8 @@ class PlanEvaluator:
     def _costs(self, plan: Plan, number: int, path: Path) -> Outcome:
         """Measure what does not depend on the weights' values, and score the candidate untrained, its layers re-solved.
 
-        The score is that of the first validation items, less what the original scores there above its score of all.
+        The score is that of the first validation items, less what the original scores there above its score of all. One that is over a
+        bound is not re-solved, and scored on few items.
         """
         watch = StageTimer()
         held = self._candidate(plan, Rung.COSTS, number, watch)
@@ -145,8 +146,8 @@ class PlanEvaluator:
         rejected = self._over_budget(latency, path)
         if not rejected:
             self._reconstruct(held, watch)
-        excess = self._early_excess(watch)
-        outcome = self.pipeline.untrained(held.module, path, held.macs, latency, watch)
+        excess = 0.0 if rejected else self._early_excess(watch)
+        outcome = self.pipeline.untrained(held.module, path, held.macs, latency, watch, rejected=bool(rejected))
         return replace(outcome, val_accuracy=outcome.val_accuracy - excess, notes=held.compressed.notes, rejected=rejected)
 
     def _early_excess(self, watch: StageTimer) -> float:

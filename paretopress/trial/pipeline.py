@@ -31,6 +31,7 @@ from paretopress.intake.datasets.batches import Batches, forget
 from paretopress.intake.datasets.data import Data, stack
 from paretopress.intake.onnx_module import timed_feed
 from paretopress.intake.trace import Intake
+from paretopress.lower.exchanged_weights import ExportedGraphs
 from paretopress.lower.export import export_onnx
 from paretopress.lower.quantise import PLAIN, Formats, quantise_onnx
 from paretopress.search.candidates import Bounds
@@ -46,7 +47,7 @@ from paretopress.tasks.base import Scorer
 from paretopress.tasks.spread import item_scores, paired_error, score_error
 
 _CALIBRATION_ITEMS, _CALIBRATION_BATCH = 256, 64
-_EARLY_ITEMS = 512
+_EARLY_ITEMS, _REJECTED_ITEMS = 512, 64
 _SAMPLES = 16
 _EXPORTS_BYTES = 64 << 20
 # files that are scored together where their data are read for each scoring: a session takes about twice its file
@@ -109,7 +110,7 @@ class Pipeline:
         self._val_scores: dict[str, tuple[float, float | None]] = {}
         early_x, early_y = stack(data.val, _EARLY_ITEMS, seed)
         self._early: list[Batch] = [(arrays(early_x), early_y.numpy())]
-        self._exports = LruCache[bytes](_EXPORTS_BYTES, len)
+        self._exports, self._graphs = LruCache[bytes](_EXPORTS_BYTES, len), ExportedGraphs()
         self._fingerprint: dict[str, Any] | None = None
         self._baseline_sha256: str | None = None
         self._baseline_scores: npt.NDArray[np.float64] | None = None
@@ -184,9 +185,10 @@ class Pipeline:
         """Return the score of a candidate on the validation split before it was quantised."""
         return module_accuracy(module, self._val, self.data.task)
 
-    def early_accuracy(self, module: nn.Module) -> float:
-        """Return the score of a module on the first validation items."""
-        return module_accuracy(module, self._early, self.data.task)
+    def early_accuracy(self, module: nn.Module, items: int = _EARLY_ITEMS) -> float:
+        """Return the score of a module on the first validation items, at most 512."""
+        taken = [(tuple(part[:items] for part in inputs), labels[:items]) for inputs, labels in self._early]
+        return module_accuracy(module, taken, self.data.task)
 
     def _test_accuracy(self, path: Path) -> float:
         """Return the accuracy of a file on the test split; one whose bytes were scored already is not scored again."""
@@ -232,7 +234,7 @@ class Pipeline:
                 if only_timed:
                     self._export_to_time(bare, example, plan.widths(), exported)
                 else:
-                    export_onnx(bare, example, exported, self._names, self._outputs)
+                    self._graphs.export(bare, example, exported, self._names, self._outputs)
             if stored_otherwise:
                 with watch.stage("quantise"):
                     shapes = list(zip(self._names, (part.shape for part in tensors(example)), strict=True))
@@ -244,7 +246,7 @@ class Pipeline:
         if known is not None:
             write_bytes(path, known)
             return
-        export_onnx(module, example, path, self._names, self._outputs, checked=False)
+        self._graphs.export(module, example, path, self._names, self._outputs, checked=False)
         self._exports.put(widths, path.read_bytes())
 
     def fingerprint(self) -> dict[str, Any]:
@@ -309,10 +311,13 @@ class Pipeline:
             figures = further_figures(self._evaluators, path, feed)
         return replace(_outcome(path, stored, rung, score, macs, latency, watch), val_error=error, figures=figures)
 
-    def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: StageTimer) -> Outcome:
-        """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept."""
+    def untrained(self, module: nn.Module, path: Path, macs: Macs, latency: Latency, watch: StageTimer, *, rejected: bool) -> Outcome:
+        """Return the outcome of an untrained candidate: the module is scored on the first validation images, its file is not kept.
+
+        One that was rejected for its costs is scored on few of them: nothing depends on it.
+        """
         with watch.stage("accuracy"):
-            accuracy = self.early_accuracy(module)
+            accuracy = self.early_accuracy(module, _REJECTED_ITEMS if rejected else _EARLY_ITEMS)
         return _outcome(path, "", Rung.COSTS, accuracy, macs, latency, watch)
 
 

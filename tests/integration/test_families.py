@@ -34,6 +34,7 @@ FAMILIES = {
     "GRU": EACH,
     "lraspp_mobilenet_v3_large": EACH,
     "ssdlite320_mobilenet_v3_large, boxes not chosen": EACH,
+    "ssdlite320_mobilenet_v3_large": EACH,
     "two inputs": EACH,
     "resnet18.onnx": EACH,
     "resnet18.onnx that does not convert": {"quantised", ALL},
@@ -47,7 +48,7 @@ def test_a_plan_that_does_all_gives_a_file_that_computes_the_same(name: str, tmp
         {
             "budget": {"speedup": 1.02},
             "recovery": {"calibration_batches": 1, "batch_size": 16},
-            "metric": {"name": family.metric},
+            "metric": {"name": family.metric, "decoder": family.decoder},
         },
         name,
     )

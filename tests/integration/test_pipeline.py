@@ -36,6 +36,7 @@ from paretopress.intake.trace import take_in
 from paretopress.run.findings import SetupFinder
 from paretopress.search.candidates import Bounds
 from paretopress.spaces.space import SearchSpace, SpaceOptions
+from paretopress.system import arrays_on_disk
 from paretopress.system import atomic_files
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import RunFolder, create_run_folder
@@ -386,7 +387,7 @@ def test_test_accuracies_read_items_and_score_equal_bytes_once(
     evaluate = evaluator(tiny, folder, latency_ms=4.0)
     files = two_files(evaluate)
     monkeypatch.setattr(batches, "MEMORY_BYTES", memory_bytes)
-    monkeypatch.setattr(batches, "DISK_BYTES", 0)
+    monkeypatch.setattr(arrays_on_disk, "DISK_BYTES", 0)
     alone = [counted(evaluate, folder)[0].test_accuracy(path) for path in files]
     made, test = counted(evaluate, folder)
     opened, real = list[str](), accuracy.open_session

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -87,7 +88,8 @@ class Recovery:
     """Recovers candidates of one model: holds the teacher, the training data and the recipe.
 
     `around_step` is entered for every step: a step can be made to wait there while another process measures. `kept_bytes` of training
-    batches stay in memory, and a quarter of that of the teacher's outputs. `task` is what students learn. `pace` sets the threads.
+    batches stay in memory, and a quarter of that of the teacher's outputs, further batches on the disk of `folder`. `task` is what students
+    learn. `pace` sets the threads.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Recovery:
         kept_bytes: int = KEPT_BYTES,
         task: Task = _TOP_1,
         pace: ThreadPace | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.recipe, self._around_step, self._task = recipe, around_step, task
         self.device = best_device()
@@ -106,7 +109,9 @@ class Recovery:
         self._bf16 = trains_faster_in_bf16(self.device)
         self._teacher = placed(copy.deepcopy(teacher), self.device).eval().requires_grad_(False)
         taught = OutputsAndFeatures(self._teacher, recipe.features)
-        self._batches = DistillationBatches(taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes)
+        self._batches = DistillationBatches(
+            taught, train, recipe.batch_size, self.device, bf16=self._bf16, kept_bytes=kept_bytes, folder=folder
+        )
         self._reconstructions: dict[tuple[int, float], Reconstruction] = {}
 
     def at(self, learning_rate: float) -> Recovery:
@@ -131,15 +136,16 @@ class Recovery:
         with seeded(seed):
             placed(student, self.device).train()
             optimizer = self._optimizer(student)
-            taught_batches = self._batches.taught_batches(seed, start=self.recipe.calibration_batches)
             slow = slow_in_bf16(student) if self._bf16 and self.device.type == "cpu" else []
-            with held(sparsity_masks(self.recipe.zeros, student)), in_float32(slow, self.device):
+            reading = self._batches.reading(seed, self.recipe.calibration_batches, steps, self._around_step)
+            with held(sparsity_masks(self.recipe.zeros, student)), in_float32(slow, self.device), reading as batches:
                 while len(losses) < (whole := steps_in_time(steps, took_s, deadline)):
                     for group in optimizer.param_groups:
                         group["lr"] = self.recipe.learning_rate * rate_factor(len(losses), whole, self.recipe)
                     began = time.monotonic()
+                    batches.wait()  # not within a step: who reads would wait for a measurement that waits for this step
                     with self._around_step(), self.pace.step():
-                        losses.append(self._step(student, optimizer, next(taught_batches), temperature, alpha))
+                        losses.append(self._step(student, optimizer, batches.taught(), temperature, alpha))
                     took_s.append(time.monotonic() - began)
             # after the last step: training normalises by its own batches, and running averages lag behind a short one
             self._recalibrate(student, seed)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from paretopress.core.arrays import Batch
 from paretopress.core.model_inputs import arrays
 from paretopress.intake.datasets.data import Split, batch
+from paretopress.system.arrays_on_disk import ArraysOnDisk
 from paretopress.system.seeding import seeded
 
 BATCH_ITEMS = 128
-# what one split may take in memory; and on disk, of which it never takes more than a quarter of what is free
-MEMORY_BYTES, DISK_BYTES, DISK_SHARE = 1 << 30, 8 << 30, 0.25
-_ALIGNED = 64
+MEMORY_BYTES = 1 << 30  # what one split may take in memory
 
 
 @dataclass(slots=True)
@@ -98,15 +90,16 @@ class Batches:
 
     def _on_disk(self, size_bytes: int) -> list[Batch] | None:
         """Return the batches as arrays in a file that ends with them; None if it would be too large, or cannot be written."""
-        if self._folder is None:
+        disk = ArraysOnDisk(self._folder)
+        if not disk.takes(size_bytes):
             return None
-        try:
-            if size_bytes > min(DISK_BYTES, DISK_SHARE * shutil.disk_usage(self._folder).free):
+        kept: list[Batch] = []
+        for inputs, labels in self._all():
+            written = disk.take(inputs)
+            if written is None:  # the items are read again then
                 return None
-            with tempfile.TemporaryFile(dir=self._folder) as file:
-                return _written(self._all(), file)
-        except OSError:  # the disk is full, or not ours to write: the items are read again then
-            return None
+            kept.append((written, labels))
+        return kept
 
 
 def _shared(split: Split) -> dict[int, _Decoded]:
@@ -118,23 +111,3 @@ def _shared(split: Split) -> dict[int, _Decoded]:
             return {}
         _SHARED[id(split)] = {}
     return _SHARED[id(split)]
-
-
-def _written(batches: Iterator[Batch], file: IO[bytes]) -> list[Batch]:
-    """Write batches to a file; return them with inputs that are read from there when they are used."""
-    labels_of: list[npt.NDArray[Any]] = []
-    places: list[list[tuple[int, tuple[int, ...], np.dtype[Any], int]]] = []
-    for inputs, labels in batches:
-        labels_of.append(labels)
-        places.append([])
-        for part in inputs:
-            file.write(bytes(-file.tell() % _ALIGNED))
-            places[-1].append((file.tell(), part.shape, part.dtype, file.write(np.ascontiguousarray(part).data)))
-    file.flush()
-    # of a copy on write nobody who goes through it sees what another changed, and torch takes no array that is read-only
-    held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-
-    def read(at: int, shape: tuple[int, ...], dtype: np.dtype[Any], size_bytes: int) -> npt.NDArray[Any]:
-        return np.frombuffer(held, np.uint8, size_bytes, at).view(dtype).reshape(shape)
-
-    return [(tuple(read(*place) for place in of_batch), labels) for of_batch, labels in zip(places, labels_of, strict=True)]

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset
 from paretopress.core.model_inputs import Inputs
 from paretopress.errors import DataError
 from paretopress.intake.datasets.data_identity import data_parts
+from paretopress.intake.datasets.loaders import as_split
 from paretopress.system.batch_loading import Item, collate, inputs_of, load_items
 from paretopress.system.seeding import seeded
 from paretopress.tasks.base import Task
@@ -33,7 +34,8 @@ class Data:
 
     x is a tensor, (C, H, W) float32 of an image; or a tuple of tensors in the order of the model's arguments, or a dict by their names.
 
-    A split may also have `__getitems__(indices) -> list of items`, which reads a whole batch in one call and is used where present.
+    A split may also have `__getitems__(indices) -> list of items`, which reads a whole batch in one call and is used where present. A
+    DataLoader stands for its items, and an iterable data set for its first ones; see `as_split`.
 
     Attributes:
         train: what recovery trains on, augmented as its owner likes.
@@ -53,6 +55,8 @@ class Data:
     task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
+        for name, split in self.splits().items():
+            object.__setattr__(self, name, as_split(split, name))
         for name, split in self.splits().items():
             if split_size(split, name) == 0:
                 raise DataError(
@@ -80,7 +84,7 @@ def as_data(value: object, seed: int = 0) -> Data:
     """
     if isinstance(value, Data):
         return value
-    splits = _given_splits(value)
+    splits = tuple(as_split(split, name) for name, split in zip(SPLITS, _given_splits(value), strict=False))
     for name, split in zip(SPLITS, splits, strict=False):
         split_size(split, name)
     if len(splits) == 2:

@@ -88,7 +88,7 @@ def test_without_prefix_leaves_names_that_do_not_fit() -> None:
     assert without_prefix({"encoder.weight": X}, {"fc.weight": X}).keys() == {"encoder.weight"}
 
 
-def test_plain_model_has_an_ssd_put_out_the_heads_that_its_boxes_are_read_from() -> None:
+def test_plain_model_has_an_ssd_put_out_its_raw_heads() -> None:
     torch.manual_seed(0)
     model = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=4).eval()
     photos = torch.rand(2, 3, 320, 320, generator=torch.Generator().manual_seed(0))

@@ -239,3 +239,35 @@ def test_a_file_that_is_only_timed_has_the_same_operators_in_the_runtime(tmp_pat
         ort.InferenceSession(str(tmp_path / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
         found.append(sorted(node.op_type for node in onnx.load(tmp_path / f"{name}_optimised.onnx").graph.node))
     assert found[0] == found[1]
+
+
+def test_what_the_runtime_would_round_as_a_whole_is_rounded_by_channel(tmp_path: Path) -> None:
+    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    module = Between(nn.ReLU6()).eval()
+    with torch.no_grad():
+        module.deep.weight *= torch.logspace(-2.0, 1.0, 32).view(-1, 1, 1, 1)  # one scale for all would leave nothing of the smallest
+    export_onnx(module, images, tmp_path / "float.onnx")
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", {"first": 8, "last": 8}, [{"input": images.numpy()}], reduce_range=False)
+    made = onnx.load(tmp_path / "int8.onnx")
+    scales = {tensor.name: tensor.dims for tensor in made.graph.initializer if tensor.name.endswith("scale")}
+    assert list(scales["deep.weight_scale"]) == [32]
+
+
+@pytest.mark.parametrize("kind", ["read by a float sum", "behind a float layer"])
+def test_a_float_convolution_that_the_runtime_leaves_stays_float(tmp_path: Path, kind: str) -> None:
+    class Beside(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.activation(self.first(x))
+            if kind == "behind a float layer":
+                first = torch.sin(first)
+            deep = self.deep(first)
+            return self.last(self.activation(deep)) + (torch.sin(deep).mean() if kind == "read by a float sum" else 0.0)
+
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    export_onnx(Beside(nn.ReLU6()).eval(), images, tmp_path / "float.onnx")
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", {"first": 8, "last": 8}, [{"input": images.numpy()}], reduce_range=False)
+    made = onnx.load(tmp_path / "int8.onnx")
+    floats = {tensor.name for tensor in made.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    (weight,) = (node.input[1] for node in made.graph.node if node.name == "deep")
+    assert weight in floats

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +131,82 @@ def test_taught_batches_name_the_cause_when_the_data_set_fails() -> None:
 
     with pytest.raises(RecoveryError, match="training data must load, but got OSError: the disk is gone"):
         first(made(Broken(), Counting()), 1)
+
+
+class Slow(Augmented):
+    """Sixty images that take a while to read; the first pixel is the process that read them."""
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        time.sleep(0.01)
+        image, label = super().__getitem__(index)
+        image[0, 0, 0] = float(os.getpid())
+        return image, label
+
+
+def handed_out(batches: DistillationBatches, count: int, start: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
+    with batches.reading(0, start, count, nullcontext) as reading:
+        found = []
+        for _ in range(count):
+            reading.wait()
+            x, y, outputs = reading.taught()
+            found.append((x, y, outputs[0]))
+    return found
+
+
+def pixels(batches: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
+    return [x[:, 0, 1] for x, _, _ in batches]
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paretopress.system.read_ahead.torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr("paretopress.system.read_ahead.os.cpu_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_slow_batches_are_read_by_others_and_are_the_same() -> None:
+    here = first(made(Slow(), Counting()), 12)
+    there = handed_out(made(Slow(), Counting()), 12)
+    assert all(map(torch.equal, pixels(here), pixels(there)))
+    assert all(torch.equal(one[1], other[1]) for one, other in zip(here, there, strict=True))
+    readers = {float(x[0, 0, 0, 0]) for x, _, _ in there}
+    assert float(os.getpid()) in readers  # the first, whose time was taken
+    assert len(readers) == 3
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_batches_that_were_read_by_others_are_kept() -> None:
+    batches = made(Slow(), Counting())
+    handed_out(batches, 12)
+    began = time.monotonic()
+    handed_out(batches, 12)
+    assert time.monotonic() - began < 0.1
+
+
+def test_quick_batches_are_read_here() -> None:
+    train = Augmented()
+    handed_out(made(train, Counting()), 12)
+    assert train.reads == 48
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_in_another_process_names_the_cause() -> None:
+    class Broken(Slow):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            if self.reads > 8:
+                raise OSError("the disk is gone")
+            return super().__getitem__(index)
+
+    with pytest.raises(RecoveryError, match="training data must load, but got OSError: the disk is gone"):
+        handed_out(made(Broken(), Counting()), 12)
+
+
+def test_batches_that_memory_has_no_room_for_are_read_from_the_disk(tmp_path: Path) -> None:
+    train = Augmented()
+    batches = DistillationBatches(Counting(), train, 4, torch.device("cpu"), bf16=False, kept_bytes=100, folder=tmp_path)
+    once, twice = first(batches, 3), first(batches, 3)
+    assert train.reads == 12
+    assert all(torch.equal(a, b) for left, right in zip(once, twice, strict=True) for a, b in zip(left, right, strict=True))

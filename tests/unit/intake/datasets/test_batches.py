@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from paretopress.intake.datasets import batches as module
 from paretopress.intake.datasets.batches import BATCH_ITEMS, Batches, forget
+from paretopress.system import arrays_on_disk
 
 COUNT = 300
 
@@ -72,9 +73,9 @@ def test_batches_read_the_first_batch_once_when_there_is_no_room(tmp_path: Path,
     if why == "no folder":
         folder = None
     elif why == "too large":
-        monkeypatch.setattr(module, "DISK_BYTES", 1000)
+        monkeypatch.setattr(arrays_on_disk, "DISK_BYTES", 1000)
     elif why == "little room":
-        monkeypatch.setattr(module, "DISK_SHARE", 0.0)
+        monkeypatch.setattr(arrays_on_disk, "DISK_SHARE", 0.0)
     else:
         folder = tmp_path / "absent"
     split = Counted()
