@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 Read = TypeVar("Read")
 # read by a process before it is asked for; processes at most
 _AHEAD, _MOST_PROCESSES = 2, 4
+_PATIENCE_S = 300.0  # with one reading
 # what is read comes through here, and may take half of what is free
 _SHARED_MEMORY, _SHARED_SHARE = Path("/dev/shm"), 0.5
 
@@ -60,18 +61,24 @@ def read_ahead(
 
     Args:
         read: returns tensors, or tuples of them. around: is entered for each reading: it can be made to wait while something is measured.
-    The iterator raises what `read` raised, and RuntimeError if a process died. The process's random generators are left as they were.
+    The iterator raises what `read` raised, and RuntimeError if a process died or hung. The random generators here are left as they were.
     """
     loader = DataLoader(
         _Numbered(read, keys, around),
         batch_size=None,
         num_workers=processes,
         prefetch_factor=_AHEAD,
+        timeout=_PATIENCE_S,
         collate_fn=_as_it_is,
         multiprocessing_context="fork",
         generator=torch.Generator(),
     )
-    loading: Any = iter(loader)
+    # a thread may be reading standard input: a process that is forked meanwhile closes it, and would wait for its lock for ever
+    stdin, sys.stdin = sys.stdin, None
+    try:
+        loading: Any = iter(loader)
+    finally:
+        sys.stdin = stdin
     try:
         yield map(_read_or_raised, loading)
     finally:

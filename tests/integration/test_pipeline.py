@@ -36,8 +36,7 @@ from paretopress.intake.trace import take_in
 from paretopress.run.findings import SetupFinder
 from paretopress.search.candidates import Bounds
 from paretopress.spaces.space import SearchSpace, SpaceOptions
-from paretopress.system import arrays_on_disk
-from paretopress.system import atomic_files
+from paretopress.system import arrays_on_disk, atomic_files
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 from paretopress.system.run_folder import RunFolder, create_run_folder
 from paretopress.system.stage_timer import StageTimer

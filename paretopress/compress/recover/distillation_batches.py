@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,7 @@ from paretopress.system.seeding import seeded
 KEPT_BYTES = 1 << 30
 # batches that take longer to read are read ahead, if so many of them are to come
 _SLOW_S, _FEWEST_AHEAD = 0.02, 8
+_logger = logging.getLogger("paretopress")
 _EPOCH_SEED, _BATCH_SEED = 7_919, 1_000_003
 
 
@@ -55,6 +57,7 @@ class DistillationBatches:
         self._on_disk: dict[tuple[int, int], tuple[tuple[Array, ...], Tensor]] = {}
         self._order: tuple[tuple[int, int], Tensor] | None = None
         self._read_s, self._batch_bytes = 0.0, 0  # of the last batch that was read here
+        self.reads_ahead = True
 
     def inputs(self, seed: int) -> Iterator[Inputs]:
         """Yield the inputs of batch after batch, without end."""
@@ -75,7 +78,7 @@ class DistillationBatches:
             with around():
                 self._batch(seed, start)
         missing = [k for k in range(start, start + count) if (seed, k) not in self._batches and (seed, k) not in self._on_disk]
-        slow = len(missing) >= _FEWEST_AHEAD and self._read_s > _SLOW_S
+        slow = self.reads_ahead and len(missing) >= _FEWEST_AHEAD and self._read_s > _SLOW_S
         processes = processes_to_read(self._batch_bytes) if slow else 0
         if not processes:
             yield Reading(self, seed, start, {})
@@ -150,14 +153,20 @@ class Reading:
         self._arrived: tuple[Inputs, Tensor] | None = None
 
     def wait(self) -> None:
-        """Wait for the next batch, if another process reads it. Raises: RecoveryError: the data set fails, or that process died."""
+        """Wait for the next batch, if another process reads it; where that died, batches are read here from then on.
+
+        Raises: RecoveryError: the data set fails.
+        """
         source = self._arriving.pop(self._next, None)
         if source is None:
             return
         try:
             x, y = next(source)
-        except RuntimeError as error:  # the process died
-            raise RecoveryError(f"the training data must load, but got {typed_line(error)}") from error
+        except RuntimeError as error:
+            _logger.warning("paretopress: training data are read in this process from now on, for another %s", typed_line(error))
+            self._arriving.clear()
+            self._batches.reads_ahead = False
+            return
         # what is kept lies in this process: shared memory is scarce, and each tensor there holds a file open
         self._arrived = self._batches._kept(self._seed, self._next, (like(x, (part.clone() for part in tensors(x))), y.clone()))
 

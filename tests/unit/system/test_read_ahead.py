@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -82,3 +84,24 @@ def test_processes_are_as_many_as_shared_memory_has_room_for(monkeypatch: pytest
 def test_nothing_is_read_ahead_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.os, "cpu_count", lambda: 1)
     assert processes_to_read(1) == 0
+
+
+def test_read_ahead_works_while_a_thread_reads_standard_input() -> None:
+    program = """
+import sys, threading, time
+from contextlib import nullcontext
+import torch
+from paretopress.system.read_ahead import read_ahead
+threading.Thread(target=sys.stdin.buffer.readline, daemon=True).start()
+time.sleep(0.2)
+with read_ahead(torch.tensor, [3, 1, 2], 2, nullcontext) as read:
+    print([int(value) for value in read])
+assert sys.stdin is not None
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "[3, 1, 2]\n"
+    finally:
+        process.kill()
+        process.communicate()

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from paretopress.errors import ConfigError
 from paretopress.tasks.choose import task_by_decoder
+from paretopress.tasks.detection import best_of
 from paretopress.tasks.raw_heads import RawDetection
 
 SIZE = (32, 32)
@@ -107,3 +109,18 @@ def test_task_by_decoder_lists_the_valid_names() -> None:
         task_by_decoder("retina", None, "mAP")
     with pytest.raises(ConfigError, match="scored by mAP or mAP50"):
         task_by_decoder("yolo", None, "F1")
+
+
+@pytest.mark.parametrize("spread", [20.0, 400.0], ids=["most overlap", "few overlap"])
+def test_the_best_of_many_candidates_are_those_that_all_together_leave(spread: float) -> None:
+    dice = torch.Generator().manual_seed(0)
+    places = torch.rand(900, 2, generator=dice) * spread
+    boxes = torch.cat([places, places + 10.0 + 20.0 * torch.rand(900, 2, generator=dice)], 1)
+    scores = torch.rand(900, 2, generator=dice)
+    found = best_of(scores, boxes, 0.001, 0.5)
+    flat, order = scores.flatten().sort(descending=True, stable=True)
+    candidates, kinds = order[:1000] // 2, order[:1000] % 2
+    kept = batched_nms(boxes[candidates], flat[:1000], kinds, 0.5)[:100]
+    assert torch.equal(found["scores"], flat[kept])
+    assert torch.equal(found["boxes"], boxes[candidates[kept]])
+    assert torch.equal(found["labels"], kinds[kept] + 1)

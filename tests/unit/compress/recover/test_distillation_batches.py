@@ -210,3 +210,21 @@ def test_batches_that_memory_has_no_room_for_are_read_from_the_disk(tmp_path: Pa
     once, twice = first(batches, 3), first(batches, 3)
     assert train.reads == 12
     assert all(torch.equal(a, b) for left, right in zip(once, twice, strict=True) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_batches_are_read_here_where_the_process_that_read_them_died(caplog: pytest.LogCaptureFixture) -> None:
+    here = os.getpid()
+
+    class Dies(Slow):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            if os.getpid() != here and self.reads > 8:
+                os._exit(3)
+            return super().__getitem__(index)
+
+    batches = made(Dies(), Counting())
+    found = handed_out(batches, 12)
+    assert all(map(torch.equal, pixels(found), pixels(first(made(Slow(), Counting()), 12))))
+    assert "read in this process from now on" in caplog.text
+    handed_out(batches, 12, start=20)
+    assert len(caplog.records) == 1
