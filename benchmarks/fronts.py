@@ -23,7 +23,7 @@ def row_of(name: str, front: dict[str, Any]) -> dict[str, Any]:
     within = [point for point in front["points"] if point.get("within", True)]
     chosen = next((point for point in within if point["trial"] == front["best"]), None)
     fastest = min(within, key=lambda point: point["latency_ms"], default=None)
-    nearest = None if within else min(front.get("nearest") or front["points"], key=lambda point: point["latency_ms"], default=None)
+    nearest = None if within else next(iter(front.get("nearest") or front["points"]), None)
     return {
         "search": name,
         "metric": front["metric"]["name"],
