@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -28,7 +25,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from results_file import Headline, recorded_rows, write_result
-from wild_models import as_tensors, load
+from wild_models import answer_of, as_tensors, load
 
 from paretopress.core.model_graph import LayerKind
 from paretopress.core.model_inputs import feeds
@@ -85,7 +82,7 @@ def compared(spec: str) -> Row:
         write_qdq(ours.graph, marks, ranges, reduce_range=False)
         row["written_s"] = round(time.process_time() - began, 3)
         began = time.process_time()
-        theirs = by_onnx_runtime(path, nodes, batches)
+        theirs = by_onnx_runtime(path, nodes, batches, reduce_range=False)
         row["theirs_s"] = round(time.process_time() - began, 3)
     return row | differences(ours, theirs, batches[0])
 
@@ -94,7 +91,7 @@ def _layer_of(node: str) -> str:
     return node.split(CALL)[0]
 
 
-def by_onnx_runtime(path: Path, nodes: list[str], batches: list[dict[str, Any]]) -> onnx.ModelProto:
+def by_onnx_runtime(path: Path, nodes: list[str], batches: list[dict[str, Any]], *, reduce_range: bool) -> onnx.ModelProto:
     """Return the file of ONNX Runtime's quantiser, with the same choice of nodes."""
     target = path.with_name("theirs.onnx")
     quantize_static(
@@ -105,7 +102,7 @@ def by_onnx_runtime(path: Path, nodes: list[str], batches: list[dict[str, Any]])
         op_types_to_quantize=sorted(LAYER_OPS | ACTIVATIONS | FOLLOWERS),
         nodes_to_quantize=nodes,
         per_channel=True,
-        reduce_range=False,
+        reduce_range=reduce_range,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
@@ -114,9 +111,13 @@ def by_onnx_runtime(path: Path, nodes: list[str], batches: list[dict[str, Any]])
     return onnx.load(target)
 
 
+def wiring(model: onnx.ModelProto) -> set[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Return what each node is, reads and puts out."""
+    return {(node.op_type, tuple(node.input), tuple(node.output)) for node in model.graph.node}
+
+
 def differences(ours: onnx.ModelProto, theirs: onnx.ModelProto, batch: dict[str, Any]) -> Row:
     """Return in what two files differ."""
-    wirings = [{(node.op_type, tuple(node.input), tuple(node.output)) for node in model.graph.node} for model in (ours, theirs)]
     mine, other = ({tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer} for model in (ours, theirs))
     unequal, scale = len(mine.keys() ^ other.keys()), 0.0
     for name in mine.keys() & other.keys():
@@ -129,7 +130,7 @@ def differences(ours: onnx.ModelProto, theirs: onnx.ModelProto, batch: dict[str,
     options.log_severity_level = 3
     outputs = [ort.InferenceSession(model.SerializeToString(), options).run(None, batch) for model in (ours, theirs)]
     apart = max(float(np.abs(one - two).max() / max(float(np.abs(two).max()), 1e-9)) for one, two in zip(*outputs, strict=True))
-    same_graph = wirings[0] == wirings[1]
+    same_graph = wiring(ours) == wiring(theirs)
     agrees = same_graph and unequal == 0 and scale <= LAST_BITS and apart <= AGREES
     return {"same_graph": same_graph, "unequal": unequal, "scale": scale, "outputs": round(apart, 5), "agrees": agrees}
 
@@ -153,27 +154,15 @@ def main() -> None:
     for spec in json.loads((HERE / "wild_list.json").read_text()):
         if spec in done or args.only not in spec:
             continue
-        rows.append({"model": spec} | in_a_process(spec))
+        rows.append({"model": spec} | answer_of([__file__, "--one", spec], threads=1, seconds=SECONDS))
         print(rows[-1], flush=True)
         write(rows)
-
-
-def in_a_process(spec: str) -> Row:
-    settings = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "YOLO_VERBOSE": "False"}
-    try:
-        command = [sys.executable, __file__, "--one", spec]
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=SECONDS, check=False)
-        return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {"error": f"exit code {done.returncode}"}
-    except subprocess.TimeoutExpired:
-        return {"left_out": f"over {SECONDS:.0f} s"}
-    except (IndexError, json.JSONDecodeError):
-        return {"error": "no answer"}
 
 
 def write(rows: list[Row]) -> None:
     both = [row for row in rows if "agrees" in row]
     agreeing = [row for row in both if row["agrees"]]
-    failed = [row for row in rows if "error" in row]
+    failed = [row for row in rows if "error" in row and not row["error"].startswith("over ")]
     headlines = [
         Headline("models whose two files agree", len(agreeing), f"of {len(both)}", len(both), len(agreeing) == len(both)),
         Headline("models that ended in an error", len(failed), f"of {len(rows)}", 0, not failed),

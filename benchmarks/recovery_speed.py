@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from paretopress.compress.recover.memory_format import placed
 from paretopress.compress.recover.recipe import Recipe
 from paretopress.core.model_inputs import channels_last
 from paretopress.intake.datasets.data_spec import load_data
+from paretopress.system.periodic import periodically
 from paretopress.targets.lock import no_measurement
 
 BATCH, SIZE, CLASSES, RATE = 32, 224, 10, 0.01
@@ -103,21 +103,12 @@ def recovery(train: Any, steps: int, seed: int, folder: Path) -> float:
 @contextmanager
 def memory_watched(found: list[float]) -> Iterator[None]:
     """Append the largest proportional memory (PSS) of this process and its children within the block, in MB."""
-    ended = threading.Event()
-    most = [0.0]
-
-    def watch() -> None:
-        while not ended.wait(0.25):
-            most[0] = max(most[0], tree_mb())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
+    seen = [0.0]
     try:
-        yield
+        with periodically(lambda: seen.append(tree_mb()), 0.25):
+            yield
     finally:
-        ended.set()
-        thread.join()
-        found.append(round(most[0], 1))
+        found.append(round(max(seen), 1))
 
 
 def tree_mb() -> float:

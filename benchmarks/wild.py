@@ -15,8 +15,6 @@ import copy
 import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -29,7 +27,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from results_file import Headline, recorded_rows, write_result
-from wild_models import as_tensors, load
+from wild_models import answer_of, as_tensors, load
 
 from paretopress.compress.apply import compress_module
 from paretopress.core.model_graph import LayerKind
@@ -207,20 +205,7 @@ BY: dict[str, Callable[[str], Row]] = {OURS: taken_in, THEIRS: by_torch_pruning,
 
 def of_a_model(spec: str, threads: int) -> Row:
     """Return the rows of one model, ours and theirs."""
-    return {"model": spec} | {by: in_a_process(spec, by, threads) for by in BY}
-
-
-def in_a_process(spec: str, by: str, threads: int) -> Row:
-    """Return the row of one model, from a process of its own that has so much time and so many threads."""
-    command = [sys.executable, __file__, "--one", spec, "--by", by]
-    settings = {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "YOLO_VERBOSE": "False"}
-    try:
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=STOPPED_AFTER, check=False)
-        return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {"error": f"exit code {done.returncode}"}
-    except subprocess.TimeoutExpired:
-        return {"error": f"over {STOPPED_AFTER:.0f} s"}
-    except (IndexError, json.JSONDecodeError):
-        return {"error": "no answer"}
+    return {"model": spec} | {by: answer_of([__file__, "--one", spec, "--by", by], threads=threads, seconds=STOPPED_AFTER) for by in BY}
 
 
 def headlines(rows: list[Row]) -> list[Headline]:

@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +193,19 @@ def _load_onnx(name: str) -> Loaded:
         wanted = [ITEMS, 3, 48, 192]
     inputs = torch.rand(wanted)
     return faithful_conversion(load_model(str(file)), file, None, inputs), inputs
+
+
+def answer_of(arguments: list[str], *, threads: int, seconds: float) -> dict[str, Any]:
+    """Return what a script prints as JSON in its last line, from a process of its own that has so much time and so many threads."""
+    settings = {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "YOLO_VERBOSE": "False"}
+    try:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=seconds, check=False)
+        return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {"error": f"exit code {done.returncode}"}
+    except subprocess.TimeoutExpired:
+        return {"error": f"over {seconds:.0f} s"}
+    except (IndexError, json.JSONDecodeError):
+        return {"error": "no answer"}
 
 
 _LOADERS: dict[str, Callable[[str], Loaded]] = {

@@ -49,7 +49,7 @@ class _Collated(Dataset[Item]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Return the items at `indices`."""
-        return [_first(self.collate([item])) for item in raw_items(self.items, indices)]
+        return [_at(self.collate([item]), 0) for item in raw_items(self.items, indices)]
 
 
 def _items_of(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -59,10 +59,6 @@ def _items_of(loader: DataLoader[Any]) -> Iterator[Any]:
             yield batch
         else:
             yield from (_at(batch, index) for index in range(_size(batch)))
-
-
-def _first(batch: Any) -> Any:
-    return _at(batch, 0)
 
 
 def _at(batch: Any, index: int) -> Any:

@@ -12,15 +12,13 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from quantiser import by_onnx_runtime, wiring
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paretopress.lower.export import CALL, export_onnx
 from paretopress.lower.qdq import Marks, mark, measure_ranges, signed_scales, unsigned_scale, write_qdq
 from paretopress.lower.quantise import own_biases, quantise_onnx, with_followers
-
-QUANTISED = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "Add", "MaxPool", "GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Concat"]
 
 
 class Mixed(nn.Module):
@@ -64,43 +62,12 @@ class Tokens(nn.Module):
         return self.out(F.gelu(self.query(tokens) @ self.key(tokens).transpose(1, 2)))
 
 
-class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self.batches = iter(batches)
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self.batches, None)
-
-
-def by_onnx_runtime(path: Path, nodes: list[str], batches: list[dict[str, Any]], reduce_range: bool) -> onnx.ModelProto:
-    target = path.with_name("theirs.onnx")
-    quantize_static(
-        path,
-        target,
-        Batches(batches),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=QUANTISED,
-        nodes_to_quantize=nodes,
-        per_channel=True,
-        reduce_range=reduce_range,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
-    )
-    return onnx.load(target)
-
-
 def by_us(path: Path, nodes: list[str], batches: list[dict[str, Any]], reduce_range: bool) -> onnx.ModelProto:
     model = onnx.load(path)
     marks = mark(model.graph, nodes)
     write_qdq(model.graph, marks, measure_ranges(model, marks.measured(), batches), reduce_range=reduce_range)
     onnx.checker.check_model(model)
     return model
-
-
-def wiring(model: onnx.ModelProto) -> set[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    return {(node.op_type, tuple(node.input), tuple(node.output)) for node in model.graph.node}
 
 
 def differences(ours: onnx.ModelProto, theirs: onnx.ModelProto, batch: dict[str, Any]) -> list[str]:
@@ -136,7 +103,7 @@ def test_write_qdq_makes_what_onnx_runtimes_quantiser_makes(
     layers = [node.name for node in graph.node if node.name.split(CALL)[0] in dict(module.named_modules())]
     nodes = with_followers(graph, set(layers if share == "all" else layers[::2]))
     batches = [{graph.input[0].name: part.numpy()} for part in images.split(3)]
-    theirs = by_onnx_runtime(tmp_path / "float.onnx", nodes, batches, reduce_range)
+    theirs = by_onnx_runtime(tmp_path / "float.onnx", nodes, batches, reduce_range=reduce_range)
     assert differences(by_us(tmp_path / "float.onnx", nodes, batches, reduce_range), theirs, batches[0]) == []
 
 
@@ -156,7 +123,7 @@ def test_write_qdq_rounds_a_bias_as_onnx_runtime_does(beta: float, bias: float, 
     arrays = {"w": rng.standard_normal((4, 4)).astype(np.float32), "b": (bias * rng.standard_normal(4)).astype(np.float32)}
     path = file_of([helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc", beta=beta, transB=1)], arrays, tmp_path / "float.onnx")
     batches = [{"x": rng.standard_normal((5, 4)).astype(np.float32)}]
-    assert differences(by_us(path, ["fc"], batches, False), by_onnx_runtime(path, ["fc"], batches, False), batches[0]) == []
+    assert differences(by_us(path, ["fc"], batches, False), by_onnx_runtime(path, ["fc"], batches, reduce_range=False), batches[0]) == []
 
 
 def test_write_qdq_rounds_a_constant_that_is_added(tmp_path: Path) -> None:
@@ -165,7 +132,7 @@ def test_write_qdq_rounds_a_constant_that_is_added(tmp_path: Path) -> None:
     path = file_of([helper.make_node("Add", ["x", "c"], ["y"], "plus")], arrays, tmp_path / "float.onnx")
     batches = [{"x": rng.standard_normal((5, 4)).astype(np.float32)}]
     for reduce_range in (False, True):
-        theirs = by_onnx_runtime(path, ["plus"], batches, reduce_range)
+        theirs = by_onnx_runtime(path, ["plus"], batches, reduce_range=reduce_range)
         assert differences(by_us(path, ["plus"], batches, reduce_range), theirs, batches[0]) == []
 
 
