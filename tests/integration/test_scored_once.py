@@ -13,6 +13,7 @@ from paretopress.api import start_run
 from paretopress.config import parse_config
 from paretopress.intake.datasets import batches
 from paretopress.report.live import SilentReporter
+from paretopress.system import arrays_on_disk
 from paretopress.targets.probe import probing
 from paretopress.trial import pipeline
 
@@ -45,7 +46,7 @@ def test_run_scores_its_front_in_one_pass_when_test_data_are_large(workplace: Pa
     monkeypatch.setattr(Quick, "opened_files", [])
     monkeypatch.setattr(probing, "open_target", lambda spec, settings: Quick(settings))
     monkeypatch.setattr(batches, "MEMORY_BYTES", 1000)
-    monkeypatch.setattr(batches, "DISK_BYTES", 0)
+    monkeypatch.setattr(arrays_on_disk, "DISK_BYTES", 0)
     scored, real = list[list[Path]](), pipeline.onnx_accuracies
     monkeypatch.setattr(pipeline, "onnx_accuracies", lambda paths, *args, **options: scored.append(paths) or real(paths, *args, **options))
     front = start_run(config, workplace / "run", SilentReporter()).front
