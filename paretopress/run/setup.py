@@ -165,6 +165,7 @@ def _state(finder: SetupFinder, found: SetupFindings, baseline: Outcome, environ
         cut=tuple(finder.cut),
         detection=data.task.to_json() if isinstance(data.task, RawDetection) else {},
         independent_labels=isinstance(data.task, YesOrNo),
+        metric=data.task.metric,
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from paretopress.config import RunConfig
-from paretopress.core.outcome import Outcome
+from paretopress.core.outcome import Metric, Outcome
 from paretopress.errors import RunFolderError
 from paretopress.run.compatibility import demand_same
 from paretopress.search.accuracy_scale import AccuracyScale
@@ -23,7 +23,8 @@ class RunState:
 
     `quickest_threads` train quicker than all that there are, 0 where these do; `cut` is what the set-up left out for lack of time;
     `detection` is how a bundle reads boxes from a detector's outputs, `independent_labels` whether each output is a label of its own; see
-    `BundleFacts`.
+    `BundleFacts`. `metric` is what the data were scored by, which is not the configuration's where these have no labels; None in a run of
+    an earlier version.
     """
 
     model_sha256: str
@@ -44,6 +45,7 @@ class RunState:
     cut: tuple[str, ...] = ()
     detection: Mapping[str, Any] = field(default_factory=dict)
     independent_labels: bool = False
+    metric: Metric | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads back."""
@@ -70,6 +72,7 @@ class RunState:
             "cut": list(self.cut),
             "detection": dict(self.detection),
             "independent_labels": self.independent_labels,
+            "metric": None if self.metric is None else asdict(self.metric),
         }
 
     @classmethod
@@ -96,6 +99,7 @@ class RunState:
             tuple(value.get("cut", ())),
             value.get("detection", {}),
             value.get("independent_labels", False),
+            Metric(**value["metric"]) if value.get("metric") else None,
         )
 
     def demand_same(self, ours: Mapping[str, Any], who: str) -> None:
@@ -108,7 +112,7 @@ class RunState:
             config.checked_budget(),
             self.baseline.latency.latency_ms,
             self.baseline.val_accuracy,
-            config.metric.metric(),
+            self.metric or config.metric.metric(),
             self._scale(),
             self.baseline.latency.latency_ci_ms,
             short_trains=self.effort.short_steps > 0 or self.effort.final_steps == 0,

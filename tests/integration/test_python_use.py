@@ -53,3 +53,19 @@ def test_compress_ends_when_it_should_stop_and_resume_goes_on(workplace: Path, m
     assert sum(ended.front["trials"].values()) == 6
     assert ended.best().within
     assert paretopress.open_result(run).points == ended.points
+
+
+def test_front_of_data_without_labels_names_the_agreement(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "open_target", lambda spec, settings: BySize(settings))
+    user = runpy.run_path(str(workplace / "user.py"))
+    photos = tuple([x for x, _ in split] for split in user["data"]())
+    result = paretopress.compress(
+        user["make"](),
+        photos,
+        run=workplace / "run",
+        budget=paretopress.Budget(latency_ms=1000.0),
+        trials=2,
+        config=CONFIG | {"evaluators": []},
+    )
+    assert result.front["metric"] == {"name": "agreement", "unit": "%", "higher_is_better": True}
+    assert result.baseline.val_accuracy == 100.0

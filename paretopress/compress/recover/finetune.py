@@ -26,7 +26,7 @@ from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule
 from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.compress.recover.sparsity import held, sparsity_masks
 from paretopress.compress.resolution import resized_like, resolution_of
-from paretopress.core.model_inputs import Inputs, joined, like, taken, tensors, values_of_an_item
+from paretopress.core.model_inputs import Inputs, joined, like, outputs_in_pieces, taken, tensors, values_of_an_item
 from paretopress.errors import RecoveryError
 from paretopress.system.batch_loading import Item
 from paretopress.system.deadline import NO_DEADLINE, Deadline
@@ -148,7 +148,7 @@ class Recovery:
                         losses.append(self._step(student, optimizer, batches.taught(), temperature, alpha))
                     took_s.append(time.monotonic() - began)
             # after the last step: training normalises by its own batches, and running averages lag behind a short one
-            self._recalibrate(student, seed)
+            self._recalibrate_if_nearer(student, seed)
         student.eval().cpu()
         tenth = max(1, len(losses) // 10)
         first, last = (sum(part) / len(part) if part else 0.0 for part in (losses[:tenth], losses[-tenth:]))
@@ -183,6 +183,23 @@ class Recovery:
         """Replace the batch-norm statistics by those of a few training batches."""
         if self.recipe.calibration_batches > 0:
             recompute_batch_statistics(student, itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches))
+
+    def _recalibrate_if_nearer(self, student: nn.Module, seed: int) -> None:
+        """Recalibrate, unless a further batch shows the student nearer to the teacher with its running averages.
+
+        Those come from all the data that a model was ever trained on: a hundred photos of a thousand classes tell less.
+        """
+        averages = {name: buffer.clone() for name, buffer in student.named_buffers()}
+        if self.recipe.calibration_batches == 0 or not averages:
+            return
+        judged = next(itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches, None))
+        wanted = outputs_in_pieces(self._teacher, judged)
+        before = self._task.divergence(outputs_in_pieces(student.eval(), judged), wanted)
+        self._recalibrate(student, seed)
+        if self._task.divergence(outputs_in_pieces(student.eval(), judged), wanted) > before:
+            with torch.no_grad():
+                for name, buffer in student.named_buffers():
+                    buffer.copy_(averages[name])
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
         """Recalibrate batch norm alone, without a step of training; leaves `student` in eval mode on the CPU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from paretopress.config import parse_config
 from paretopress.core.model_graph import ModelGraph
-from paretopress.core.outcome import Latency, Outcome, Rung
+from paretopress.core.outcome import Latency, Metric, Outcome, Rung
 from paretopress.errors import ConfigError
 from paretopress.intake.trace import take_in
 from paretopress.run import setup
@@ -144,6 +145,13 @@ def test_bounds_have_the_baselines_scale_when_the_state_is_read_back() -> None:
     assert bounds.scale == AccuracyScale.of_baseline(0.3, 10_000)
     assert bounds.baseline_ci_ms == (7.8, 8.2)
     assert (bounds.worst_drop, bounds.floor) == pytest.approx((10.0, 0.5))
+
+
+def test_bounds_name_the_metric_that_the_data_were_scored_by() -> None:
+    config = parse_config({"budget": {"latency_ms": 4.0}}, "the test")
+    scored = replace(state(0.3), metric=Metric("SQNR", "dB"))
+    assert RunState.from_json(json.loads(json.dumps(scored.to_json()))).bounds(config).metric == Metric("SQNR", "dB")
+    assert state(0.3).bounds(config).metric == config.metric.metric()  # a run of an earlier version
 
 
 @pytest.mark.parametrize("val_error", [None, 0.0])

@@ -74,12 +74,25 @@ def test_run_names_the_cause_when_the_data_set_fails(tiny: nn.Module, train: Ten
 
 
 def test_run_sets_the_statistics_to_those_of_the_trained_weights(tiny: nn.Module, train: TensorDataset) -> None:
+    Recovery(tiny, train, Recipe(batch_size=16)).recalibrated(tiny, seed=0)  # a teacher of these data
     student = copy.deepcopy(tiny)
-    recovery = Recovery(tiny, train, Recipe(learning_rate=0.05, batch_size=16))
+    student.block1.bn1.running_mean.add_(100.0)  # its running average is far behind after three steps
+    recovery = Recovery(tiny, train, Recipe(learning_rate=1e-4, batch_size=16))
     recovery.run(student, temperature=4.0, alpha=1.0, steps=3, seed=0)
     trained = student.block1.bn1.running_mean.clone()
     recovery.recalibrated(student, seed=0)
     torch.testing.assert_close(student.block1.bn1.running_mean, trained)
+
+
+def test_run_keeps_the_running_averages_when_few_items_tell_less(tiny: nn.Module, train: TensorDataset) -> None:
+    calm = Recipe(learning_rate=1e-6, batch_size=2, calibration_batches=1)  # two items against all that the averages hold
+    student = copy.deepcopy(tiny)
+    Recovery(tiny, train, calm).run(student, temperature=4.0, alpha=1.0, steps=1, seed=0)
+    lone = copy.deepcopy(student)
+    Recovery(tiny, train, calm).recalibrated(lone, seed=0)
+    inputs = train.tensors[0][:64]
+    wanted = tiny.eval()(inputs)
+    assert (student(inputs) - wanted).abs().mean() < 0.5 * (lone(inputs) - wanted).abs().mean()
 
 
 def test_recalibrated_restores_the_statistics_when_they_are_wrong(tiny: nn.Module, train: TensorDataset) -> None:
