@@ -30,15 +30,19 @@ class _Moments:
         self.square = self.square + (mean.square() + variance * ((count - 1) / count) - self.square) * (count / self.count)
 
 
+def norms_with_averages(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Return the batch norms of a module that keep running averages."""
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None]
+
+
 @torch.no_grad()
 def recompute_batch_statistics(module: nn.Module, batches: Iterable[Inputs]) -> None:
     """Set each batch norm's running mean and variance to those of all `batches` together; leaves `module` in training mode.
 
     A layer that is called more than once, as in a head that several levels share, gets the statistics of all of its calls.
     """
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None]
-    gathered = {norm: _Moments() for norm in norms}
-    momenta = {norm: norm.momentum for norm in norms}
+    gathered = {norm: _Moments() for norm in norms_with_averages(module)}
+    momenta = {norm: norm.momentum for norm in gathered}
     module.train()
     with ExitStack() as hooks:
         for norm, moments in gathered.items():

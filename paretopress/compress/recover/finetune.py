@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from paretopress.compress.apply import Compressed
-from paretopress.compress.recover.batch_statistics import recompute_batch_statistics
+from paretopress.compress.recover.batch_statistics import norms_with_averages, recompute_batch_statistics
 from paretopress.compress.recover.depthwise_precision import in_float32, slow_in_bf16
 from paretopress.compress.recover.distillation_batches import KEPT_BYTES, DistillationBatches
 from paretopress.compress.recover.features import OutputsAndFeatures, feature_loss, outputs_and_features
@@ -189,7 +189,7 @@ class Recovery:
 
         Those come from all the data that a model was ever trained on: a hundred photos of a thousand classes tell less.
         """
-        averages = {name: buffer.clone() for name, buffer in student.named_buffers()}
+        averages = [(buffer, buffer.clone()) for norm in norms_with_averages(student) for buffer in norm.buffers()]
         if self.recipe.calibration_batches == 0 or not averages:
             return
         judged = next(itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches, None))
@@ -198,8 +198,8 @@ class Recovery:
         self._recalibrate(student, seed)
         if self._task.divergence(outputs_in_pieces(student.eval(), judged), wanted) > before:
             with torch.no_grad():
-                for name, buffer in student.named_buffers():
-                    buffer.copy_(averages[name])
+                for buffer, average in averages:
+                    buffer.copy_(average)
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
         """Recalibrate batch norm alone, without a step of training; leaves `student` in eval mode on the CPU."""
