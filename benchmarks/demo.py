@@ -62,7 +62,7 @@ def headlines(runs: list[dict[str, Any]], install_minutes: float | None, busy: i
         *([Headline("busy processes beside it", busy, "processes")] if busy else []),
         *([] if install_minutes is None else [Headline("install", install_minutes, "minutes")]),
         Headline("`make demo` run so many times", len(runs), "runs"),
-        Headline("make demo after the install, median", median(made["minutes"] for made in runs), "minutes"),
+        Headline("make demo after the install, median", round(median(made["minutes"] for made in runs), 1), "minutes"),
         Headline("points on the front, median", median(made["points"] for made in runs), "models"),
         Headline("best point against fp32, median", speedup, "x", 2.0, speedup >= 2.0),
         Headline("the same, worst run", worst, "x"),

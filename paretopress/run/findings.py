@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover.finetune import TRIED_ALPHA, TRIED_TEMPERATURE, Recovery, learning_rate_test, usual_optimizer
+from paretopress.compress.recover.finetune import TRIED_ALPHA, TRIED_TEMPERATURE, Recovery, usual_optimizer
+from paretopress.compress.recover.learning_rates import learning_rate_test
 from paretopress.compress.recover.recipe import RATES
 from paretopress.compress.sensitivity.branch_ranking import judged_items, rank_branches
 from paretopress.compress.sensitivity.divergence import divergence_from
@@ -29,6 +31,8 @@ from paretopress.trial.pipeline import Pipeline
 
 # steps of the test for each rate: ten where they are quick, fewer where all of them would take more than a minute
 _RATE_TEST_STEPS, _RATE_TEST_S = (3, 10), 60.0
+# training is judged by so many validation items, or so many times those that branches are judged by where items are large
+_HELD_OUT_ITEMS, _HELD_OUT_TIMES = 256, 4
 # the shares of the set-up's time that is left which its parts may take
 _STEPS_SHARE, _RATE_SHARE, _RANKING_SHARE = 0.25, 0.5, 0.5
 # the fewest steps of a rung that trains
@@ -98,8 +102,9 @@ class SetupFinder:
             with self.watch.stage("recover"):
                 quickest = self._choose_threads(recovery)
                 step_s = self._typical_step_s(recovery)
-                rate, losses = self._learning_rate(recovery, step_s)
-                least_steps = self._least_steps(recovery.at(rate), items, step_s)
+                held_out = self._held_out()
+                rate, losses = self._learning_rate(recovery, step_s, held_out)
+                least_steps = self._least_steps(recovery.at(rate), held_out[0], step_s)
         ranking = rank_branches(
             intake.module,
             intake.graph,
@@ -186,7 +191,12 @@ class SetupFinder:
                 return steps
         return _NO_GAIN_STEPS
 
-    def _learning_rate(self, recovery: Recovery, step_s: float) -> tuple[float, dict[float, float]]:
+    def _held_out(self) -> tuple[Inputs, Tensor]:
+        """Return validation items, which training is judged by: those that it is made with are learnt by heart where they are few."""
+        count = min(_HELD_OUT_TIMES * judged_items(self.pipeline.intake.graph), _HELD_OUT_ITEMS)
+        return stack(self.pipeline.data.val, count, self.config.seed)
+
+    def _learning_rate(self, recovery: Recovery, step_s: float, held_out: tuple[Inputs, Tensor]) -> tuple[float, dict[float, float]]:
         if self.config.recovery.learning_rate is not None:
             return self.config.recovery.learning_rate, {}
         fewest, most = _RATE_TEST_STEPS
@@ -196,7 +206,7 @@ class SetupFinder:
         whole_s = step_s * len(rates)
         wanted = min(max(int(_RATE_TEST_S / whole_s), fewest), most)
         steps = min(wanted, max(int(until.left_s / whole_s), fewest)) if until.finite else wanted
-        losses = learning_rate_test(lambda: copy.deepcopy(half.module), recovery.at, rates, steps, until)
+        losses = learning_rate_test(lambda: copy.deepcopy(half.module), recovery.at, rates, steps, held_out, until)
         if len(losses) < len(rates):
             self.cut.append(f"{len(losses)} of {len(rates)} learning rates were tested, with {steps} steps each")
         elif steps < wanted:

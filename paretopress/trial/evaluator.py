@@ -163,8 +163,7 @@ class PlanEvaluator:
         self._demand_time(rung)
         held = self._candidate(plan, rung, number, watch)
         self._reconstruct(held, watch)
-        with watch.stage("recover"):
-            cut = self._recover(held.module, plan, rung)
+        learnt = self._recover(held.module, plan, rung, watch)
         held.rung, trained_s = rung, watch.elapsed_s
         self.pipeline.lower(held.module, plan, path, watch)
         rounded = self._quantisation_aware(held.module, plan, path, watch) if rung is Rung.FINAL else ()
@@ -174,7 +173,7 @@ class PlanEvaluator:
             save_file(whole, work / STUDENT_FILE)  # copies, because the format refuses weights that two layers share
         outcome = self.pipeline.measured(path, stored, rung, held.macs, latency, watch)
         self._after_s = watch.elapsed_s - trained_s
-        return replace(outcome, notes=(*held.compressed.notes, *cut, *rounded))
+        return replace(outcome, notes=(*held.compressed.notes, *learnt, *rounded))
 
     def _demand_time(self, rung: Rung) -> None:
         """Raise OutOfTimeError where less than a share of the steps of a rung would fit, at what steps take now."""
@@ -213,29 +212,44 @@ class PlanEvaluator:
         cost, gain = metric.difference(lost, like), f"{max(gained, 0.0):.{decimals_for(like)}f}"
         return (f"int8 cost {cost} of validation {metric.name}; {steps} steps with rounding brought back {gain}",)
 
-    def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung) -> tuple[str, ...]:
-        """Train a module as its rung does; return a note if the time was too short for all steps."""
+    def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung, watch: StageTimer) -> tuple[str, ...]:
+        """Train a module as its rung does; return notes if the time was too short for all steps, or training did harm."""
+        notes: tuple[str, ...] = ()
         shared = self._students if rung is not Rung.FINAL else None
         if shared is not None and shared.load(module, plan, rung):
-            return ()
+            return notes
         steps = self.effort.steps(rung)
         if steps or self.recovery.recipe.zeros != DENSE:
+            score = self._early_score(module, watch)
+            before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
             seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
             until = self._train_until
-            report = self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed, deadline=until)
+            with watch.stage("recover"):
+                report = self.recovery.run(module, temperature=plan.temperature, alpha=plan.alpha, steps=steps, seed=seed, deadline=until)
             self._step_s = report.step_s or self._step_s
             if report.steps < LEAST_SHARE * steps:
                 raise OutOfTimeError(f"{LEAST_SHARE:.0%} of {steps} steps must fit into the rest of the run, but got {report.steps}")
+            harm = score - self._early_score(module, watch)
+            if harm > self.bounds.floor and self.recovery.recipe.zeros == DENSE:
+                module.load_state_dict(before)
+                metric = self.bounds.metric
+                lost = metric.difference(harm, self.bounds.baseline_accuracy)
+                notes = (f"{report.steps} steps of training cost {lost} of validation {metric.name}, and are taken back",)
             if report.steps < steps:  # what it learnt is not what the plan's recovery ends with: it is not shared
-                return (f"trained for {report.steps} of {steps} steps, which was the time that the run had left",)
+                return (*notes, f"trained for {report.steps} of {steps} steps, which was the time that the run had left")
         if shared is not None:
             shared.keep(module, plan, rung)
-        return ()
+        return notes
+
+    def _early_score(self, module: fx.GraphModule, watch: StageTimer) -> float:
+        with watch.stage("accuracy"):
+            return self.pipeline.early_accuracy(module)
 
     def _reconstruct(self, held: _CurrentCandidate, watch: StageTimer) -> None:
         if held.as_compressed:
             with watch.stage("reconstruct"):
-                self.recovery.reconstruct(held.compressed, self.pipeline.seed)
+                notes = self.recovery.reconstruct(held.compressed, self.pipeline.seed)
+            held.compressed = replace(held.compressed, notes=(*held.compressed.notes, *notes))
             held.as_compressed = False
 
     def _candidate(self, plan: Plan, rung: Rung, number: int, watch: StageTimer) -> _CurrentCandidate:

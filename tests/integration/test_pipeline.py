@@ -81,11 +81,25 @@ def folder(tmp_path: Path) -> RunFolder:
     return create_run_folder(tmp_path / "run")
 
 
-def evaluator(tiny: nn.Module, folder: RunFolder, latency_ms: float) -> PlanEvaluator:
+class HarmfulRecovery(Recovery):
+    """Training after which a student answers the contrary."""
+
+    def run(self, student: nn.Module, **rest: Any) -> Any:
+        report = super().run(student, **rest)
+        with torch.no_grad():
+            student.fc.weight.mul_(-1.0)
+            student.fc.bias.mul_(-1.0)
+        return report
+
+
+def evaluator(tiny: nn.Module, folder: RunFolder, latency_ms: float, *, own_labels: bool = False) -> PlanEvaluator:
+    """Return an evaluator on random images, with random labels or those that the model gives."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> TensorDataset:
-        return TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), torch.randint(0, 4, (count,), generator=generator))
+        images, labels = torch.randn(count, 3, 8, 8, generator=generator), torch.randint(0, 4, (count,), generator=generator)
+        with torch.inference_mode():
+            return TensorDataset(images, tiny.eval()(images).argmax(dim=1) if own_labels else labels)
 
     data = Data(split(64), split(32), split(32))
     intake = take_in(tiny, data.val.tensors[0][:2])  # type: ignore[attr-defined]
@@ -149,6 +163,17 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert final.macs == short.macs
     assert "reconstruct" not in final.stages_s  # it goes on from weights that were solved for and trained
     assert (folder.root / short.onnx_path).is_file()
+
+
+@pytest.mark.parametrize("rung", [Rung.SHORT, Rung.FINAL])
+def test_training_that_does_harm_is_taken_back(tiny: nn.Module, folder: RunFolder, rung: Rung) -> None:
+    evaluate, plan = evaluator(tiny, folder, latency_ms=4.0, own_labels=True), Plan(kept={"block1.conv1": 12})
+    untrained = evaluate(plan, Rung.COSTS, 1)
+    evaluate.recovery = HarmfulRecovery(evaluate.pipeline.intake.module, evaluate.pipeline.data.train, Recipe(batch_size=16))
+    outcome = evaluate(plan, rung, 1)
+    assert untrained.val_accuracy > 80.0
+    assert outcome.val_accuracy == pytest.approx(untrained.val_accuracy)
+    assert outcome.notes[-1].endswith("points of validation top-1, and are taken back")
 
 
 def test_costs_are_scored_against_the_original_on_the_same_items(

@@ -38,7 +38,7 @@ from paretopress.tasks.classification import Classification
 # steps that the seconds of the next ones are told from, and what batch-norm recalibration and the end take, in steps
 _RECENT_STEPS, _ENDING_STEPS = 8, 2.0
 # images that layers are re-solved on: 512 small ones, fewer large ones
-_RECONSTRUCTION_ITEMS, _RECONSTRUCTION_VALUES = (16, 512), 2_000_000
+_RECONSTRUCTION_ITEMS, _RECONSTRUCTION_VALUES = (32, 512), 2_000_000
 # the distillation of what is trained before the first trial, to time steps and to compare rates
 TRIED_TEMPERATURE, TRIED_ALPHA = 4.0, 0.9
 _TOP_1 = Classification()
@@ -155,22 +155,30 @@ class Recovery:
         lately_s = median(took_s[1:][-_RECENT_STEPS:] or took_s or [0.0])  # the first step loads kernels
         return RecoveryReport(len(losses), first, last, time.monotonic() - started, lately_s)
 
-    def reconstruct(self, compressed: Compressed, seed: int) -> None:
+    def reconstruct(self, compressed: Compressed, seed: int) -> tuple[str, ...]:
         """Re-solve the layers behind what was compressed, in place, before any training; see `Reconstruction`.
 
-        Deterministic for a seed; draws nothing from the process's random state. Without calibration batches nothing is done.
+        Where a further batch shows the outputs farther from the teacher's than before, the weights stay as they were, and a note says so:
+        what a hundred photos say of the layers of a large network is worth less than what it has learnt. Deterministic for a seed; draws
+        nothing from the process's random state. Without calibration batches nothing is done.
         Raises: RecoveryError: the teacher is not a traced model, or the data set fails.
         """
         if self.recipe.calibration_batches == 0:
-            return
+            return ()
+        student = compressed.module
         with self._around_step():
-            key = seed, resolution_of(compressed.module)
+            key = seed, resolution_of(student)
             if key not in self._reconstructions:
                 if not isinstance(self._teacher, fx.GraphModule):
                     raise RecoveryError(f"reconstruction needs a traced teacher, but got {type(self._teacher).__name__}")
-                teacher = resized_like(self._teacher, compressed.module).cpu()  # maps of one size can be compared
+                teacher = resized_like(self._teacher, student).cpu()  # maps of one size can be compared
                 self._reconstructions[key] = Reconstruction(teacher, self._calibration_inputs(seed), seed)
+            before, was = _weights_of(student), self._divergence(student, seed)
             self._reconstructions[key].apply(compressed)
+            if self._divergence(student, seed) <= was:
+                return ()
+            student.load_state_dict(before)
+            return ("its layers were not re-solved: on other items that was farther from the original",)
 
     def _calibration_inputs(self, seed: int) -> Inputs:
         """Return up to 512 items, fewer where they are large."""
@@ -192,14 +200,19 @@ class Recovery:
         averages = [(buffer, buffer.clone()) for norm in norms_with_averages(student) for buffer in norm.buffers()]
         if self.recipe.calibration_batches == 0 or not averages:
             return
-        judged = next(itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches, None))
-        wanted = outputs_in_pieces(self._teacher, judged)
-        before = self._task.divergence(outputs_in_pieces(student.eval(), judged), wanted)
+        was = self._divergence(student, seed)
         self._recalibrate(student, seed)
-        if self._task.divergence(outputs_in_pieces(student.eval(), judged), wanted) > before:
+        if self._divergence(student, seed) > was:
             with torch.no_grad():
                 for buffer, average in averages:
                     buffer.copy_(average)
+
+    def _divergence(self, student: nn.Module, seed: int) -> float:
+        """Return how far a student is from the teacher on the batch behind those of calibration; leaves it in eval mode."""
+        judged, _, taught = next(self._batches.taught_batches(seed, self.recipe.calibration_batches))
+        place = next((part.device for part in student.parameters()), self.device)
+        found = outputs_in_pieces(student.eval(), like(judged, (part.to(place) for part in tensors(judged))))
+        return float(self._task.divergence(found, [part.to(place) for part in taught[: len(found)]]))
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
         """Recalibrate batch norm alone, without a step of training; leaves `student` in eval mode on the CPU."""
@@ -254,6 +267,13 @@ class Recovery:
         wanted, features = teacher[: len(found)], dict(zip(self.recipe.features, teacher[len(found) :], strict=True))
         return self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha) + feature_loss(read, features)
 
+    def held_out_loss(self, student: nn.Module, batch: tuple[Inputs, Tensor], temperature: float, alpha: float) -> float:
+        """Return, of items that a student in eval mode was not trained on, the loss that training lowers, without that of features."""
+        x, y = batch
+        with torch.inference_mode():
+            found, wanted = outputs_in_pieces(student, x), outputs_in_pieces(self._teacher, x)
+            return float(self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha))
+
     def _step(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, batch: DistillationBatch, temperature: float, alpha: float
     ) -> float:
@@ -268,6 +288,11 @@ class Recovery:
                 f"the training loss must be finite, but got {value}", "Lower recipe.learning_rate, or look for NaN in the data."
             )
         return value
+
+
+def _weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's weights and buffers."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def steps_in_time(steps: int, took_s: Sequence[float], deadline: Deadline) -> int:
@@ -292,32 +317,3 @@ def rate_factor(step: int, steps: int, recipe: Recipe) -> float:
     if recipe.schedule is Schedule.COSINE:
         return 0.5 * (1.0 + math.cos(math.pi * done))
     return 1.0 - done if recipe.schedule is Schedule.LINEAR else 1.0
-
-
-def learning_rate_test(
-    make_student: Callable[[], nn.Module],
-    recovery_of: Callable[[float], Recovery],
-    rates: tuple[float, ...],
-    steps: int,
-    deadline: Deadline = NO_DEADLINE,
-) -> dict[float, float]:
-    """Return learning rate -> loss at the end of a short recovery (infinite where it diverged); the smallest loss wins.
-
-    Rates are tried from the middle outwards. One that the deadline cuts off is not judged, nor are those after it.
-
-    Args:
-        make_student: returns a fresh, mildly compressed copy of the baseline each time.
-    """
-    losses: dict[float, float] = {}
-    centre = (len(rates) - 1) / 2.0
-    for rate in sorted(rates, key=lambda rate: (abs(rates.index(rate) - centre), -rate)):
-        try:
-            report = recovery_of(rate).run(
-                make_student(), temperature=TRIED_TEMPERATURE, alpha=TRIED_ALPHA, steps=steps, seed=0, deadline=deadline
-            )
-            if report.steps < steps:
-                break
-            losses[rate] = report.last_loss
-        except RecoveryError:
-            losses[rate] = math.inf
-    return {rate: losses[rate] for rate in rates if rate in losses}

@@ -252,3 +252,21 @@ def test_reconstruct_raises_when_the_teacher_is_not_traced(intake: Intake, tiny:
     train = TensorDataset(many, torch.zeros(len(many), dtype=torch.long))
     with pytest.raises(RecoveryError, match="traced teacher, but got TinyNet"):
         Recovery(tiny, train, Recipe(batch_size=8)).reconstruct(compressed(intake, PLANS["mixed"]), seed=0)
+
+
+@pytest.mark.parametrize("misled", [True, False])
+def test_reconstruct_keeps_the_weights_where_other_items_show_harm(
+    intake: Intake, many: Tensor, misled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_few_items(solver: Reconstruction, student: Compressed) -> None:
+        with torch.no_grad():
+            student.module.fc.weight.mul_(-1.0)
+
+    if misled:
+        monkeypatch.setattr(Reconstruction, "apply", by_few_items)
+    train = TensorDataset(many, torch.zeros(len(many), dtype=torch.long))
+    pruned = compressed(intake, PLANS["branch removed"])
+    before = {name: tensor.clone() for name, tensor in pruned.module.state_dict().items()}
+    notes = Recovery(intake.module, train, Recipe(batch_size=32)).reconstruct(pruned, seed=0)
+    assert bool(notes) is misled
+    assert all(torch.equal(before[name], tensor) for name, tensor in pruned.module.state_dict().items()) is misled
