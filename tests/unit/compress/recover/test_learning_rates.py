@@ -25,7 +25,7 @@ def test_learning_rate_test_gives_infinity_when_a_rate_diverges(tiny: nn.Module,
     assert losses == {0.01: math.inf, 0.1: math.inf}
 
 
-def test_learning_rate_test_prefers_a_low_rate_when_few_items_are_learnt_by_heart(tiny: nn.Module, train: TensorDataset) -> None:
+def test_learning_rate_test_prefers_a_low_rate_when_items_are_few(tiny: nn.Module, train: TensorDataset) -> None:
     few = TensorDataset(train[:4][0], torch.randint(0, 4, (4,), generator=torch.Generator().manual_seed(1)))  # labels mean nothing
     unseen = train[32:64][0]
     with torch.inference_mode():
