@@ -1,9 +1,9 @@
 """Models that people have: what of each can be changed, whether a pruned and a quantised file agree with torch, and in what time.
 
-    python benchmarks/wild.py [--list benchmarks/wild_list.json] [--only TEXT] [--name wild] [--go-on] [--jobs 2]
+    python benchmarks/wild.py [--list benchmarks/wild_list.json] [--only TEXT] [--name wild] [--go-on | --again] [--jobs 2]
 
 Each model of the list runs in a process of its own. Two minutes and 8 GB are what one may need; one that needs more says how much, and
-is stopped after eight minutes. Its row is written when it ends, to results/NAME.json.
+is stopped after eight minutes. Its row is written when it ends, to results/NAME.json; --again runs those that were stopped once more.
 Beside it, in processes of their own, torch-pruning alone prunes the same model at 50 %, and torch.export (non-strict, any batch size) takes
 it. Needs benchmarks/wild_requirements.txt.
 """
@@ -203,9 +203,11 @@ def _outputs(model: torch.nn.Module, inputs: Any) -> list[torch.Tensor]:
 BY: dict[str, Callable[[str], Row]] = {OURS: taken_in, THEIRS: by_torch_pruning, EXPORT: by_torch_export}
 
 
-def of_a_model(spec: str, threads: int) -> Row:
-    """Return the rows of one model, ours and theirs."""
-    return {"model": spec} | {by: answer_of([__file__, "--one", spec, "--by", by], threads=threads, seconds=STOPPED_AFTER) for by in BY}
+def of_a_model(spec: str, threads: int, known: Row | None = None) -> Row:
+    """Return the rows of one model, ours and theirs; theirs as they are known, if they are."""
+    asked = [by for by in BY if known is None or by == OURS]
+    answers = {by: answer_of([__file__, "--one", spec, "--by", by], threads=threads, seconds=STOPPED_AFTER) for by in asked}
+    return {"model": spec, **(known or {}), **answers}
 
 
 def headlines(rows: list[Row]) -> list[Headline]:
@@ -240,6 +242,7 @@ def main() -> None:
     parser.add_argument("--name", default="wild")
     parser.add_argument("--jobs", type=int, default=2, help="models at a time")
     parser.add_argument("--go-on", action="store_true", help="models that the result has are not run again")
+    parser.add_argument("--again", action="store_true", help="models of the result that were stopped are run again, by paretopress alone")
     parser.add_argument("--one")
     parser.add_argument("--by", choices=list(BY), default=OURS)
     args = parser.parse_args()
@@ -247,12 +250,14 @@ def main() -> None:
         warnings.simplefilter("ignore")
         print(json.dumps(BY[args.by](args.one)))
         return
-    rows = recorded_rows(args.name) if args.go_on else []
-    done = {row["model"] for row in rows}
+    rows = recorded_rows(args.name) if args.go_on or args.again else []
+    stopped = {row["model"]: row for row in rows if row[OURS].get("error", "").startswith("over ")} if args.again else {}
+    done = {row["model"] for row in rows} - stopped.keys()
     listed = [spec for spec in json.loads(args.list.read_text()) if spec not in done and (args.only or "") in spec]
+    rows = [row for row in rows if row["model"] not in listed]
     threads = max((os.cpu_count() or 1) // args.jobs, 1)
     with ThreadPoolExecutor(args.jobs) as jobs:
-        for job in as_completed([jobs.submit(of_a_model, spec, threads) for spec in listed]):
+        for job in as_completed([jobs.submit(of_a_model, spec, threads, stopped.get(spec)) for spec in listed]):
             row = job.result()
             found = row[OURS]
             shown = (found.get(key) for key in ("changeable", "half_difference", "int8_difference", "error"))
