@@ -204,15 +204,10 @@ BY: dict[str, Callable[[str], Row]] = {OURS: taken_in, THEIRS: by_torch_pruning,
 
 
 def of_a_model(spec: str, threads: int, known: Row | None = None) -> Row:
-    """Return the rows of one model, ours and theirs; those that are known and were not stopped as they are."""
-    asked = [by for by in BY if known is None or was_stopped(known[by])]
+    """Return the rows of one model, ours and theirs; theirs as they are known, if they are."""
+    asked = [by for by in BY if known is None or by == OURS]
     answers = {by: answer_of([__file__, "--one", spec, "--by", by], threads=threads, seconds=STOPPED_AFTER) for by in asked}
     return {"model": spec, **(known or {}), **answers}
-
-
-def was_stopped(found: Any) -> bool:
-    """Return whether a row says that the time was over."""
-    return isinstance(found, dict) and found.get("error", "").startswith("over ")
 
 
 def headlines(rows: list[Row]) -> list[Headline]:
@@ -247,7 +242,7 @@ def main() -> None:
     parser.add_argument("--name", default="wild")
     parser.add_argument("--jobs", type=int, default=2, help="models at a time")
     parser.add_argument("--go-on", action="store_true", help="models that the result has are not run again")
-    parser.add_argument("--again", action="store_true", help="what was stopped is run again, and nothing else")
+    parser.add_argument("--again", action="store_true", help="models that were stopped are run again, by paretopress alone")
     parser.add_argument("--one")
     parser.add_argument("--by", choices=list(BY), default=OURS)
     args = parser.parse_args()
@@ -256,7 +251,7 @@ def main() -> None:
         print(json.dumps(BY[args.by](args.one)))
         return
     rows = recorded_rows(args.name) if args.go_on or args.again else []
-    stopped = {row["model"]: row for row in rows if any(map(was_stopped, row.values()))} if args.again else {}
+    stopped = {row["model"]: row for row in rows if row[OURS].get("error", "").startswith("over ")} if args.again else {}
     done = {row["model"] for row in rows} - stopped.keys()
     listed = [spec for spec in json.loads(args.list.read_text()) if spec not in done and (args.only or "") in spec]
     rows = [row for row in rows if row["model"] not in listed]
