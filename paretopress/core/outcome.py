@@ -93,6 +93,7 @@ class Latency:
         blocks, runs: interleaved blocks of each model, and timed runs of each model in all.
         foreign_cores: cores' worth of CPU time that others took meanwhile, None where the system does not tell.
         throttled: whether heat slowed the first core meanwhile.
+        alike: whether it was not this file that was measured, but one with the same operators and shapes, and other weights.
         occasions: how often in the run it was measured; above 1 the intervals cover the machine's drift between them.
         sessions: fresh sessions that the interval of one occasion rests on, which widen it by their `small_sample_factor`; 0 where that
             is not known, and the interval is taken to be a normal one.
@@ -114,6 +115,7 @@ class Latency:
     duration_s: float
     foreign_cores: float | None = None
     throttled: bool = False
+    alike: bool = False
     occasions: int = 1
     sessions: int = 0
     baseline_error: float = 0.0
@@ -155,7 +157,7 @@ class Outcome:
         val_accuracy: the score of the ONNX file on the validation split; where `rejected` is set, that of the untrained
             candidate on the first images of the split.
         macs: multiply-adds of one input by fvcore; `uncounted` are the operators it could not count.
-        onnx_path: relative to the run folder; `onnx_sha256` of the very bytes that were measured.
+        onnx_path: relative to the run folder; `onnx_sha256` of its bytes, which are those that were measured unless `latency.alike`.
         rejected: why no training took place, or "".
         val_error: standard error of the drop of `val_accuracy` against the baseline's, paired over the validation items; of the baseline
             that of its score alone. None where it is not known.

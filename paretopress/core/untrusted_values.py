@@ -36,7 +36,7 @@ def parse_latency(value: object, source: str) -> Latency:
             )
         elif name in ("blocks", "runs", "occasions"):
             require(is_whole(figure), what, figure)
-        elif name == "throttled":
+        elif name in ("throttled", "alike"):
             require(isinstance(figure, bool), what, figure)
         else:
             require((is_number(figure) and figure >= 0.0) or (name == "foreign_cores" and figure is None), what, figure)

@@ -69,9 +69,15 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
     """Write the bundle of a point, by default of the best one, and return its folder; it is verified before it takes its name.
 
     The manifest says whether the point is within every bound of the budget, and which it misses.
-    Raises: SearchFailedError: there is no such point. BundleError: the run's file is not the measured one, or the bundle fails.
+    Raises: SearchFailedError: there is no such point, or its very file was not measured yet. BundleError: the run's file is not the one of
+        the front, or the bundle fails.
     """
     point = select_point(front, trial=front["best"] if trial is None else trial, latency_ms=latency_ms)
+    if point.get("latency_alike"):
+        raise SearchFailedError(
+            f"a file that ships must have been measured itself, but of trial {point['trial']} one with the same operators was",
+            "Let the run go on: it measures the files of its front after each trial.",
+        )
     misses = missed_bounds(point, front)
     state = folder.read(folder.state)
     threads = int(front["environment"]["threads"])

@@ -46,13 +46,17 @@ _ROUNDED_SHARE, _ROUNDED_RATE, _ROUNDED_SEED = 0.2, 0.3, 100
 
 @dataclass(slots=True)
 class _CurrentCandidate:
-    """The candidate of the trial that is under way; `as_compressed` until its layers are re-solved or its weights are read back."""
+    """The candidate of the trial that is under way; `as_compressed` until its layers are re-solved or its weights are read back.
+
+    `latency` is that of a file of the same operators, where this process measured one.
+    """
 
     number: int
     rung: Rung
     compressed: Compressed
     macs: Macs
     as_compressed: bool
+    latency: Latency | None = None
 
     @property
     def module(self) -> fx.GraphModule:
@@ -94,7 +98,7 @@ class PlanEvaluator:
         """Return the measured candidate of a plan at a rung.
 
         Each rung goes on from the weights of the trial's last one; the first starts from the original weights. On failure the rung
-        leaves nothing behind.
+        leaves nothing behind. Below the last rung the latency is that of the first: other weights take the same time.
         Raises: RunError: a stage failed, with its reason. OutOfTimeError: there is no time to train it for long enough.
         """
         self._train_until = Deadline.after(self.left_s()).sooner(_AFTER_FACTOR * self._after_s)
@@ -143,6 +147,7 @@ class PlanEvaluator:
         held = self._candidate(plan, Rung.COSTS, number, watch)
         self.pipeline.lower(held.module, plan, path, watch, only_timed=True)
         latency = self.pipeline.latency(path, self.bounds, number, watch)
+        held.latency = replace(latency, alike=True, duration_s=0.0)
         rejected = self._over_budget(latency, path)
         if not rejected:
             self._reconstruct(held, watch)
@@ -167,7 +172,8 @@ class PlanEvaluator:
         held.rung, trained_s = rung, watch.elapsed_s
         self.pipeline.lower(held.module, plan, path, watch)
         rounded = self._quantisation_aware(held.module, plan, path, watch) if rung is Rung.FINAL else ()
-        latency = self.pipeline.latency(path, self.bounds, number, watch)
+        known = None if rung is Rung.FINAL else held.latency
+        latency = known or self.pipeline.latency(path, self.bounds, number, watch)
         with watch.stage("save"):
             whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in held.module.state_dict().items()}
             save_file(whole, work / STUDENT_FILE)  # copies, because the format refuses weights that two layers share

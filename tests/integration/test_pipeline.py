@@ -165,6 +165,19 @@ def test_evaluate_goes_on_from_the_trial_when_final(tiny: nn.Module, folder: Run
     assert (folder.root / short.onnx_path).is_file()
 
 
+def test_a_trial_times_its_first_file_and_its_last(tiny: nn.Module, folder: RunFolder) -> None:
+    evaluate, plan = evaluator(tiny, folder, latency_ms=4.0), Plan(kept={"block1.conv1": 8}, bits={"stem": 8})
+    measured = evaluate.pipeline.target.measured  # type: ignore[attr-defined]
+    outcomes = [evaluate(plan, rung, 1) for rung in (Rung.COSTS, Rung.SHORT, Rung.LONG)]
+    assert measured == [outcomes[0].onnx_sha256]
+    assert [outcome.latency.alike for outcome in outcomes] == [False, True, True]
+    final = evaluate(plan, Rung.FINAL, 1)
+    assert measured[1:] == [final.onnx_sha256]
+    assert not final.latency.alike
+    evaluate.latency_again(outcomes[2])
+    assert measured[2:] == [outcomes[2].onnx_sha256]
+
+
 @pytest.mark.parametrize("rung", [Rung.SHORT, Rung.FINAL])
 def test_training_that_does_harm_is_taken_back(tiny: nn.Module, folder: RunFolder, rung: Rung) -> None:
     evaluate, plan = evaluator(tiny, folder, latency_ms=4.0, own_labels=True), Plan(kept={"block1.conv1": 12})

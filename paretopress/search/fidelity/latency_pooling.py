@@ -106,6 +106,7 @@ def pooled(latencies: Sequence[Latency], between: float) -> Latency:
         duration_s=sum(latency.duration_s for latency in latencies),
         foreign_cores=max(foreign, default=None),
         throttled=any(latency.throttled for latency in latencies),
+        alike=all(latency.alike for latency in latencies),
         occasions=count,
         sessions=0,
     )

@@ -40,6 +40,7 @@ def test_received_returns_what_was_written_when_it_is_whole() -> None:
         *[("latency_ci_ms", bad) for bad in ([NAN, 1.0], [1.0], [2.0, 1.0], 1.0, [1, 2, 3], ["a", "b"])],
         *[(name, bad) for name in ("blocks", "runs", "occasions") for bad in (1.5, -1, 10**20, True, "8")],
         ("throttled", 1),
+        ("alike", "no"),
         ("foreign_cores", NAN),
         ("another", 1),
     ],

@@ -50,6 +50,12 @@ def test_pooled_narrows_with_the_root_of_the_occasions_when_repeated() -> None:
     assert (four.occasions, four.blocks) == (4, 64)
 
 
+def test_pooled_is_of_the_file_itself_once_that_was_measured() -> None:
+    of_another = replace(latency(0.5), alike=True)
+    assert pooled([of_another], 0.03).alike
+    assert not pooled([of_another, latency(0.5)], 0.03).alike
+
+
 def test_pooled_covers_the_true_ratio_when_occasions_drift() -> None:
     rng = np.random.default_rng(1)
     hits = 0
