@@ -27,6 +27,7 @@ from paretopress.errors import LoweringError, ParityError, typed_line
 from paretopress.intake.onnx_module import OPSET, onnx_graph_in
 from paretopress.lower.known_sizes import fold_known_sizes
 from paretopress.lower.padding import fold_paddings
+from paretopress.lower.sliding_windows import write_out_unfolds
 from paretopress.lower.window_pooling import write_out_poolings
 from paretopress.system.atomic_files import write_bytes
 
@@ -74,10 +75,11 @@ def export_onnx(
 
 
 def fused_copy(module: nn.Module, example: Inputs) -> tuple[nn.Module, fx.GraphModule]:
-    """Return a copy of a module in eval mode, and one in the form that is exported: norms folded, poolings and sizes written out."""
+    """Return a copy of a module in eval mode, and one in the form that is exported: norms folded, windows and sizes written out."""
     plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
     fused = _fused(plain)
     write_out_poolings(fused, example)
+    write_out_unfolds(fused, example)
     fold_known_sizes(fused, example)
     return plain, fused
 
