@@ -1,6 +1,6 @@
 """Rewrite rules at intake: replace operators and modules by equivalents that later stages recognise.
 
-Before tracing: attention and encoders by plain layers. After it: channel shuffles as modules, paddings in numbers. A rule leaves the
+Before tracing: attention by plain layers. After it: channel shuffles as modules, paddings in numbers. A rule leaves the
 outputs as they are, up to the order of float sums.
 """
 
@@ -15,7 +15,6 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.explicit.attention import Attention, is_plain
-from paretopress.compress.explicit.bert_encoder import is_known_encoder, plain_encoder
 from paretopress.compress.explicit.swin_attention import WindowAttention, attends_in_windows
 from paretopress.compress.prune.channel_shuffle import ChannelShuffle
 from paretopress.core.layer_types import Conv
@@ -42,7 +41,7 @@ class Rules:
 
 
 def explicit(model: nn.Module, run: Callable[[], object] | None = None, rules: Rules | None = None) -> nn.Module:
-    """Put plain layers in place of attention and encoders that need no more than them; changes the model, and returns it.
+    """Put plain layers in place of attention that needs no more than them; changes the model, and returns it.
 
     `run` runs the model once: attention within windows is written out for the size of its maps, and stays as it is without.
     """
@@ -61,9 +60,7 @@ def in_plain_layers(model: nn.Module, run: Callable[[], object] | None = None) -
     for name, size in _map_sizes(model, run).items():
         found[name] = partial(WindowAttention, model.get_submodule(name), size)
     for name, part in model.named_modules():
-        if is_known_encoder(part):
-            found[name] = partial(plain_encoder, part)
-        elif type(part) is nn.MultiheadAttention and is_plain(part) and not _belongs_to_torch(model, name):
+        if type(part) is nn.MultiheadAttention and is_plain(part) and not _belongs_to_torch(model, name):
             found[name] = partial(_plain_attention, part)
     return found
 

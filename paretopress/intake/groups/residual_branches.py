@@ -39,9 +39,10 @@ def _branch(add: fx.Node, skip_arg: int, layers: list[str], groups: tuple[Channe
 def _between(skip: fx.Node, end: fx.Node, add: fx.Node) -> list[fx.Node]:
     """Return the nodes from `skip` (excluded) to `end` (included) in graph order; empty if something else uses them.
 
-    What they read beside the skip, a mask for one, is not of the branch.
+    What they read beside the skip, a mask for one, is not of the branch; nor is what is computed from the skip's sizes alone.
     """
-    behind, before = _reached([skip], lambda node: node.users, end), _reached([end], lambda node: node.all_input_nodes, skip)
+    behind = {skip} | _reached([user for user in skip.users if user.target != "size"], lambda node: node.users, end)
+    before = _reached([end], lambda node: node.all_input_nodes, skip)
     found = (behind & before) - {skip}
     closed = all(user in found or user is add for node in found for user in node.users)
     same_shape = shape_of(skip) == shape_of(end)

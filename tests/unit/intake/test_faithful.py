@@ -220,6 +220,7 @@ def test_take_in_leaves_the_model_as_it_was() -> None:
 
 def test_take_in_decides_in_double_precision_when_single_precision_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tolerance of nothing at all is exceeded by rounding alone, for which no model is refused."""
+    torch.manual_seed(0)
     monkeypatch.setattr(faithful_module, "tolerance", lambda model: 1e-12)
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
     original = faithful_module.Original(model, None, [torch.randn(4, 16)])
