@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -50,4 +51,6 @@ def export_bundle(result: Result, to: Path, trial: int | None, latency_ms: float
     started = time.monotonic()
     bundle = result.export(to, trial=trial, latency_ms=latency_ms)
     out.print(f"bundle: {bundle} (exported and verified in {time.monotonic() - started:.1f} s)", markup=False, highlight=False)
+    for unsure in json.loads((bundle / "manifest.json").read_text())["conditions"]["unsure_bounds"]:
+        out.print(f"not shown to be within the budget: {unsure}", markup=False, highlight=False)
     out.print(f"it runs with onnxruntime and numpy alone: python {bundle / 'run.py'} --check", markup=False, highlight=False)

@@ -248,6 +248,11 @@ class Budget:
         return baseline_ms / self.speedup
 
 
+def drop_interval(drop: float, error: float | None) -> tuple[float, float] | None:
+    """Return the 95 % interval of a drop, by its standard error; None where that is not known."""
+    return None if error is None else (drop - Z95 * error, drop + Z95 * error)
+
+
 @dataclass(frozen=True, slots=True)
 class Miss:
     """One bound of the budget that a candidate misses.

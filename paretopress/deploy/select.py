@@ -65,10 +65,20 @@ def missed_bounds(point: Mapping[str, Any], front: Mapping[str, Any]) -> list[st
     return [miss.describe(metric) for miss in found]
 
 
+def unsure_bounds(point: Mapping[str, Any], front: Mapping[str, Any]) -> list[str]:
+    """Return in words which bounds a point meets by its figures, and its intervals do not: few validation items tell little."""
+    limit, interval = front["budget"]["max_drop"], point.get("val_drop_ci")
+    drop = drop_between(front["baseline"]["val_accuracy"], point["val_accuracy"])
+    if limit is None or interval is None or not drop <= limit < interval[1]:
+        return []
+    lost = Metric(**front.get("metric", {})).difference(interval[1], front["baseline"]["val_accuracy"])
+    return [f"on other data of the kind it may lose {lost} (95 % interval of the validation data), and {limit:g} are allowed"]
+
+
 def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial: int | None, latency_ms: float | None) -> Path:
     """Write the bundle of a point, by default of the best one, and return its folder; it is verified before it takes its name.
 
-    The manifest says whether the point is within every bound of the budget, and which it misses.
+    The manifest says whether the point is within every bound of the budget, intervals and all, which it misses, and which are unsure.
     Raises: SearchFailedError: there is no such point, or its very file was not measured yet. BundleError: the run's file is not the one of
         the front, or the bundle fails.
     """
@@ -78,7 +88,7 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
             f"a file that ships must have been measured itself, but of trial {point['trial']} one with the same operators was",
             "Let the run go on: it measures the files of its front after each trial.",
         )
-    misses = missed_bounds(point, front)
+    misses, unsure = missed_bounds(point, front), unsure_bounds(point, front)
     state = folder.read(folder.state)
     threads = int(front["environment"]["threads"])
     conditions = dict(front["environment"]) | {
@@ -86,12 +96,14 @@ def export_point(folder: RunFolder, front: Mapping[str, Any], to: Path, *, trial
         "latency_scale": front["latency_scale"],
         "baseline": {name: front["baseline"][name] for name in _MEASURED},
         "budget": front["budget"],
-        "within_budget": not misses,
+        "within_budget": not misses and not unsure,
         "missed_bounds": misses,
+        "unsure_bounds": unsure,
         "data": front["data"],
     }
     facts = BundleFacts(
-        title=f"{folder.root.name}, trial {point['trial']}" + (", outside the budget" if misses else ""),
+        title=f"{folder.root.name}, trial {point['trial']}"
+        + (", outside the budget" if misses else ", perhaps outside the budget" if unsure else ""),
         classes=tuple(state["classes"]),
         preprocessing=state["preprocessing"],
         measurements={name: point[name] for name in _MEASURED},

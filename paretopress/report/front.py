@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from paretopress.core.outcome import DISTURBED_CORES, Outcome
+from paretopress.core.outcome import DISTURBED_CORES, Outcome, drop_interval
 from paretopress.core.plan import Plan
 from paretopress.search.candidates import Bounds, Candidate
 from paretopress.search.early_stopping import EarlyStop
@@ -18,9 +18,13 @@ FRONT_SCHEMA = 1
 
 
 def point_json(candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
-    """Return the object of a candidate: its figures, whether it is `within` every bound, and which it `misses`, with both figures."""
+    """Return the object of a candidate: its figures, whether it is `within` every bound, and which it `misses`, with both figures.
+
+    `val_drop_ci` is the 95 % interval of its drop on validation data, paired item by item; None for a metric that is not scored so.
+    """
     missed = bounds.misses(candidate.outcome)
     return _figures_json(candidate.number, candidate.plan, candidate.outcome) | {
+        "val_drop_ci": drop_interval(bounds.drop(candidate.outcome), candidate.outcome.val_error),
         "within": not missed and not candidate.outcome.rejected,
         "misses": [asdict(miss) | {"said": miss.describe(bounds.metric)} for miss in missed],
     }

@@ -175,7 +175,7 @@ def _caption(front: Mapping[str, Any]) -> Text:
     if front.get("stopped_early"):
         lines.append(f"The search {front['stopped_early']['said']}.")
     if front["best"] is not None:
-        lines.append("* the best point within the budget.")
+        lines.append(f"* the best point within the budget{_drop_of_best(front)}.")
     if not front["points"]:
         lines.append("No plan met the budget.")
     for lost in front.get("lost", ()):
@@ -183,6 +183,15 @@ def _caption(front: Mapping[str, Any]) -> Text:
     for point in front.get("nearest", ()):
         lines.append(f"! trial {point['trial']}: {' and '.join(miss['said'] for miss in point['misses'])}.")
     return Text("\n".join(lines))
+
+
+def _drop_of_best(front: Mapping[str, Any]) -> str:
+    best: Mapping[str, Any] = next((point for point in front["points"] if point["trial"] == front["best"]), {})
+    if best.get("val_drop_ci") is None:
+        return ""
+    metric, like = Metric(**front.get("metric", {})), front["baseline"]["val_accuracy"]
+    low, high = (f"{end:.{decimals_for(like)}f}" for end in best["val_drop_ci"])
+    return f"; it loses {metric.difference(like - best['val_accuracy'], like)} of val, {low} to {high} (95 %)"
 
 
 def _budget(budget: Mapping[str, Any], metric: Metric) -> str:
