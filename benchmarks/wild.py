@@ -3,9 +3,9 @@
     python benchmarks/wild.py [--list benchmarks/wild_list.json] [--only TEXT] [--name wild] [--go-on | --again] [--jobs 2]
 
 Each model of the list runs in a process of its own. Two minutes and 8 GB are what one may need; one that needs more says how much, and
-is stopped after a quarter of an hour. Its row is written when it ends, to results/NAME.json; --again runs those that were stopped once more.
-Beside it, in processes of their own, torch-pruning alone prunes the same model at 50 %, and torch.export (non-strict, any batch size) takes
-it. Needs benchmarks/wild_requirements.txt.
+is stopped after a quarter of an hour. Its row is written when it ends, to results/NAME.json; --again runs those that were stopped once
+more. Beside it, in processes of their own, torch-pruning alone prunes the same model at 50 %, and torch.export (non-strict, any batch
+size) takes it. Needs benchmarks/wild_requirements.txt.
 """
 
 from __future__ import annotations
