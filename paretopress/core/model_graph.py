@@ -46,7 +46,7 @@ class TensorSpec:
 class Layer:
     """One convolution, Linear, LSTM or GRU, named by its module path.
 
-    `macs` and `output_shape` are those of one input (batch 1); `output_shape` is (C, H, W) of an image layer,
+    `macs`, of all its calls, and `output_shape` are those of one input (batch 1); `output_shape` is (C, H, W) of an image layer,
     (features,) or (positions, features) of a Linear; `kernel` has an entry per axis of the map.
     """
 

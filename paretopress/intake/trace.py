@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -173,13 +173,17 @@ def _layers(module: fx.GraphModule) -> tuple[Layer, ...]:
     modules = dict(module.named_modules())
     found: dict[str, Layer] = {}
     for node in module.graph.nodes:
-        if node.op != "call_module" or node.target in found:
+        if node.op != "call_module":
             continue
-        layer = modules[str(node.target)]
+        name, layer = str(node.target), modules[str(node.target)]
         if isinstance(layer, Weighted):
-            found[str(node.target)] = _describe(str(node.target), layer, _shape(node)[1:])
+            called = _describe(name, layer, _shape(node)[1:])
         elif isinstance(layer, Recurrent):
-            found[str(node.target)] = _describe_recurrent(str(node.target), layer, node)
+            called = _describe_recurrent(name, layer, node)
+        else:
+            continue
+        before = found.get(name)
+        found[name] = called if before is None else replace(before, macs=before.macs + called.macs)
     return tuple(found.values())
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from paretopress.compress.apply import compress_module
 from paretopress.core.model_graph import ChannelGroup, Role
 from paretopress.core.plan import Plan
+from paretopress.evaluators.macs import count_macs
 from paretopress.intake.trace import Intake, take_in
 
 
@@ -114,6 +115,13 @@ def flattened() -> nn.Module:
 
 def called_twice() -> nn.Module:
     return Parts(lambda m, x: m.out(pooled(m.b(m.b(m.a(x))))), a=conv(3, 8), b=conv(8, 8), out=head(8))
+
+
+def test_take_in_counts_the_macs_of_all_calls_of_a_layer(images: Tensor) -> None:
+    intake = take_in(called_twice().eval(), images[:2])
+    macs = {layer.name: layer.macs for layer in intake.graph.layers}
+    assert macs["b"] == 2 * 8 * 8 * 9 * images.shape[2] * images.shape[3]
+    assert sum(macs.values()) == count_macs(intake.module, images[:2]).macs
 
 
 Expected = dict[str, tuple[int, int, tuple[str, ...], tuple[str, ...]]]
