@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from paretopress.core.outcome import Metric
+from paretopress.core.outcome import Metric, drop_interval
 from paretopress.tasks.base import Scorer, Task
 from paretopress.tasks.choose import task_scored_by
 from paretopress.tasks.classification import Classification
@@ -56,10 +56,28 @@ def test_score_error_is_the_binomial_one_when_answers_are_counted() -> None:
 
 def test_paired_error_counts_changed_items_when_models_agree_on_the_others() -> None:
     ours, theirs = np.repeat([100.0, 0.0], [90, 10]), np.repeat([100.0, 0.0, 100.0], [88, 10, 2])
-    changed = ours - theirs  # +100 twice, -100 twice
-    assert paired_error(ours, theirs) == pytest.approx(float(changed.std(ddof=1)) / 10.0)
-    assert paired_error(ours, theirs) == pytest.approx(2.01, abs=0.01)  # less than the 3.0 of one score, and than the 4.3 of two unpaired
+    # +100 twice and -100 twice, and half an item more of each kind: sqrt(4 + 1) of 102 items
+    assert paired_error(ours, theirs) == pytest.approx(100.0 * math.sqrt(5.0) / 102.0)
+    assert paired_error(ours, theirs) == pytest.approx(2.19, abs=0.01)  # less than the 3.0 of one score, and than the 4.3 of two unpaired
     assert paired_error(ours, None) is paired_error(None, theirs) is paired_error(ours, np.zeros(0)) is None
+
+
+def test_paired_error_is_that_of_differences_for_scores_by_degrees() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(30.0, 2.0, 50), rng.normal(30.0, 2.0, 50)
+    assert paired_error(ours, theirs) == pytest.approx(float((ours - theirs).std(ddof=1)) / math.sqrt(50))
+
+
+@pytest.mark.parametrize(("items", "lost", "won"), [(100, 0.01, 0.0), (100, 0.03, 0.01), (100, 0.1, 0.05), (2_000, 0.02, 0.01)])
+def test_interval_of_a_drop_covers_the_truth_when_few_answers_change(items: int, lost: float, won: float) -> None:
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(2_000):
+        kinds = rng.multinomial(1, [lost, won, 1.0 - lost - won], size=items).argmax(axis=1)
+        baseline, scores = np.where(kinds == 1, 0.0, 100.0), np.where(kinds == 0, 0.0, 100.0)
+        interval = drop_interval(float(baseline.mean() - scores.mean()), paired_error(scores, baseline))
+        assert interval is not None
+        hits += interval[0] <= 100.0 * (lost - won) <= interval[1]
+    assert hits >= 0.93 * 2_000
 
 
 @pytest.mark.parametrize(
