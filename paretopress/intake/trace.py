@@ -24,6 +24,7 @@ from paretopress.intake.groups.channel_groups import find_channel_groups
 from paretopress.intake.groups.residual_branches import find_branches
 from paretopress.intake.onnx_module import OnnxGraph
 from paretopress.intake.other_sizes import fixed_size
+from paretopress.intake.rewrites import drop_dead_code
 from paretopress.intake.tracing import output_names, output_nodes
 
 # what is computed a dozen times is computed for items of so many values together, for two at least
@@ -75,6 +76,7 @@ def take_in(
         others += [f"{item.name}, {item.reason}" for item in _left_alone(module, left_out)]
         held = "; ".join(others) or "no weights"
         raise ModelError(f"the model must hold a convolution or a Linear, but got {held}", "There is nothing to compress.")
+    drop_dead_code(module)  # such as sizes that reshapes no longer read: a branch whose parts they read would not be one
     branches = find_branches(module, groups)
     graph = ModelGraph(
         inputs=_specs(module, few),

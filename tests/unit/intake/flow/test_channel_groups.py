@@ -286,3 +286,27 @@ def test_take_in_finds_branches_under_any_norm(norm: nn.Module, images: Tensor) 
 
     graph = take_in(Parts(forward, stem=conv(3, 8), a=conv(8, 8), norm=norm, out=head(8)).eval(), images[:2]).graph
     assert [branch.layers for branch in graph.branches] == [("a",)]
+
+
+def test_take_in_finds_branches_that_reshape_by_their_own_sizes(images: Tensor) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        y = m.a(x)
+        count, width, rows, columns = y.shape
+        y = y.reshape(count, width, rows * columns).transpose(1, 2).transpose(1, 2).reshape(count, width, rows, columns)
+        return m.out(pooled(torch.relu(x + m.b(y))))
+
+    intake = take_in(Parts(forward, stem=conv(3, 8), a=conv(8, 16), b=conv(16, 8), out=head(8)).eval(), images[:2])
+    assert [branch.layers for branch in intake.graph.branches] == [("a", "b")]
+    assert all(node.users for node in intake.module.graph.nodes if node.op not in ("placeholder", "output"))
+
+
+def test_take_in_finds_branches_whose_skip_has_its_sizes_read(images: Tensor) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        mask = torch.arange(x.size(0)).reshape(-1, 1, 1, 1) * 0.1  # of the number of items, and read behind the branch too
+        x = torch.relu(x + m.b(torch.relu(m.a(x)) + mask))
+        return m.out(pooled(x + mask))
+
+    intake = take_in(Parts(forward, stem=conv(3, 8), a=conv(8, 8), b=conv(8, 8), out=head(8)).eval(), images[:2])
+    assert [branch.layers for branch in intake.graph.branches] == [("a", "b")]
