@@ -27,15 +27,15 @@ def free_widths(module: fx.GraphModule, flow: ChannelFlow, prunable: set[int]) -
         if node.op not in ("call_method", "call_function") or not isinstance(value, Tensor) or not isinstance(node.args[0], fx.Node):
             continue
         if node.target in _RESHAPES:
-            _free_reshape(node, value, _shrinking(flow, value, prunable))
+            _free_reshape(node, value, shrinking_axes(flow, value, prunable))
         elif node.target == "expand":
-            _free_expand(node, _shrinking(flow, value, prunable))
+            _free_expand(node, shrinking_axes(flow, value, prunable))
         elif node.target == "unflatten":
-            _free_unflatten(node, value, _shrinking(flow, value, prunable))
+            _free_unflatten(node, value, shrinking_axes(flow, value, prunable))
     module.recompile()
 
 
-def _shrinking(flow: ChannelFlow, labels: Tensor, prunable: set[int]) -> list[int]:
+def shrinking_axes(flow: ChannelFlow, labels: Tensor, prunable: set[int]) -> list[int]:
     """Return the axes along which the classes of channels that can be pruned differ."""
     roots = flow.labels.roots(labels)
     present = set(torch.unique(roots).tolist()) - {NONE}

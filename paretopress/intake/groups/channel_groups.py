@@ -22,6 +22,7 @@ from paretopress.core.model_graph import ChannelGroup, Frozen, Layer, LayerKind,
 from paretopress.core.model_inputs import Inputs, outputs_of, tensors
 from paretopress.errors import typed_line
 from paretopress.intake.flow.channel_flow import IN, OUT, ChannelFlow, Slot
+from paretopress.intake.flow.channel_means import sum_up_means
 from paretopress.intake.flow.free_reshapes import free_widths
 from paretopress.intake.flow.labels import NONE, along
 from paretopress.intake.groups.recurrent_groups import find_recurrent_groups
@@ -36,13 +37,15 @@ def find_channel_groups(
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
     """Return (groups that can be pruned, layers that are left alone with the reason), both in the model's order.
 
-    Reshapes that name a width that can be pruned are freed of it, in place.
+    Reshapes that name a width that can be pruned are freed of it, and means over one are written as sums, in place.
     """
     order = {layer.name: place for place, layer in enumerate(layers)}
     recurrent = find_recurrent_groups(module)
     flow = ChannelFlow(module, example)
     found, frozen = _propose(flow, layers)
-    _free(module, flow, _prunable(flow, found), example)
+    prunable = _prunable(flow, found)
+    _free(module, flow, prunable, example)
+    sum_up_means(module, flow, prunable)
     proposed = sorted([*recurrent, *found], key=lambda group: order[group.name])
     proven, refused = _proven(module, proposed, example)
     return tuple(proven), tuple(sorted([*frozen, *refused], key=lambda item: order[item.name]))

@@ -310,3 +310,27 @@ def test_take_in_finds_branches_whose_skip_has_its_sizes_read(images: Tensor) ->
 
     intake = take_in(Parts(forward, stem=conv(3, 8), a=conv(8, 8), b=conv(8, 8), out=head(8)).eval(), images[:2])
     assert [branch.layers for branch in intake.graph.branches] == [("a", "b")]
+
+
+def rms_norm(m: nn.Module, x: Tensor) -> Tensor:
+    """The norm of many an encoder, in plain functions."""
+    return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6) * m.scale.weight.reshape(1, -1, 1, 1)
+
+
+def spatial_attention(m: nn.Module, x: Tensor) -> Tensor:
+    """A gate for each place by the mean and the maximum over the channels (Woo et al. 2018, "CBAM")."""
+    maps = torch.cat([torch.mean(x, dim=1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
+    return x * torch.sigmoid(m.gate(maps))
+
+
+@pytest.mark.parametrize("over", [rms_norm, spatial_attention])
+def test_take_in_prunes_channels_under_a_mean_over_them(over: Callable[[nn.Module, Tensor], Tensor], images: Tensor) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        return m.out(pooled(over(m, torch.relu(m.a(x)))))
+
+    parts = {"scale": nn.BatchNorm2d(16)} if over is rms_norm else {"gate": conv(2, 1)}
+    model = Parts(forward, a=conv(3, 16), out=head(16), **parts).eval()
+    intake = take_in(model, images[:2])
+    assert "a" in {group.name for group in intake.graph.channel_groups}
+    with torch.inference_mode():
+        torch.testing.assert_close(intake.module(images), model(images))
