@@ -330,6 +330,9 @@ def test_take_in_prunes_channels_under_a_mean_over_them(over: Callable[[nn.Modul
 
     parts = {"scale": nn.BatchNorm2d(16)} if over is rms_norm else {"gate": conv(2, 1)}
     model = Parts(forward, a=conv(3, 16), out=head(16), **parts).eval()
+    with torch.no_grad():
+        for part in parts.values():
+            part.weight.mul_(10.0)  # what they put out counts
     intake = take_in(model, images[:2])
     assert "a" in {group.name for group in intake.graph.channel_groups}
     with torch.inference_mode():
