@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from paretopress.compress.recover.recipe import Optimizer, Recipe, Schedule
 from paretopress.compress.recover.reconstruct import Reconstruction
 from paretopress.compress.recover.sparsity import held, sparsity_masks
 from paretopress.compress.resolution import resized_like, resolution_of
-from paretopress.core.model_inputs import Inputs, joined, like, outputs_in_pieces, taken, tensors, values_of_an_item
+from paretopress.core.model_inputs import Inputs, joined, like, outputs_in_pieces, size_of, taken, tensors, values_of_an_item
 from paretopress.errors import RecoveryError
 from paretopress.system.batch_loading import Item
 from paretopress.system.deadline import NO_DEADLINE, Deadline
@@ -39,6 +39,8 @@ from paretopress.tasks.classification import Classification
 _RECENT_STEPS, _ENDING_STEPS = 8, 2.0
 # images that layers are re-solved on: 512 small ones, fewer large ones
 _RECONSTRUCTION_ITEMS, _RECONSTRUCTION_VALUES = (32, 512), 2_000_000
+# batch-norm statistics are taken from images of so many values together, 32 at least: 66 photos of 224x224
+_RECALIBRATION_FEWEST, _RECALIBRATION_VALUES = 32, 10_000_000
 # the distillation of what is trained before the first trial, to time steps and to compare rates
 TRIED_TEMPERATURE, TRIED_ALPHA = 4.0, 0.9
 _TOP_1 = Classification()
@@ -190,7 +192,17 @@ class Recovery:
     def _recalibrate(self, student: nn.Module, seed: int) -> None:
         """Replace the batch-norm statistics by those of a few training batches."""
         if self.recipe.calibration_batches > 0:
-            recompute_batch_statistics(student, itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches))
+            recompute_batch_statistics(student, self._recalibration_inputs(seed))
+
+    def _recalibration_inputs(self, seed: int) -> Iterator[Inputs]:
+        """Yield the batches of calibration, or as much of them as holds images enough."""
+        seen = 0
+        for batch in itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches):
+            enough = max(_RECALIBRATION_VALUES // values_of_an_item(batch), _RECALIBRATION_FEWEST)
+            yield taken(batch, enough - seen)
+            seen += size_of(batch)
+            if seen >= enough:
+                return
 
     def _recalibrate_if_nearer(self, student: nn.Module, seed: int) -> None:
         """Recalibrate, unless a further batch shows the student nearer to the teacher with its running averages.

@@ -96,6 +96,18 @@ def test_run_keeps_the_running_averages_when_few_items_tell_less(tiny: nn.Module
     assert (student(inputs) - wanted).abs().mean() < 0.5 * (lone(inputs) - wanted).abs().mean()
 
 
+@pytest.mark.parametrize(("values", "seen"), [(10_000_000, [16, 16, 16, 16]), (3 * 8 * 8 * 40, [16, 16, 8]), (1, [16, 16])])
+def test_recalibrated_takes_fewer_items_when_they_are_large(
+    tiny: nn.Module, train: TensorDataset, values: int, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "_RECALIBRATION_VALUES", values)
+    met: list[int] = []
+    student = copy.deepcopy(tiny)
+    student.register_forward_pre_hook(lambda _, inputs: met.append(len(inputs[0])))
+    Recovery(tiny, train, Recipe(batch_size=16)).recalibrated(student, seed=0)
+    assert met == seen
+
+
 def test_recalibrated_restores_the_statistics_when_they_are_wrong(tiny: nn.Module, train: TensorDataset) -> None:
     student = copy.deepcopy(tiny)
     student.block1.bn1.running_mean.add_(100.0)
