@@ -37,11 +37,11 @@ def test_start_run_pauses_and_resume_goes_on_when_the_target_is_lost(workplace: 
     run, measured, closed = workplace / "run", [], []
 
     class Fading(LocalTarget):
-        """Every file takes a millisecond; lost at the fifth measurement: the tables take one, a trial two, and one follows it."""
+        """Every file takes a millisecond; lost at the fourth measurement: the tables take one, a trial one, and one follows it."""
 
         def measure(self, candidate: Path, reference: Path, **_: Any) -> Latency:
             measured.append(candidate)
-            if len(measured) == 5:
+            if len(measured) == 4:
                 raise TargetLostError("the target must be in reach, but got no answer", "Is it on?")
             return LATENCY
 
