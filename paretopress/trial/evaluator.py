@@ -48,7 +48,7 @@ _ROUNDED_SHARE, _ROUNDED_RATE, _ROUNDED_SEED = 0.2, 0.3, 100
 class _CurrentCandidate:
     """The candidate of the trial that is under way; `as_compressed` until its layers are re-solved or its weights are read back.
 
-    `latency` is that of a file of the same operators, where this process measured one.
+    `latency` is that of a file of the same operators, and `early_score` that of the module as it is, where this process knows them.
     """
 
     number: int
@@ -57,6 +57,7 @@ class _CurrentCandidate:
     macs: Macs
     as_compressed: bool
     latency: Latency | None = None
+    early_score: float | None = None
 
     @property
     def module(self) -> fx.GraphModule:
@@ -153,6 +154,7 @@ class PlanEvaluator:
             self._reconstruct(held, watch)
         excess = 0.0 if rejected else self._early_excess(watch)
         outcome = self.pipeline.untrained(held.module, path, held.macs, latency, watch, rejected=bool(rejected))
+        held.early_score = None if rejected else outcome.val_accuracy
         return replace(outcome, val_accuracy=outcome.val_accuracy - excess, notes=held.compressed.notes, rejected=rejected)
 
     def _early_excess(self, watch: StageTimer) -> float:
@@ -168,7 +170,7 @@ class PlanEvaluator:
         self._demand_time(rung)
         held = self._candidate(plan, rung, number, watch)
         self._reconstruct(held, watch)
-        learnt = self._recover(held.module, plan, rung, watch)
+        learnt = self._recover(held, plan, rung, watch)
         held.rung, trained_s = rung, watch.elapsed_s
         self.pipeline.lower(held.module, plan, path, watch)
         rounded = self._quantisation_aware(held.module, plan, path, watch) if rung is Rung.FINAL else ()
@@ -218,15 +220,16 @@ class PlanEvaluator:
         cost, gain = metric.difference(lost, like), f"{max(gained, 0.0):.{decimals_for(like)}f}"
         return (f"int8 cost {cost} of validation {metric.name}; {steps} steps with rounding brought back {gain}",)
 
-    def _recover(self, module: fx.GraphModule, plan: Plan, rung: Rung, watch: StageTimer) -> tuple[str, ...]:
-        """Train a module as its rung does; return notes if the time was too short for all steps, or training did harm."""
-        notes: tuple[str, ...] = ()
+    def _recover(self, held: _CurrentCandidate, plan: Plan, rung: Rung, watch: StageTimer) -> tuple[str, ...]:
+        """Train a candidate as its rung does; return notes if the time was too short for all steps, or training did harm."""
+        notes, module = tuple[str, ...](), held.module
         shared = self._students if rung is not Rung.FINAL else None
         if shared is not None and shared.load(module, plan, rung):
+            held.early_score = None
             return notes
         steps = self.effort.steps(rung)
         if steps or self.recovery.recipe.zeros != DENSE:
-            score = self._early_score(module, watch)
+            was = self._early_score(module, watch) if held.early_score is None else held.early_score
             before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
             seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
             until = self._train_until
@@ -235,10 +238,11 @@ class PlanEvaluator:
             self._step_s = report.step_s or self._step_s
             if report.steps < LEAST_SHARE * steps:
                 raise OutOfTimeError(f"{LEAST_SHARE:.0%} of {steps} steps must fit into the rest of the run, but got {report.steps}")
-            harm = score - self._early_score(module, watch)
+            held.early_score = self._early_score(module, watch)
+            harm = was - held.early_score
             if harm > self.bounds.floor and self.recovery.recipe.zeros == DENSE:
                 module.load_state_dict(before)
-                metric = self.bounds.metric
+                held.early_score, metric = was, self.bounds.metric
                 lost = metric.difference(harm, self.bounds.baseline_accuracy)
                 notes = (f"{report.steps} steps of training cost {lost} of validation {metric.name}, and are taken back",)
             if report.steps < steps:  # what it learnt is not what the plan's recovery ends with: it is not shared
