@@ -12,14 +12,13 @@ from functools import partial
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.explicit.attention import Attention, is_plain
 from paretopress.compress.explicit.swin_attention import WindowAttention, attends_in_windows
 from paretopress.compress.prune.channel_shuffle import ChannelShuffle
 from paretopress.core.layer_types import Conv
-from paretopress.core.model_inputs import Inputs, tensors
-from paretopress.intake.flow.shapes import shape_of
+from paretopress.core.model_inputs import Inputs
+from paretopress.intake.flow.shapes import note_shapes, shape_of
 from paretopress.intake.recording.record import drop_unread
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", torch.reshape, torch.flatten})
@@ -97,7 +96,7 @@ def rewrite(module: fx.GraphModule, example: Inputs, rules: Rules | None = None)
     """Apply the rules for traced models in place; `example` is a batch of inputs."""
     rules = rules or Rules()
     _paddings_in_numbers(module, rules)
-    ShapeProp(module).propagate(*tensors(example))
+    note_shapes(module, example)
     for found in list(_shuffles(module)):
         name = f"channel_shuffle_{found.end.name}"
         if not rules.make(name):

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from paretopress.compress.prune.recurrent_units import Recurrent
 from paretopress.core.layer_types import Weighted, kernel_of
@@ -18,7 +17,7 @@ from paretopress.core.model_graph import INPUT, OUTPUT, BitGroup, Frozen, Layer,
 from paretopress.core.model_inputs import Inputs, outputs_of, size_of, taken, tensors, values_of_an_item
 from paretopress.errors import ModelError
 from paretopress.intake.faithful import faithful
-from paretopress.intake.flow.shapes import shape_of
+from paretopress.intake.flow.shapes import note_shapes, shape_of
 from paretopress.intake.groups.bit_groups import bits_of, find_bit_groups
 from paretopress.intake.groups.channel_groups import find_channel_groups
 from paretopress.intake.groups.residual_branches import find_branches
@@ -67,7 +66,7 @@ def take_in(
     few = taken(example, max(_FEW_VALUES // values_of_an_item(example), _FEWEST_ITEMS))
     found = faithful(model, names, few, example if items is None else items)
     module, left_out = found.module, found.left_out
-    ShapeProp(module).propagate(*tensors(few))
+    note_shapes(module, few)
     outputs = _outputs(module, size_of(few))
     layers = _layers(module)
     groups, frozen = find_channel_groups(module, layers, few) if layers else ((), ())

@@ -79,8 +79,8 @@ def fused_copy(module: nn.Module, example: Inputs) -> tuple[nn.Module, fx.GraphM
     plain = copy.deepcopy(module).eval().cpu().float().to(memory_format=torch.contiguous_format)
     fused = _fused(plain)
     write_out_poolings(fused, example)
-    write_out_unfolds(fused, example)
     fold_known_sizes(fused, example)
+    write_out_unfolds(fused, example)
     return plain, fused
 
 

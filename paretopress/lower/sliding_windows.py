@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx, nn
 
-from paretopress.core.model_inputs import Inputs, tensors
-
-_UNFOLD = "unfold"
+from paretopress.core.model_inputs import Inputs
+from paretopress.intake.flow.shapes import note_shapes, shape_of
 
 
 class SlidingWindows(nn.Module):
@@ -30,33 +27,22 @@ class SlidingWindows(nn.Module):
 
 
 def write_out_unfolds(module: fx.GraphModule, example: Inputs) -> None:
-    """Put `SlidingWindows` in place of each `Tensor.unfold` along another axis than that of the items; changes `module`."""
-    nodes = {node for node in module.graph.nodes if node.op == "call_method" and node.target == _UNFOLD}
-    if not nodes:
+    """Put `SlidingWindows` in place of each `Tensor.unfold` along another axis than that of the items; changes `module`.
+
+    What it is told in sizes of the model's tensors must be numbers by then, see `fold_known_sizes`.
+    """
+    unfolds = [node for node in module.graph.nodes if node.op == "call_method" and node.target == "unfold"]
+    if not unfolds:
         return
-    run = _Unfolds(module, nodes)
-    with torch.no_grad():
-        run.run(*tensors(example))
-    for node, windows in run.found.items():
-        node.op, node.target, node.args, node.kwargs = "call_module", f"{node.name}_windows", (node.args[0],), {}
-        module.add_submodule(node.target, windows)
+    note_shapes(module, example)
+    for node in unfolds:
+        source, *given = node.args
+        asked = dict(zip(("dimension", "size", "step"), given, strict=False)) | node.kwargs
+        shape = shape_of(source)
+        if shape is None or not all(isinstance(value, int) for value in asked.values()):
+            continue
+        axis = asked["dimension"] % len(shape)
+        if axis:
+            node.op, node.target, node.args, node.kwargs = "call_module", f"{node.name}_windows", (source,), {}
+            module.add_submodule(node.target, SlidingWindows(axis, shape[axis], asked["size"], asked["step"]))
     module.recompile()
-
-
-class _Unfolds(fx.Interpreter):
-    """Runs a module and gathers what does the same as some nodes."""
-
-    def __init__(self, module: fx.GraphModule, nodes: set[fx.Node]) -> None:
-        super().__init__(module)
-        self._nodes = nodes
-        self.found: dict[fx.Node, SlidingWindows] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node and note the sizes that it has."""
-        if n in self._nodes:
-            (x, *given), named = self.fetch_args_kwargs_from_env(n)
-            asked = dict(zip(("dimension", "size", "step"), given, strict=False)) | named
-            axis = asked["dimension"] % x.ndim
-            if axis:
-                self.found[n] = SlidingWindows(axis, x.shape[axis], asked["size"], asked["step"])
-        return super().run_node(n)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from paretopress.core.model_inputs import Inputs, tensors
+from paretopress.core.model_inputs import Inputs
+from paretopress.intake.flow.shapes import note_shapes, shape_of
 
 Windows = tuple[tuple[int, int], ...]
 _REDUCTIONS: dict[Any, Callable[..., Tensor]] = {
@@ -47,31 +48,15 @@ def write_out_poolings(module: fx.GraphModule, example: Inputs) -> None:
     poolings = {node: reduction for node in module.graph.nodes if (reduction := _REDUCTIONS.get(_called(module, node))) is not None}
     if not poolings:
         return
-    sizes = _InputSizes(module, frozenset(poolings))
-    with torch.inference_mode():
-        sizes.run(*tensors(example))
-    for node, (before, after) in sizes.found.items():
-        if any(size % count for size, count in zip(before, after, strict=True)):
-            node.op, node.target, node.args, node.kwargs = "call_module", f"{node.name}_windows", (_input(node),), {}
-            pooling = WindowPooling(poolings[node], tuple(windows_of(size, count) for size, count in zip(before, after, strict=True)))
-            module.add_submodule(node.target, pooling)
+    note_shapes(module, example)
+    for node, reduction in poolings.items():
+        before, after = shape_of(_input(node)), shape_of(node)
+        if before is None or after is None or not any(size % count for size, count in zip(before[2:], after[2:], strict=True)):
+            continue
+        node.op, node.target, node.args, node.kwargs = "call_module", f"{node.name}_windows", (_input(node),), {}
+        pooling = WindowPooling(reduction, tuple(windows_of(size, count) for size, count in zip(before[2:], after[2:], strict=True)))
+        module.add_submodule(node.target, pooling)
     module.recompile()
-
-
-class _InputSizes(fx.Interpreter):
-    """Runs a module and gathers the spatial sizes of the inputs and the outputs of some nodes."""
-
-    def __init__(self, module: fx.GraphModule, nodes: frozenset[fx.Node]) -> None:
-        super().__init__(module)
-        self.nodes = nodes
-        self.found: dict[fx.Node, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node and note its sizes."""
-        value = super().run_node(n)
-        if n in self.nodes and isinstance(value, Tensor):
-            self.found[n] = tuple(self.env[_input(n)].shape[2:]), tuple(value.shape[2:])
-        return value
 
 
 def _called(module: fx.GraphModule, node: fx.Node) -> Any:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from paretopress.core.outcome import Metric, decimals_for
+from paretopress.core.outcome import Metric, decimals_for, drop_between
 from paretopress.core.plan import FLOAT_BITS
 
 MAX_NAMED_RANKS = 2
@@ -191,7 +191,7 @@ def _drop_of_best(front: Mapping[str, Any]) -> str:
         return ""
     metric, like = Metric(**front.get("metric", {})), front["baseline"]["val_accuracy"]
     low, high = (f"{end:.{decimals_for(like)}f}" for end in best["val_drop_ci"])
-    return f"; it loses {metric.difference(like - best['val_accuracy'], like)} of val, {low} to {high} (95 %)"
+    return f"; it loses {metric.difference(drop_between(like, best['val_accuracy']), like)} of val, {low} to {high} (95 %)"
 
 
 def _budget(budget: Mapping[str, Any], metric: Metric) -> str:

@@ -206,7 +206,8 @@ class SetupFinder:
         whole_s = step_s * len(rates)
         wanted = min(max(int(_RATE_TEST_S / whole_s), fewest), most)
         steps = min(wanted, max(int(until.left_s / whole_s), fewest)) if until.finite else wanted
-        losses = learning_rate_test(lambda: copy.deepcopy(half.module), recovery.at, rates, steps, held_out, until)
+        loss_of = recovery.held_out_loss(held_out, TRIED_TEMPERATURE, TRIED_ALPHA)
+        losses = learning_rate_test(lambda: copy.deepcopy(half.module), recovery.at, rates, steps, loss_of, until)
         if len(losses) < len(rates):
             self.cut.append(f"{len(losses)} of {len(rates)} learning rates were tested, with {steps} steps each")
         elif steps < wanted:

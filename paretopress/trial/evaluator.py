@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 from paretopress.compress.apply import Compressed, compress_module
-from paretopress.compress.recover.finetune import Recovery
+from paretopress.compress.recover.finetune import Recovery, weights_of
 from paretopress.compress.recover.qat import fake_quantised
 from paretopress.compress.recover.recipe import DENSE
 from paretopress.compress.recover.student_cache import StudentCache, fits
@@ -202,7 +202,7 @@ class PlanEvaluator:
             lost = self.pipeline.float_accuracy(module) - self.pipeline.file_accuracy(path)
         if lost < self.bounds.floor:
             return ()
-        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        before = weights_of(module)
         again = path.with_name(f"rounded-{path.name}")
         with watch.stage("recover"), fake_quantised(module, layers, reduce_range=self.pipeline.reduce_range):
             gently = self.recovery.at(_ROUNDED_RATE * self.recovery.recipe.learning_rate)
@@ -230,7 +230,7 @@ class PlanEvaluator:
         steps = self.effort.steps(rung)
         if steps or self.recovery.recipe.zeros != DENSE:
             was = self._early_score(module, watch) if held.early_score is None else held.early_score
-            before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+            before = weights_of(module)
             seed = self.pipeline.seed + int(rung)  # the same batches for every candidate of a rung
             until = self._train_until
             with watch.stage("recover"):

@@ -49,7 +49,7 @@ class Attention(nn.Module):
         alone, which are not returned.
         Raises: RewriteError: a mask is given.
         """
-        no_other_arguments(key_padding_mask=key_padding_mask, attn_mask=attn_mask, is_causal=is_causal or None)
+        _no_other_arguments(key_padding_mask=key_padding_mask, attn_mask=attn_mask, is_causal=is_causal or None)
         q, k, v = (self._split(layer(x)) for layer, x in ((self.query, query), (self.key, key), (self.value, value)))
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         joined = attended.transpose(1, 2).flatten(2)
@@ -65,7 +65,7 @@ def split_heads(x: Tensor, width: int) -> Tensor:
     return heads
 
 
-def no_other_arguments(**given: object) -> None:
+def _no_other_arguments(**given: object) -> None:
     """Raise RewriteError if an argument that a module in plain layers does not carry out is given, that is, other than None."""
     for name, value in given.items():
         if value is not None:

@@ -175,7 +175,7 @@ class Recovery:
                     raise RecoveryError(f"reconstruction needs a traced teacher, but got {type(self._teacher).__name__}")
                 teacher = resized_like(self._teacher, student).cpu()  # maps of one size can be compared
                 self._reconstructions[key] = Reconstruction(teacher, self._calibration_inputs(seed), seed)
-            before, was = _weights_of(student), self._divergence(student, seed)
+            before, was = weights_of(student), self._divergence(student, seed)
             self._reconstructions[key].apply(compressed)
             if self._divergence(student, seed) <= was:
                 return ()
@@ -185,7 +185,7 @@ class Recovery:
     def _calibration_inputs(self, seed: int) -> Inputs:
         """Return up to 512 items, fewer where they are large."""
         batches = itertools.islice(self._batches.inputs(seed), self.recipe.calibration_batches)
-        whole = joined([like(batch, (part.cpu() for part in tensors(batch))) for batch in batches])
+        whole = joined([_moved(batch, torch.device("cpu")) for batch in batches])
         fewest, most = _RECONSTRUCTION_ITEMS
         return taken(whole, min(max(_RECONSTRUCTION_VALUES // values_of_an_item(whole), fewest), most))
 
@@ -223,7 +223,7 @@ class Recovery:
         """Return how far a student is from the teacher on the batch behind those of calibration; leaves it in eval mode."""
         judged, _, taught = next(self._batches.taught_batches(seed, self.recipe.calibration_batches))
         place = next((part.device for part in student.parameters()), self.device)
-        found = outputs_in_pieces(student.eval(), like(judged, (part.to(place) for part in tensors(judged))))
+        found = outputs_in_pieces(student.eval(), _moved(judged, place))
         return float(self._task.divergence(found, [part.to(place) for part in taught[: len(found)]]))
 
     def recalibrated(self, student: nn.Module, seed: int) -> None:
@@ -279,12 +279,19 @@ class Recovery:
         wanted, features = teacher[: len(found)], dict(zip(self.recipe.features, teacher[len(found) :], strict=True))
         return self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha) + feature_loss(read, features)
 
-    def held_out_loss(self, student: nn.Module, batch: tuple[Inputs, Tensor], temperature: float, alpha: float) -> float:
-        """Return, of items that a student in eval mode was not trained on, the loss that training lowers, without that of features."""
+    def held_out_loss(self, batch: tuple[Inputs, Tensor], temperature: float, alpha: float) -> Callable[[nn.Module], float]:
+        """Return what tells of a student in eval mode, on items that it was not trained on, the loss that training lowers.
+
+        That of features is left out. The teacher is run once.
+        """
         x, y = batch
-        with torch.inference_mode():
-            found, wanted = outputs_in_pieces(student, x), outputs_in_pieces(self._teacher, x)
-            return float(self._task.loss(found, wanted, y, temperature=temperature, alpha=alpha))
+        wanted = [part.cpu() for part in outputs_in_pieces(self._teacher, _moved(x, self.device))]  # students are there after a recovery
+
+        def loss(student: nn.Module) -> float:
+            with torch.inference_mode():
+                return float(self._task.loss(outputs_in_pieces(student, x), wanted, y, temperature=temperature, alpha=alpha))
+
+        return loss
 
     def _step(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, batch: DistillationBatch, temperature: float, alpha: float
@@ -302,7 +309,11 @@ class Recovery:
         return value
 
 
-def _weights_of(module: nn.Module) -> dict[str, Tensor]:
+def _moved(x: Inputs, device: torch.device) -> Inputs:
+    return like(x, (part.to(device) for part in tensors(x)))
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a module's weights and buffers."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from paretopress.compress.recover.finetune import TRIED_ALPHA, TRIED_TEMPERATURE, Recovery
-from paretopress.core.model_inputs import Inputs
 from paretopress.errors import RecoveryError
 from paretopress.system.deadline import NO_DEADLINE, Deadline
 
@@ -18,28 +17,31 @@ def learning_rate_test(
     recovery_of: Callable[[float], Recovery],
     rates: tuple[float, ...],
     steps: int,
-    held_out: tuple[Inputs, Tensor],
+    loss_of: Callable[[nn.Module], float],
     deadline: Deadline = NO_DEADLINE,
 ) -> dict[float, float]:
-    """Return learning rate -> loss on other items after a short recovery (infinite where it diverged); the smallest loss wins.
+    """Return learning rate -> loss after a short recovery (infinite where it diverged); the smallest loss wins.
 
-    On the items that a student trains on a high rate wins where they are few: it learns them by heart. Rates are tried from the middle
-    outwards. One that the deadline cuts off is not judged, nor are those after it.
+    It should be that on other items: on those that a student trains on a high rate wins where they are few, for it learns them by heart.
+    Rates are tried from the middle outwards. One that the deadline cuts off is not judged, nor are those after it.
 
     Args:
-        make_student: returns a fresh, mildly compressed copy of the baseline each time. held_out: inputs and labels (N, ...).
+        make_student: returns a fresh, mildly compressed copy of the baseline each time.
+        loss_of: judges a student, see `Recovery.held_out_loss`.
     """
     losses: dict[float, float] = {}
     centre = (len(rates) - 1) / 2.0
     for rate in sorted(rates, key=lambda rate: (abs(rates.index(rate) - centre), -rate)):
-        recovery, student = recovery_of(rate), make_student()
+        student = make_student()
         try:
-            report = recovery.run(student, temperature=TRIED_TEMPERATURE, alpha=TRIED_ALPHA, steps=steps, seed=0, deadline=deadline)
+            report = recovery_of(rate).run(
+                student, temperature=TRIED_TEMPERATURE, alpha=TRIED_ALPHA, steps=steps, seed=0, deadline=deadline
+            )
         except RecoveryError:
             losses[rate] = math.inf
             continue
         if report.steps < steps:
             break
-        loss = recovery.held_out_loss(student, held_out, TRIED_TEMPERATURE, TRIED_ALPHA)
+        loss = loss_of(student)
         losses[rate] = loss if math.isfinite(loss) else math.inf
     return {rate: losses[rate] for rate in rates if rate in losses}

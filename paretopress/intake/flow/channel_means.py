@@ -21,7 +21,8 @@ def sum_up_means(module: fx.GraphModule, flow: ChannelFlow, prunable: set[int]) 
     left would be larger than that with zeros in place of the others.
     """
     for node in list(module.graph.nodes):
-        if node.target not in _MEANS or not node.args or not isinstance(labels := flow.values.get(node.args[0]), Tensor):
+        called = node.op in ("call_method", "call_function") and node.target in _MEANS and node.args
+        if not called or not isinstance(labels := flow.values.get(node.args[0]), Tensor):
             continue
         axes = _axes(node, labels.dim())
         if axes is None or not set(axes) & set(shrinking_axes(flow, labels, prunable)):

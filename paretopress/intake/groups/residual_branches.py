@@ -41,7 +41,8 @@ def _between(skip: fx.Node, end: fx.Node, add: fx.Node) -> list[fx.Node]:
 
     What they read beside the skip, a mask for one, is not of the branch; nor is what is computed from the skip's sizes alone.
     """
-    behind = {skip} | _reached([user for user in skip.users if user.target != "size"], lambda node: node.users, end)
+    reading = [user for user in skip.users if (user.op, user.target) != ("call_method", "size")]
+    behind = {skip} | _reached(reading, lambda node: node.users, end)
     before = _reached([end], lambda node: node.all_input_nodes, skip)
     found = (behind & before) - {skip}
     closed = all(user in found or user is add for node in found for user in node.users)

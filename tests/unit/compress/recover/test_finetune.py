@@ -204,7 +204,7 @@ def test_learning_rate_test_leaves_out_what_there_is_no_time_for(
     def recovery_of(rate: float) -> Recovery:
         return Recovery(tiny, train, Recipe(rate, 16), ticks.step)
 
-    losses = learning_rate_test(lambda: copy.deepcopy(tiny), recovery_of, rates, 3, train[:8], Deadline.after(9.0, ticks))
+    losses = learning_rate_test(lambda: copy.deepcopy(tiny), recovery_of, rates, 3, lambda _: 0.0, Deadline.after(9.0, ticks))
     assert list(losses) == [0.01, 0.03]  # from the middle; 6 s of 9, and the third has no time for its three steps
 
 

@@ -21,7 +21,8 @@ def test_learning_rate_test_gives_infinity_when_a_rate_diverges(tiny: nn.Module,
             broken.fc.bias[0] = math.nan
         return broken
 
-    losses = learning_rate_test(student, lambda rate: Recovery(tiny, train, Recipe(rate, 16)), (0.01, 0.1), 1, train[:8])
+    loss_of = Recovery(tiny, train, Recipe(0.01, 16)).held_out_loss(train[:8], 4.0, 0.9)
+    losses = learning_rate_test(student, lambda rate: Recovery(tiny, train, Recipe(rate, 16)), (0.01, 0.1), 1, loss_of)
     assert losses == {0.01: math.inf, 0.1: math.inf}
 
 
@@ -30,8 +31,9 @@ def test_learning_rate_test_prefers_a_low_rate_when_items_are_few(tiny: nn.Modul
     unseen = train[32:64][0]
     with torch.inference_mode():
         held_out = unseen, tiny.eval()(unseen).argmax(dim=1)
+    loss_of = Recovery(tiny, few, Recipe(1e-5, 4)).held_out_loss(held_out, 4.0, 0.9)
     rates = (1e-5, 0.3)
-    losses = learning_rate_test(lambda: copy.deepcopy(tiny), lambda rate: Recovery(tiny, few, Recipe(rate, 4)), rates, 20, held_out)
+    losses = learning_rate_test(lambda: copy.deepcopy(tiny), lambda rate: Recovery(tiny, few, Recipe(rate, 4)), rates, 20, loss_of)
     assert losses[1e-5] < losses[0.3]
     learnt = {
         rate: Recovery(tiny, few, Recipe(rate, 4)).run(copy.deepcopy(tiny), temperature=4.0, alpha=0.9, steps=20, seed=0) for rate in rates
